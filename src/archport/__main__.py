@@ -1,0 +1,5 @@
+"""`python -m archport` is the command `archport`."""
+
+from .cli import main
+
+main()

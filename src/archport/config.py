@@ -1,0 +1,95 @@
+"""DecoderConfig: the sizes every architecture has, checked on construction."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from .errors import ConfigError
+
+# Far above any published model, far below what would hang the machine while it is built.
+LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
+LIMITS |= {"mlp_width": 1 << 22, "rotary_width": 1 << 20}
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The sizes and rates of a decoder; an architecture's own Config adds its fields and defaults.
+
+    Sizes count elements; `mlp_width` is four times `width` unless given. `norm_eps` and `init_std` are absolute; the
+    dropout rates are probabilities and act in train mode only. `tied` means the head is the token embedding.
+
+    Raises: ConfigError, naming every field that is wrong.
+    """
+
+    vocab_size: int
+    context: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int = cast(int, None)
+    activation: str = "gelu"
+    norm_eps: float = 1e-5
+    tied: bool = False
+    embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.mlp_width is None and type(self.width) is int:
+            object.__setattr__(self, "mlp_width", 4 * self.width)
+        faults = dict(_type_faults(self))
+        if not faults:
+            faults = dict(self.faults())
+        if faults:
+            raise ConfigError(faults)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a field and what is wrong with its value; an architecture adds its own checks."""
+        if self.width % self.heads:
+            yield "heads", f"width {self.width} is not a multiple of {self.heads} heads"
+        if self.activation not in ACTIVATIONS:
+            yield "activation", f"found {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
+
+    @property
+    def head_width(self) -> int:
+        """Elements of one head."""
+        return self.width // self.heads
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Lengths of the axes that the patterns of a key table may name."""
+        return {"qkv": 3, "head": self.heads, "dim": self.head_width}
+
+    @property
+    def residual_init_std(self) -> float:
+        """Standard deviation of fresh weights that write to the residual stream."""
+        return self.init_std
+
+
+def _type_faults(cfg: DecoderConfig) -> Iterator[tuple[str, str]]:
+    for field in fields(cfg):
+        problem = _problem(field.name, field.type, getattr(cfg, field.name))
+        if problem:
+            yield field.name, problem
+
+
+def _problem(name: str, kind: Any, value: object) -> str | None:
+    """What is wrong with one value, by the type its field declares; None when nothing is."""
+    if value is None and kind == float | None:
+        return None
+    if kind is bool:
+        return None if isinstance(value, bool) else f"found {value!r}, expected true or false"
+    if kind is str:
+        return None if isinstance(value, str) else f"found {value!r}, expected a name"
+    if kind is int:
+        limit = LIMITS[name]
+        whole = type(value) is int and 1 <= value <= limit
+        return None if whole else f"found {value!r}, expected a whole number from 1 to {limit}"
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name.endswith("_dropout"):
+        return None if number and 0 <= cast(float, value) < 1 else f"found {value!r}, expected a rate in [0, 1)"
+    return None if number and cast(float, value) > 0 else f"found {value!r}, expected a positive number"

@@ -1,0 +1,56 @@
+"""Every error archport raises on purpose, in one tree.
+
+ArchportError
+    ConfigError           a size or a field is missing, of the wrong type or out of range
+        UnsupportedError  the field is well formed, but says something archport does not build
+    SourceError           a folder or a Hub repository cannot be had
+    CheckpointError       a file is missing, damaged or not what its name says
+    MappingError          the checkpoint's tensors and the model's parameters do not match
+    ExportError           the target cannot be written
+"""
+
+from collections.abc import Sequence
+
+SHOWN = 30
+
+
+class ArchportError(Exception):
+    """Base of all: its text is one clear message for the person at the keyboard."""
+
+
+class ConfigError(ArchportError):
+    """A config that cannot describe a model.
+
+    `faults` maps each field to what is wrong with it.
+    """
+
+    def __init__(self, faults: dict[str, str], where: str = "config") -> None:
+        super().__init__(f"{where}: " + "; ".join(f"{field}: {text}" for field, text in faults.items()))
+        self.faults = faults
+
+
+class UnsupportedError(ConfigError):
+    """A config that describes a model archport does not build."""
+
+
+class SourceError(ArchportError):
+    """A folder or a Hub repository that cannot be had."""
+
+
+class CheckpointError(ArchportError):
+    """A file that is missing, damaged or not what its name says."""
+
+
+class MappingError(ArchportError):
+    """Tensors and parameters that do not match; `faults` lists every one of them."""
+
+    def __init__(self, faults: Sequence[str], where: str) -> None:
+        self.faults = tuple(faults)
+        more = len(self.faults) - SHOWN
+        lines = [*self.faults[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
+        super().__init__(f"{where}: {count} between checkpoint and model, nothing was loaded\n  " + "\n  ".join(lines))
+
+
+class ExportError(ArchportError):
+    """A target that cannot be written."""

@@ -1,0 +1,282 @@
+"""The parts every GPT is made of, and the Decoder that strings them together: pure mathematics."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import DecoderConfig
+
+if TYPE_CHECKING:
+    from .checkpoint import Origin
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+}
+
+# The rows of a fused `qkv` weight: head by head, and within a head its query, its key, its value. So a contiguous
+# slice of rows is a set of whole heads, and q, k and v are views of one product.
+QKV = "(head qkv dim)"
+
+# Which axis of (..., 2, pairs) or (..., pairs, 2) holds the two elements that rotary turns together.
+PAIR_AXIS = {"halves": -2, "neighbours": -1}
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary angles of some positions, ready to turn queries and keys."""
+
+    cos: Tensor  # (seq, pairs)
+    sin: Tensor  # (seq, pairs)
+    axis: int
+
+    def __call__(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
+        """Turn the first 2 * pairs elements of every head; the rest passes."""
+        turned, rest = x.tensor_split((2 * self.cos.shape[-1],), dim=-1)
+        split = (2, -1) if self.axis == -2 else (-1, 2)
+        a, b = turned.unflatten(-1, split).unbind(self.axis)  # (batch, heads, seq, pairs) each
+        pair = (a * self.cos - b * self.sin, b * self.cos + a * self.sin)
+        return torch.cat((torch.stack(pair, self.axis).flatten(-2), rest), dim=-1)
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding: each pair of elements is turned by an angle proportional to its position.
+
+    `width` elements of each head are turned, in pairs of (i, i + width / 2) for `halves` or (2i, 2i + 1) for
+    `neighbours`. Pair i turns by position * base ** (-2i / width) / factor radians.
+
+    Source: RoFormer, arXiv 2104.09864; `factor`: position interpolation, arXiv 2306.15595.
+    """
+
+    def __init__(self, width: int, *, base: float = 10000.0, pairing: str = "halves", factor: float = 1.0) -> None:
+        super().__init__()
+        self.width, self.base, self.pairing, self.factor = width, base, pairing, factor
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq)
+        """Angles in float32 from whole positions, cast last: half precision cannot hold position 2049."""
+        exponents = torch.arange(0, self.width, 2, device=positions.device).float() / self.width
+        frequencies = 1.0 / self.base**exponents / self.factor
+        angles = positions[..., None].float() * frequencies  # (seq, pairs)
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), PAIR_AXIS[self.pairing])
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"{self.width}, base={self.base:g}, pairing={self.pairing!r}" + (
+            f", factor={self.factor:g}" if self.factor != 1 else ""
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every block needs to know of one forward pass besides the stream itself; made once by the Decoder."""
+
+    rotation: Rotation | None
+
+    def rotate(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
+        """Give queries or keys their positions, in models that do so here."""
+        return x if self.rotation is None else self.rotation(x)
+
+
+class Embed(nn.Module):
+    """Token ids to vectors."""
+
+    def __init__(self, vocab_size: int, width: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002  # (batch, seq), (seq) -> (batch, seq, width)
+        """Look the tokens up; positions come later, inside attention."""
+        return self.dropout(self.tokens(ids))
+
+
+class PositionedEmbed(Embed):
+    """Token ids to vectors, plus a learned vector for each position up to `context`.
+
+    Source: GPT-2, Radford et al. 2019.
+    """
+
+    def __init__(self, vocab_size: int, width: int, *, context: int, dropout: float = 0.0) -> None:
+        super().__init__(vocab_size, width, dropout=dropout)
+        self.positions = nn.Embedding(context, width)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # (batch, seq), (seq) -> (batch, seq, width)
+        """Look both up and add. Raises: ValueError past the last learned position."""
+        if positions.shape[-1] > self.positions.num_embeddings:
+            raise ValueError(
+                f"{positions.shape[-1]} tokens, but this model has learned {self.positions.num_embeddings} positions"
+            )
+        return self.dropout(self.tokens(ids) + self.positions(positions))
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with one fused projection for queries, keys and values.
+
+    `scale` multiplies the scores: 1 / sqrt(head_width) unless given. `dropout` acts on the output, `score_dropout`
+    on the attention probabilities.
+
+    Source: arXiv 1706.03762.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        scale: float | None = None,
+        dropout: float = 0.0,
+        score_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.scale = self.head_width**-0.5 if scale is None else scale
+        self.score_dropout = score_dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:  # (batch, seq, width), same out
+        """Each position gathers values from itself and the positions before it."""
+        by_head = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width))  # (batch, seq, heads, 3, head_width)
+        q, k, v = by_head.permute(3, 0, 2, 1, 4)  # (batch, heads, seq, head_width) each
+        dropout = self.score_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            step.rotate(q), step.rotate(k), v, is_causal=True, scale=self.scale, dropout_p=dropout
+        )
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2)))
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"heads={self.heads}, head_width={self.head_width}, scale={self.scale:.4g}"
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between, at each position alone."""
+
+    def __init__(self, width: int, mlp_width: int, *, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, mlp_width)
+        self.activation = ACTIVATIONS[activation]()
+        self.down = nn.Linear(mlp_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, seq, width), same out
+        """Widen, bend, narrow."""
+        return self.dropout(self.down(self.activation(self.up(x))))
+
+
+class Block(nn.Module):
+    """One layer of the stack, made of the parts its subclass names; the subclass is the residual wiring."""
+
+    wiring: ClassVar[str]
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    attn: Attention
+    mlp: MLP
+    norm: nn.LayerNorm
+    norm_attn: nn.LayerNorm
+    norm_mlp: nn.LayerNorm
+
+
+class SequentialBlock(Block):
+    """Attention first, then the MLP on what attention left. Source: GPT-2."""
+
+    wiring = "sequential residual"
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = x + self.attn(self.norm_attn(x), step)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class ParallelBlock(Block):
+    """Attention and the MLP read the same stream, each through its own norm. Source: GPT-NeoX, arXiv 2204.06745."""
+
+    wiring = "parallel residual"
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:  # (batch, seq, width), same out
+        """The branches are added first, as the reference does, so that both round alike."""
+        return self.attn(self.norm_attn(x), step) + self.mlp(self.norm_mlp(x)) + x
+
+
+class SharedNormBlock(Block):
+    """Attention and the MLP read the same stream through one norm. Source: GPT-J, Wang and Komatsuzaki 2021."""
+
+    wiring = "parallel residual, one norm"
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:  # (batch, seq, width), same out
+        """The branches are added first, as the reference does, so that both round alike."""
+        normed = self.norm(x)
+        return self.attn(normed, step) + self.mlp(normed) + x
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer: embed, blocks, norm, head. `tied` makes the head the token embedding.
+
+    `config`, `architecture` and `origin` say what it is and where it came from; `archport.build` and `archport.load`
+    set them.
+    """
+
+    config: DecoderConfig
+    architecture: str
+    origin: "Origin | None" = None
+
+    def __init__(
+        self,
+        *,
+        embed: Embed,
+        blocks: Sequence[Block],
+        norm: nn.LayerNorm,
+        head: nn.Linear,
+        rotary: Rotary | None = None,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.rotary = rotary
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.head = head
+        self.tied = tied
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the head share the embedding's weight, where the model is tied."""
+        if self.tied:
+            self.head.weight = self.embed.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq, vocab_size)
+        """Logits of the next token after each prefix: output i has seen tokens 0..i only."""
+        positions = torch.arange(ids.shape[-1], device=ids.device)  # (seq)
+        x = self.embed(ids, positions)  # (batch, seq, width)
+        step = Step(rotation=None if self.rotary is None else self.rotary(positions, x.dtype))
+        for block in self.blocks:
+            x = block(x, step)
+        return self.head(self.norm(x))
+
+
+@torch.no_grad()
+def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
+    """Draw fresh weights in place: normal with `std`, or `residual_std` where a matrix writes to the residual stream.
+
+    Norms start at one and zero, biases at zero.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            writes_to_stream = name.endswith((".attn.out", ".mlp.down"))
+            module.weight.normal_(0.0, residual_std if writes_to_stream else std)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+        if isinstance(getattr(module, "bias", None), Tensor):
+            module.bias.zero_()

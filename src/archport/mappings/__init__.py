@@ -1,0 +1,95 @@
+"""One file an architecture, named by its model_type: TABLE, literal data. Here: what all HF configs share."""
+
+# The activations we build, by HF's names for them. The first name of each is the one exported.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
+# Fields of every HF config whose other values would change the mathematics or the files.
+COMMON_REQUIRES: dict[str, tuple[object, ...]] = {
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({},),
+    "quantization_config": (),
+}
+
+# Fields of every HF config that change neither the weights nor the logits.
+COMMON_HARMLESS = frozenset(
+    {
+        # where the file came from and how HF runs it
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_name_or_path",
+        "attn_implementation",
+        "chunk_size_feed_forward",
+        "dtype",
+        "gradient_checkpointing",
+        "is_decoder",
+        "model_max_length",
+        "tf_legacy_loss",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "use_bfloat16",
+        "use_cache",
+        # what a call returns
+        "output_attentions",
+        "output_hidden_states",
+        "output_past",
+        "return_dict",
+        # special tokens
+        "bos_token_id",
+        "cls_token_id",
+        "decoder_start_token_id",
+        "eos_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "mask_token_id",
+        "pad_token_id",
+        "prefix",
+        "sep_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        # other tasks
+        "cross_attention_hidden_size",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "task_specific_params",
+        "tie_encoder_decoder",
+        # settings of generation, kept in the model's config by older versions
+        "bad_words_ids",
+        "diversity_penalty",
+        "do_sample",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "exponential_decay_length_penalty",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_scores",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict_in_generate",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+    }
+)
+
+MASK = "causal mask, which attention makes itself"
+MASK_VALUE = "what masked scores were set to; attention masks exactly"
+ROTARY_TABLE = "rotary frequencies, computed from the config"

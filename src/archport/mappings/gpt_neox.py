@@ -1,0 +1,57 @@
+"""GPT-NeoX and Pythia: the fused rows already go head by head, so every weight is used as it lies in the file."""
+
+from ..table import Table, spelt
+from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE
+
+ROTARY_TYPES = {"default": "default", "linear": "linear"}
+
+TABLE = Table(
+    classes=("GPTNeoXForCausalLM", "GPTNeoXModel"),
+    prefix="gpt_neox.",
+    config={
+        "vocab_size": "vocab_size",
+        "context": "max_position_embeddings",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "mlp_width": "intermediate_size",
+        "rotary_fraction": spelt("rotary_pct", "rope_parameters.partial_rotary_factor"),
+        "rotary_base": spelt("rotary_emb_base", "rope_parameters.rope_theta"),
+        "rotary_scaling": spelt(
+            "rope_scaling.type", "rope_scaling.rope_type", "rope_parameters.rope_type", values=ROTARY_TYPES
+        ),
+        "rotary_factor": spelt("rope_scaling.factor", "rope_parameters.factor"),
+        "parallel": "use_parallel_residual",
+        "attention_bias": "attention_bias",
+        "activation": spelt("hidden_act", values=ACTIVATIONS),
+        "norm_eps": "layer_norm_eps",
+        "tied": "tie_word_embeddings",
+        "embed_dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+        "residual_dropout": "hidden_dropout",
+        "init_std": "initializer_range",
+    },
+    # transformers writes these beside its own names but does not read them: they may repeat, not decide.
+    echoes={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction"},
+    requires=COMMON_REQUIRES,
+    harmless=COMMON_HARMLESS | {"classifier_dropout"},
+    weights={
+        "embed.tokens.weight": "gpt_neox.embed_in.weight",
+        "blocks.{n}.norm_attn.*": "gpt_neox.layers.{n}.input_layernorm.*",
+        "blocks.{n}.attn.qkv.*": "gpt_neox.layers.{n}.attention.query_key_value.*",
+        "blocks.{n}.attn.out.*": "gpt_neox.layers.{n}.attention.dense.*",
+        "blocks.{n}.norm_mlp.*": "gpt_neox.layers.{n}.post_attention_layernorm.*",
+        "blocks.{n}.mlp.up.*": "gpt_neox.layers.{n}.mlp.dense_h_to_4h.*",
+        "blocks.{n}.mlp.down.*": "gpt_neox.layers.{n}.mlp.dense_4h_to_h.*",
+        "norm.*": "gpt_neox.final_layer_norm.*",
+        "head.weight": "embed_out.weight",
+    },
+    aliases={"lm_head.weight": "embed_out.weight"},
+    tied={"head.weight": "embed.tokens.weight"},
+    ignored={
+        "gpt_neox.layers.{n}.attention.bias": MASK,
+        "gpt_neox.layers.{n}.attention.masked_bias": MASK_VALUE,
+        "gpt_neox.layers.{n}.attention.rotary_emb.inv_freq": ROTARY_TABLE,
+        "gpt_neox.rotary_emb.inv_freq": ROTARY_TABLE,
+    },
+)

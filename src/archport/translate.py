@@ -1,0 +1,271 @@
+"""What a key table does: tensors of a file to our parameters and back, planned from headers before a byte is read."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import DecoderConfig
+from .errors import MappingError
+from .table import Row, Table
+
+IN_PLACE = ("in place", "in place, transposed")
+
+
+class Header(NamedTuple):
+    """What a file's header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Size in the file."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """What happens to one tensor of ours, or to one of theirs that we do not use.
+
+    `kind` is one of: in place; in place, transposed; rearranged; cast; rearranged, cast; tied; ignored. `keys` are in
+    the file's own spelling; `shape` and `dtype` are those of the result; `found` is the dtype in the file.
+    """
+
+    kind: str
+    name: str | None
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    found: torch.dtype
+    dtype: torch.dtype
+    pattern: str | None = None
+    why: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the result in memory."""
+        return Header(self.shape, self.dtype).bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a load does, one step a tensor: our parameters in their order, then what is tied or ignored."""
+
+    steps: tuple[TensorStep, ...]
+    axes: Mapping[str, int]
+    dtype: torch.dtype
+
+    @property
+    def mapped(self) -> list[TensorStep]:
+        """The steps that make a parameter."""
+        return [step for step in self.steps if step.kind not in ("tied", "ignored")]
+
+    def of_kind(self, kind: str) -> list[TensorStep]:
+        """The steps of one kind."""
+        return [step for step in self.steps if step.kind == kind]
+
+    @property
+    def bytes_in_place(self) -> int:
+        """Bytes used where they lie in the file, never copied."""
+        return sum(step.bytes for step in self.steps if step.kind in IN_PLACE)
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes of parameters that get memory of their own."""
+        return sum(step.bytes for step in self.mapped if step.kind not in IN_PLACE)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that weights take at once: all parameters, and the largest source tensor of a copy."""
+        copies = (step for step in self.mapped if step.kind not in IN_PLACE)
+        source = max((Header(step.shape, step.found).bytes // len(step.keys) for step in copies), default=0)
+        return self.bytes_in_place + self.bytes_copied + source
+
+
+def plan(
+    table: Table, cfg: DecoderConfig, model: nn.Module, found: Mapping[str, Header], *, dtype: torch.dtype, where: str
+) -> Plan:
+    """Match a checkpoint's headers with a model's parameters, which may be on `meta`.
+
+    Raises: MappingError with every fault, unless each parameter is made exactly once and each key is explained.
+    """
+    faults: list[str] = []
+    rows = _rows(table, [name for name, _ in model.named_parameters()], faults)
+    ties = {row.keys[0]: name for name in table.tied if name not in rows for row in table.rows(name)}
+    wanted = {key for row in rows.values() for key in row.keys}
+    spelling = _spellings(table, wanted | ties.keys(), found, faults)
+    unclaimed = [theirs for key, theirs in spelling.items() if key not in wanted]
+    absent = [key for key in wanted if key not in spelling]
+
+    steps: list[TensorStep] = []
+    for name, parameter in model.named_parameters():
+        if name not in rows:
+            continue
+        keys, pattern = rows[name]
+        shape = tuple(parameter.shape)
+        missing = [key for key in keys if key not in spelling]
+        faults += [f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed)}" for key in missing]
+        if not missing:
+            theirs = tuple(spelling[key] for key in keys)
+            faults += _header_faults(name, shape, theirs, _Layout(pattern, len(keys), cfg.axes), found)
+            kind = _kind(pattern, shape, casts=any(found[key].dtype != dtype for key in theirs))
+            steps.append(TensorStep(kind, name, theirs, shape, found[theirs[0]].dtype, dtype, pattern))
+    for key, theirs_key in spelling.items():
+        header, why = found[theirs_key], table.reason(key)
+        if key in wanted:
+            continue
+        if key in ties:
+            steps.append(TensorStep("tied", ties[key], (theirs_key,), header.shape, header.dtype, dtype))
+        elif why is not None:
+            steps.append(TensorStep("ignored", None, (theirs_key,), *header, header.dtype, why=why))
+        else:
+            faults.append(f"{theirs_key}: found {header.shape}, but no parameter takes it{nearest(key, absent)}")
+    if faults:
+        raise MappingError(sorted(faults, key=_natural), where)
+    return Plan(tuple(steps), cfg.axes, dtype)
+
+
+def import_tensor(step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]) -> Tensor:
+    """Make one parameter: the file's own memory where the plan says in place, else one copy and no other temporary."""
+    if not _regroups(step.pattern):
+        tensor = read(step.keys[0]).to(step.dtype)
+        return tensor if step.pattern is None else rearrange(tensor, step.pattern)
+    ours = torch.empty(step.shape, dtype=step.dtype)
+    layout = _Layout(step.pattern, len(step.keys), axes)
+    for key, part in zip(step.keys, layout.parts(ours), strict=True):
+        part.copy_(layout.split(read(key)))
+    return ours
+
+
+class Outgoing(NamedTuple):
+    """A tensor to export: what its header will say, and how to make it."""
+
+    header: Header
+    make: Callable[[], Tensor]
+
+
+def export_tensors(
+    table: Table, cfg: DecoderConfig, model: nn.Module, *, dtype: torch.dtype | None = None
+) -> dict[str, Outgoing]:
+    """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for."""
+    outgoing: dict[str, Outgoing] = {}
+    for name, parameter in model.named_parameters():
+        keys, pattern = _only_row(table, name)
+        layout = _Layout(pattern, len(keys), cfg.axes)
+        header = Header(layout.their_shape(tuple(parameter.shape)), dtype or parameter.dtype)
+        for key, part in zip(keys, layout.parts(parameter.detach()), strict=True):
+            outgoing[key] = Outgoing(header, partial(_export_tensor, layout, header, part))
+    return outgoing
+
+
+def _export_tensor(layout: "_Layout", header: Header, part: Tensor) -> Tensor:
+    if part.shape == header.shape and part.is_contiguous() and part.dtype == header.dtype:
+        return part
+    theirs = torch.empty(header.shape, dtype=header.dtype, device=part.device)
+    layout.split(theirs).copy_(part)
+    return theirs
+
+
+class _Layout:
+    """A row's pattern, applied. Both sides are split into single axes, where one is a view of the other's order."""
+
+    def __init__(self, pattern: str | None, count: int, axes: Mapping[str, int]) -> None:
+        self.theirs, self.ours = (pattern or "... -> ...").split(" -> ")
+        self.axes, self.count = axes, count
+        # Several keys are slices along the first axis of the pattern.
+        self.one = self.theirs if count == 1 else self.theirs.split(" ", 1)[1]
+
+    def _rearrange(self, tensor: Tensor, source: str, target: str) -> Tensor:
+        named = {axis: size for axis, size in self.axes.items() if re.search(rf"\b{axis}\b", source)}
+        return rearrange(tensor, f"{source} -> {target}", **named)
+
+    def split(self, theirs: Tensor) -> Tensor:
+        """One tensor of theirs, each of its axes alone: a view."""
+        return self._rearrange(theirs, self.one, _ungrouped(self.one))
+
+    def parts(self, ours: Tensor) -> list[Tensor]:
+        """Our tensor as views, one a key, in the order of axes that `split` gives theirs."""
+        view = self._rearrange(ours, self.ours, _ungrouped(self.theirs))
+        return [view] if self.count == 1 else list(view.unbind())
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape each of the keys has in the file, for a parameter of this shape."""
+        stacked = tuple(self._rearrange(torch.empty(shape, device="meta"), self.ours, self.theirs).shape)
+        return stacked if self.count == 1 else stacked[1:]
+
+
+def _ungrouped(side: str) -> str:
+    return side.replace("(", "").replace(")", "")
+
+
+def _regroups(pattern: str | None) -> bool:
+    """Whether a pattern needs a copy: without groups it only permutes axes, which a view can do."""
+    return pattern is not None and "(" in pattern
+
+
+def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> str:
+    if _regroups(pattern):
+        return "rearranged, cast" if casts else "rearranged"
+    if casts:
+        return "cast"
+    return "in place" if pattern is None or len(shape) == 1 else "in place, transposed"
+
+
+def _only_row(table: Table, name: str) -> Row:
+    found = table.rows(name)
+    if len(found) != 1:
+        raise MappingError([f"{name}: {len(found) or 'no'} rows in the key table, expected one"], "key table")
+    return found[0]
+
+
+def _rows(table: Table, names: Iterable[str], faults: list[str]) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    for name in names:
+        try:
+            rows[name] = _only_row(table, name)
+        except MappingError as error:
+            faults += error.faults
+    return rows
+
+
+def _spellings(table: Table, known: Iterable[str], found: Iterable[str], faults: list[str]) -> dict[str, str]:
+    """Each canonical key with the file's own spelling of it; a key nobody knows stands for itself."""
+    known = set(known)
+    spelling: dict[str, str] = {}
+    for key in found:
+        meanings = [c for c in table.canonical(key) if c in known or table.reason(c) is not None]
+        canonical = meanings[0] if meanings else key
+        if canonical in spelling:
+            faults.append(f"{key}: found beside {spelling[canonical]}, which means the same")
+        else:
+            spelling[canonical] = key
+    return spelling
+
+
+def _header_faults(
+    name: str, shape: tuple[int, ...], keys: tuple[str, ...], layout: _Layout, found: Mapping[str, Header]
+) -> Iterator[str]:
+    expected = layout.their_shape(shape)
+    for key in keys:
+        if found[key].shape != expected:
+            yield f"{key}: found {found[key].shape}, expected {expected} for {name} {shape}"
+        if not found[key].dtype.is_floating_point:
+            yield f"{key}: found {found[key].dtype}, expected a floating-point type for {name}"
+
+
+def nearest(key: str, candidates: Iterable[str]) -> str:
+    """The likeliest misspelling of a name among those of the same layer, as a hint; empty when none is close."""
+    layer = re.findall(r"\d+", key)
+    close = get_close_matches(key, [other for other in candidates if re.findall(r"\d+", other) == layer], n=1)
+    return f"; nearest: {close[0]}" if close else ""
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key that puts layer 2 before layer 10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
