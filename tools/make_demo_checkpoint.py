@@ -69,7 +69,8 @@ def unigram_loss(train: list[int], held: list[int], vocabulary: int) -> float:
 CARD = """# archport demo checkpoint
 
 A {parameters:,}-parameter GPT-NeoX, trained by `tools/make_demo_checkpoint.py` on the source text of the
-Python {python} standard library ({tokens:,} tokens, {steps} steps of {batch} x {context}) and written by transformers {transformers}.
+Python {python} standard library ({tokens:,} tokens, {steps} steps of {batch} x {context})
+and written by transformers {transformers}.
 It is small enough to ship with the package and trained enough that a wrong port shows.
 
 Loss on the held-back file `{held}`, in nats a token: **{loss:.3f}**; a unigram model: {unigram:.3f}.

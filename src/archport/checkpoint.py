@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .config import Origin
 from .errors import CheckpointError
 from .translate import Header
 
@@ -50,17 +51,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision."""
-
-    name: str
-    hf: Mapping[str, Any]
-    folder: Path | None = None
-    revision: str | None = None
-    commit: str | None = None
 
 
 class WeightsFile(Protocol):

@@ -1,8 +1,9 @@
-"""DecoderConfig: the sizes every architecture has, checked on construction."""
+"""What a model is and where it came from: DecoderConfig, checked on construction, and Origin."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, cast
 
 from .errors import ConfigError
@@ -93,3 +94,14 @@ def _problem(name: str, kind: Any, value: object) -> str | None:
     if name.endswith("_dropout"):
         return None if number and 0 <= cast(float, value) < 1 else f"found {value!r}, expected a rate in [0, 1)"
     return None if number and cast(float, value) > 0 else f"found {value!r}, expected a positive number"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision."""
+
+    name: str
+    hf: Mapping[str, Any]
+    folder: Path | None = None
+    revision: str | None = None
+    commit: str | None = None

@@ -12,12 +12,12 @@ from .checkpoint import (
     CONFIG,
     DTYPES,
     Checkpoint,
-    Origin,
     choose_weights,
     open_folder,
     read_json,
     shard_names,
 )
+from .config import Origin
 from .errors import CheckpointError, SourceError
 from .translate import Header
 
@@ -96,10 +96,11 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     """Put a question to the Hub; transport errors and the server's own are tried three times."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    failures: tuple[type[Exception], ...] = (OSError, HFValidationError, *_transport_errors())
     for attempt in range(TRIES):
         try:
             return question()
-        except (OSError, HFValidationError, *_transport_errors()) as error:
+        except failures as error:
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
             final = _explanation(error, status)
             if final:

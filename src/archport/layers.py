@@ -3,16 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import DecoderConfig
-
-if TYPE_CHECKING:
-    from .checkpoint import Origin
+from .config import DecoderConfig, Origin
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -230,7 +227,7 @@ class Decoder(nn.Module):
 
     config: DecoderConfig
     architecture: str
-    origin: "Origin | None" = None
+    origin: Origin | None = None
 
     def __init__(
         self,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from typing_extensions import Unpack
 
-from .checkpoint import Checkpoint, Origin, open_folder
-from .config import DecoderConfig
+from .checkpoint import Checkpoint, open_folder
+from .config import DecoderConfig, Origin
 from .errors import ConfigError, SourceError
 from .export import write_checkpoint
 from .fields import read_config, write_config
