@@ -1,10 +1,194 @@
 """The command line: parses and prints, no logic of its own."""
 
-import typer
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-app = typer.Typer(no_args_is_help=True)
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from .errors import ArchportError
+
+app = typer.Typer(
+    help="Load a GPT checkpoint into readable PyTorch, and see that it is the same model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+SourceArgument = Annotated[str, typer.Argument(help="a folder or a Hub id", metavar="SOURCE")]
+OptionalSource = Annotated[
+    str | None, typer.Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
+]
+Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the Hub")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or float64")]
+Offline = Annotated[bool, typer.Option("--offline", help="use the local cache only")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def load(
+    source: OptionalSource = None,
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    offline: Offline = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
+    as_json: Json = False,
+) -> None:
+    """Load a checkpoint and say what became of every tensor."""
+    from . import port, registry, summary
+
+    start = time.perf_counter()
+    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run)
+    if dry_run:
+        model = registry.skeleton(plan.architecture, plan.config)
+    else:
+        plan = port.settle_tie(plan)
+        model = port.carry_out(plan, device, progress=_progress)
+    facts = summary.summary(plan, model)
+    facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
+    if source is None and not dry_run:
+        facts["prompt"], facts["next_tokens"] = summary.PROMPT, summary.next_tokens(model)
+    if explain:
+        facts["key_table"] = summary.key_table(plan)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print_load(facts)
+
+
+def _print_load(facts: dict[str, Any]) -> None:
+    from . import port, summary
+
+    if "key_table" in facts:
+        _print_table(facts["key_table"])
+    where = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
+    lines = {
+        "source": where + (f", commit {facts['commit']}" if facts["commit"] else ""),
+        "model": f"{facts['architecture']}: {facts['in_words']}",
+        "files": f"{', '.join(facts['files'])} ({summary.size(facts['file_bytes'])})",
+        "tensors": summary.account(facts),
+        "memory": summary.memory(facts),
+        "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
+    }
+    if facts["unknown_fields"]:
+        lines["unknown"] = f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"
+    if any(name.endswith(".bin") for name in facts["files"]):
+        lines["note"] = "this is a pickle, read with weights_only; a .safetensors file is safer and faster"
+    if "next_tokens" in facts:
+        likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
+        lines["likely"] = f"{facts['prompt']} -> {likely}"
+    lines["seconds"] = "planned only, no weights were read" if facts["seconds"] is None else str(facts["seconds"])
+    source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
+    lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
+    for label, text in lines.items():
+        out.print(f"{label:<11} {text}", markup=False)
+
+
+@app.command()
+def build(
+    architecture: Annotated[str, typer.Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
+    config: Annotated[Path | None, typer.Option(help="a config.json of that architecture")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a size of ours, as layers=6")] = None,
+) -> None:
+    """Print the module tree and the parameter count of an architecture; nothing is allocated.
+
+    Sizes are those of its first published model, but for the ones set.
+    """
+    from . import checkpoint, port, published, registry, summary
+
+    if config is not None and settings:
+        raise typer.BadParameter("give --config or --set, not both")
+    arch = registry.architecture(architecture)
+    if config is not None:
+        cfg, like = checkpoint.read_json(config), str(config)
+    else:
+        like, cfg = next((name, sizes) for name, (of, sizes) in published.PUBLISHED.items() if of == arch.name)
+        cfg = cfg | dict(_setting(text) for text in settings or ())
+    model = port.build(arch.name, cfg, device="meta")
+    out.print(str(model), markup=False)
+    out.print(f"{arch.name}: {summary.in_words(model)}", markup=False)
+    out.print(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}", markup=False)
+    if settings:
+        out.print(f"but for {', '.join(settings)}", markup=False)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+@app.command()
+def export(
+    source: SourceArgument,
+    folder: Annotated[Path, typer.Argument(help="a new folder", metavar="FOLDER")],
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    max_shard_size: Annotated[str, typer.Option(help="largest weights file, as 500MB")] = "5GB",
+    offline: Offline = False,
+) -> None:
+    """Write a checkpoint as a folder that transformers loads."""
+    from . import port
+
+    model = port.load(source, revision=revision, dtype=dtype, offline=offline)
+    written = port.export(model, folder, max_shard_size=max_shard_size)
+    for path in sorted(written.iterdir()):
+        out.print(f"{path}  {path.stat().st_size:,} bytes", markup=False)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the architectures, and published models with their parameter counts."""
+    from . import published, summary
+
+    rows = []
+    for name, (architecture, _) in published.PUBLISHED.items():
+        model = published.skeleton_of(name)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        rows.append({"model": name, "ARCH": architecture, "parameters": count, "sizes": summary.in_words(model)})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table([row | {"parameters": f"{row['parameters']:,}"} for row in rows])
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _progress(steps: Sequence[Any]) -> Iterable[Any]:
+    """A bar on stderr when there is somebody to see it and something to wait for."""
+    slow = sum(step.bytes for step in steps if "place" not in step.kind) > 500e6
+    return track(steps, "loading", console=err, transient=True) if slow and err.is_terminal else steps
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; an error of ours is one message on stderr and exit code 1."""
+    if not err.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except ArchportError as error:
+        err.print(f"archport: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,14 +1,13 @@
 """From a name to a ready model: build, plan, load, export."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from typing_extensions import Unpack
 
 from .checkpoint import Checkpoint, open_folder
@@ -18,11 +17,12 @@ from .export import write_checkpoint
 from .fields import read_config, write_config
 from .hub import HubOptions, open_headers, open_repository
 from .layers import Decoder, initialise
-from .registry import Architecture, architecture
+from .registry import Architecture, architecture, skeleton
 from .translate import IN_PLACE, Header, Plan, TensorStep, export_tensors, import_tensor, nearest
 from .translate import plan as plan_tensors
 
 DEMO = Path(__file__).parent / "demo"
+BUNDLED = "the bundled demo"
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ def build(name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: tor
     """
     arch = architecture(name)
     config, origin = _config(arch, cfg)
-    model = _skeleton(arch, config, device).to(dtype=dtype)
+    model = skeleton(arch, config, device).to(dtype=dtype)
     if torch.device(device).type != "meta":
         initialise(model, std=config.init_std, residual_std=config.residual_init_std)
-    return _labelled(model, arch, config, origin)
+    model.origin = origin
+    return model
 
 
 def load(
@@ -112,25 +113,10 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     config, unknown = read_config(arch.table, arch.config_class, origin.hf, f"{origin.name}/config.json")
     if tied is not None:
         config = replace(config, tied=tied)
-    model = _skeleton(arch, config)
+    model = skeleton(arch, config)
     target = _dtype(dtype, checkpoint)
     tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
     return LoadPlan(tensors.steps, tensors.axes, target, arch, config, checkpoint, unknown)
-
-
-class _NoDraw(TorchFunctionMode):
-    """Skips torch's own initialisation: these weights are about to be replaced, and on meta there are none."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if kwargs else args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def _skeleton(arch: Architecture, config: DecoderConfig, device: str | torch.device = "meta") -> Decoder:
-    """The model with whatever its memory holds; on meta, with none."""
-    with torch.device(device), _NoDraw():
-        return arch.build(config)
 
 
 def settle_tie(plan: LoadPlan) -> LoadPlan:
@@ -145,14 +131,20 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
     return plan
 
 
-def carry_out(plan: LoadPlan, device: str | torch.device = "cpu") -> Decoder:
-    """Make the model that a plan describes, in eval mode."""
+def carry_out(
+    plan: LoadPlan,
+    device: str | torch.device = "cpu",
+    *,
+    progress: Callable[[Sequence[TensorStep]], Iterable[TensorStep]] = iter,
+) -> Decoder:
+    """Make the model that a plan describes, in eval mode; `progress` may watch the steps go by."""
     plan = settle_tie(plan)
-    model = _skeleton(plan.architecture, plan.config)
-    weights = {step.name or "": _weight(plan, step).to(device) for step in plan.mapped}
+    model = skeleton(plan.architecture, plan.config)
+    weights = {step.name or "": _weight(plan, step).to(device) for step in progress(plan.mapped)}
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
-    return _labelled(model.eval(), plan.architecture, plan.config, plan.checkpoint.origin)
+    model.origin = plan.checkpoint.origin
+    return model.eval()
 
 
 def export(
@@ -180,8 +172,7 @@ def _open(
 ) -> Checkpoint:
     folder = DEMO if source is None else Path(source).expanduser()
     if folder.is_dir():
-        name = "the bundled demo" if source is None else str(source)
-        return open_folder(folder, name=name)
+        return open_folder(folder, name=BUNDLED if source is None else str(source))
     name = str(source)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SourceError(f"{name}: {'a file' if folder.exists() else 'no such folder'}, expected a folder or a Hub id")
@@ -207,11 +198,6 @@ class _InMemory:
 def _weight(plan: LoadPlan, step: TensorStep) -> Tensor:
     copying = step.kind not in IN_PLACE
     return import_tensor(step, plan.axes, lambda key: plan.checkpoint.read(key, copying=copying))
-
-
-def _labelled(model: Decoder, arch: Architecture, config: DecoderConfig, origin: Origin | None) -> Decoder:
-    model.config, model.architecture, model.origin = config, arch.name, origin
-    return model
 
 
 def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:

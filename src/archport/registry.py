@@ -7,6 +7,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from . import models
 from .config import DecoderConfig
 from .errors import UnsupportedError
@@ -41,3 +44,20 @@ def architecture(name: str) -> Architecture:
         raise UnsupportedError({"model_type": f"found {name!r}, archport builds {', '.join(architectures())}"})
     model, mapping = import_module(f".models.{known}", __package__), import_module(f".mappings.{known}", __package__)
     return Architecture(known, model.Config, model.build, mapping.TABLE)
+
+
+class _NoDraw(TorchFunctionMode):
+    """Skips torch's own initialisation: these weights are about to be replaced, and on meta there are none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def skeleton(arch: Architecture, config: DecoderConfig, device: str | torch.device = "meta") -> Decoder:
+    """The model before its weights: on `meta` with no memory, elsewhere with whatever its memory holds."""
+    with torch.device(device), _NoDraw():
+        model = arch.build(config)
+    model.config, model.architecture = config, arch.name
+    return model

@@ -1,0 +1,112 @@
+"""What a load did or would do, in words and figures: one dictionary, printed for people or as JSON."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .layers import Block, Decoder
+from .port import LoadPlan
+from .translate import TensorStep
+
+PROMPT = "def __init__("
+
+
+def in_words(model: Decoder) -> str:
+    """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
+    cfg = model.config
+    block = model.blocks[0]
+    rotary = model.rotary
+    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else "learned positions"
+    wiring = block.wiring if isinstance(block, Block) else type(block).__name__
+    head = "tied head" if model.tied else "untied head"
+    sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
+    return f"{sizes}, {positions}, {wiring}, {head}"
+
+
+def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
+    """Everything that is said of a load: where from, what it is, the tensor account, memory."""
+    origin = plan.checkpoint.origin
+    ignored = Counter(step.why for step in plan.of_kind("ignored"))
+    made = {step.name for step in plan.mapped}
+    explained = {key for step in plan.steps for key in step.keys}
+    return {
+        "source": origin.name,
+        "folder": str(origin.folder) if origin.folder else None,
+        "revision": origin.revision,
+        "commit": origin.commit,
+        "architecture": plan.architecture.name,
+        "in_words": in_words(model),
+        "files": list(plan.checkpoint.names),
+        "file_bytes": plan.checkpoint.file_bytes,
+        "mapped": len(plan.mapped),
+        "missing": sum(name not in made for name, _ in model.named_parameters()),
+        "unexplained": len(plan.checkpoint.headers.keys() - explained),
+        "tied": len(plan.of_kind("tied")),
+        "ignored": dict(ignored),
+        "bytes_in_place": plan.bytes_in_place,
+        "bytes_copied": plan.bytes_copied,
+        "peak_bytes": plan.peak_bytes,
+        "mappable": plan.checkpoint.mapped,
+        "parameters": plan.parameters,
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "unknown_fields": list(plan.unknown_fields),
+    }
+
+
+def account(facts: dict[str, Any]) -> str:
+    """The tensor account in a line: every key of the file is mapped, tied or ignored for a reason."""
+    ignored = sum(facts["ignored"].values())
+    reasons = f": {'; '.join(facts['ignored'])}" if ignored else ""
+    tied = f", {facts['tied']} tied" if facts["tied"] else ""
+    return (
+        f"{facts['mapped']} mapped{tied}, {facts['missing']} missing, {facts['unexplained']} unexplained, "
+        f"{ignored} ignored{reasons}"
+    )
+
+
+def memory(facts: dict[str, Any]) -> str:
+    """How many bytes are used where they lie, how many are copied, and the most at once."""
+    place = "used in place" if facts["mappable"] else "read into memory (this format cannot be mapped)"
+    used, copied, peak = (size(facts[key]) for key in ("bytes_in_place", "bytes_copied", "peak_bytes"))
+    return f"{used} {place}, {copied} copied, {peak} at the peak"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1 MB is a million."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def key_table(plan: LoadPlan) -> list[dict[str, str]]:
+    """The whole key table, a row a tensor: ours, its shape, theirs, how one becomes the other."""
+    return [
+        {"ours": step.name or "-", "shape": str(step.shape), "theirs": " + ".join(step.keys), "how": how(step)}
+        for step in plan.steps
+    ]
+
+
+def how(step: TensorStep) -> str:
+    """What happens to one tensor, with the pattern it follows and the reason it is left out."""
+    cast = f" {step.found} to {step.dtype}".replace("torch.", "") if "cast" in step.kind else ""
+    pattern = f": {step.pattern}" if step.pattern and len(step.shape) > 1 else ""
+    why = f": {step.why}" if step.why else ""
+    return step.kind + cast + pattern + why
+
+
+@torch.no_grad()
+def next_tokens(model: Decoder, prompt: str = PROMPT, count: int = 3) -> list[tuple[str, float]]:
+    """The likeliest next tokens after a prompt with their probabilities, read with the origin's tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    folder = model.origin.folder if model.origin else None
+    tokenizer = Tokenizer.from_file(str((folder or Path()) / "tokenizer.json"))
+    logits = model(torch.tensor([tokenizer.encode(prompt).ids]))[0, -1].float()
+    best = logits[: tokenizer.get_vocab_size()].softmax(-1).topk(count)
+    return [
+        (tokenizer.decode([index]), value)
+        for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
