@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
+from einops import EinopsError, rearrange
 from torch import Tensor, nn
 
 from .config import DecoderConfig
@@ -251,7 +251,11 @@ def _spellings(table: Table, known: Iterable[str], found: Iterable[str], faults:
 def _header_faults(
     name: str, shape: tuple[int, ...], keys: tuple[str, ...], layout: _Layout, found: Mapping[str, Header]
 ) -> Iterator[str]:
-    expected = layout.their_shape(shape)
+    try:
+        expected = layout.their_shape(shape)
+    except EinopsError:
+        yield f"{name}: the key table's pattern {layout.theirs} -> {layout.ours} does not fit shape {shape}"
+        return
     for key in keys:
         if found[key].shape != expected:
             yield f"{key}: found {found[key].shape}, expected {expected} for {name} {shape}"

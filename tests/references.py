@@ -1,0 +1,119 @@
+"""The reference models that everything is compared with: transformers, loud weights, sizes no accident can match."""
+
+import copy
+from typing import Any
+
+import torch
+import transformers
+
+# One row an architecture: several rotary pairs, a rotary width below the head width, an MLP that is not four times
+# the width, heads unequal to head width, odd eps and base. `full` is the longest sequence the model takes.
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {
+        "vocab_size": 131,
+        "n_positions": 37,
+        "n_embd": 60,
+        "n_layer": 3,
+        "n_head": 5,
+        "n_inner": 104,
+        "layer_norm_epsilon": 3e-5,
+    },
+    "gptj": {
+        "vocab_size": 127,
+        "n_positions": 41,
+        "n_embd": 84,
+        "n_layer": 3,
+        "n_head": 3,
+        "n_inner": 100,
+        "rotary_dim": 12,
+        "layer_norm_epsilon": 3e-5,
+    },
+    "gpt_neox": {
+        "vocab_size": 113,
+        "max_position_embeddings": 43,
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 140,
+        "rotary_pct": 0.5,
+        "rotary_emb_base": 9973,
+        "layer_norm_eps": 3e-5,
+    },
+}
+CLASSES = {
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
+    "gptj": (transformers.GPTJConfig, transformers.GPTJForCausalLM),
+    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
+}
+HF_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")
+
+# Every variant the key tables accept: the architecture, and what differs from its row of SIZES.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in SIZES},
+    "gpt2 untied": ("gpt2", {"tie_word_embeddings": False}),
+    "gpt2 n_inner null": ("gpt2", {"n_inner": None}),
+    "gpt2 scaled by depth": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2 scores not scaled": ("gpt2", {"scale_attn_weights": False}),
+    "gpt2 upcast attention": ("gpt2", {"reorder_and_upcast_attn": True}),
+    "gptj rotary over the whole head": ("gptj", {"rotary_dim": 28}),
+    "gptj tied": ("gptj", {"tie_word_embeddings": True}),
+    "gpt_neox sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "gpt_neox rotary over the whole head": ("gpt_neox", {"rotary_pct": 1.0}),
+    "gpt_neox without attention bias": ("gpt_neox", {"attention_bias": False}),
+    "gpt_neox tied": ("gpt_neox", {"tie_word_embeddings": True}),
+    "gpt_neox linear rope": ("gpt_neox", {"rope_scaling": {"type": "linear", "factor": 3.0}}),
+    **{f"gpt2 {name}": ("gpt2", {"activation_function": name}) for name in HF_ACTIVATIONS},
+    **{f"gptj {name}": ("gptj", {"activation_function": name}) for name in HF_ACTIVATIONS},
+    **{f"gpt_neox {name}": ("gpt_neox", {"hidden_act": name}) for name in HF_ACTIVATIONS},
+}
+
+
+def reference(variant: str, *, attention: str = "eager", seed: int = 0, **more: Any) -> Any:
+    """A transformers model of a variant with loud weights, in eval mode."""
+    name, changes = VARIANTS[variant]
+    config_class, model_class = CLASSES[name]
+    # from_dict and _from_config keep and change what they are given: every model gets a config of its own.
+    config = config_class(**copy.deepcopy(SIZES[name] | changes | more))
+    model = model_class._from_config(config, attn_implementation=attention)
+    return loud(model, seed).eval()
+
+
+def with_attention(model: Any, attention: str) -> Any:
+    """A copy of a reference model that runs another attention implementation."""
+    config = copy.deepcopy(model.config)
+    other = type(model)._from_config(config, attn_implementation=attention)
+    other.load_state_dict(model.state_dict())
+    return other.to(model.dtype).eval()
+
+
+def loud(model: Any, seed: int = 0) -> Any:
+    """Redraw every parameter so that none is a one, a zero or too small to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(-1, 1, generator=generator)
+            else:
+                parameter.normal_(0, 0.3, generator=generator)
+    return model
+
+
+def hf_dict(model: Any) -> dict[str, Any]:
+    """A reference model's config as config.json would hold it."""
+    return copy.deepcopy(model.config.to_dict())
+
+
+def context(model: Any) -> int:
+    """The longest sequence a reference model takes."""
+    return int(model.config.max_position_embeddings)
+
+
+def sequences(model: Any) -> list[torch.Tensor]:
+    """Token ids to compare on: random over the full context, the edge ids, and one token alone."""
+    vocab, length = model.config.vocab_size, context(model)
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randint(0, vocab, (3, length), generator=generator),
+        torch.tensor([[0, vocab - 1, 0, vocab - 1, vocab - 2, 1]]),
+        torch.tensor([[vocab // 2]]),
+    ]
