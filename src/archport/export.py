@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,11 @@ def write_checkpoint(
             if companions and (companions / name).is_file():
                 shutil.copyfile(companions / name, partial / name)
         _write_tensors(partial, tensors, max_shard_size)
-        partial.chmod(0o755)
+        # Temporary folders and safetensors files are private; a checkpoint is as readable as its config.
+        mode = stat.S_IMODE((partial / CONFIG).stat().st_mode)
+        for path in partial.iterdir():
+            path.chmod(mode)
+        partial.chmod(mode | (mode & 0o444) >> 2)
         partial.rename(folder)
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None

@@ -1,0 +1,473 @@
+"""Through files: what transformers writes reads back equal, and what archport writes is the same bytes."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import archport
+from archport.errors import CheckpointError, ConfigError, ExportError, MappingError, SourceError, UnsupportedError
+
+from .references import SIZES, VARIANTS, hf_dict, reference, sequences, with_attention
+
+ARCHITECTURES = list(SIZES)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        output = model(ids)
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
+def close(port, model) -> bool:
+    ids = sequences(model)[0]
+    return bool((logits(port, ids) - logits(model, ids)).abs().max() <= 1e-5)
+
+
+def bits(folder: Path) -> dict[str, list[int]]:
+    """Every tensor of a folder's safetensors as its bytes."""
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = {key: tensor for path in files for key, tensor in load_file(path).items()}
+    return {key: (str(t.dtype), tuple(t.shape), t.flatten().view(torch.uint8).tolist()) for key, t in tensors.items()}
+
+
+def write(folder: Path, state: dict[str, torch.Tensor], hf: dict, name: str = "model.safetensors", **options) -> Path:
+    """A checkpoint folder of these tensors under these keys."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hf))
+    own = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
+    if name.endswith(".safetensors"):
+        save_file(own, folder / name)
+    else:
+        torch.save(own, folder / name, **options)
+    return folder
+
+
+def written(variant: str, folder: Path) -> tuple[object, dict[str, torch.Tensor], dict]:
+    """A reference model, and the tensors and config of the files it writes."""
+    model = reference(variant)
+    model.save_pretrained(folder)
+    return model, load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("shard", ["5GB", "30KB"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_transformers_writes_loads_equal_and_exports_the_same_bytes(variant, dtype, shard, tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    model = with_attention(reference(variant), "eager").to(dtype)
+    model.save_pretrained(theirs, max_shard_size=shard)
+    assert (len(list(theirs.glob("*.safetensors"))) > 1) == (shard == "30KB")
+    port = archport.load(theirs)
+    assert {parameter.dtype for parameter in port.parameters()} == {dtype}
+    assert dtype != torch.float32 or close(port, model)
+
+    archport.export(port, ours, max_shard_size=shard)
+    assert bits(ours) == bits(theirs)
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (theirs, ours))
+    assert before == after
+    options = {"dtype": dtype, "attn_implementation": "eager"}
+    again, report = AutoModelForCausalLM.from_pretrained(ours, output_loading_info=True, **options)
+    assert not any(report.values()), report
+    ids = sequences(model)[0]
+    assert torch.equal(logits(again, ids), logits(AutoModelForCausalLM.from_pretrained(theirs, **options), ids))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_single_file_is_equal_byte_for_byte(name, tmp_path):
+    written(name, tmp_path / "theirs")
+    archport.export(archport.load(tmp_path / "theirs"), tmp_path / "ours")
+    file = "model.safetensors"
+    assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_nan_payloads_and_negative_zero_survive(name, tmp_path):
+    _, state, hf = written(name, tmp_path / "theirs")
+    for tensor in state.values():
+        flat = tensor.view(-1).view(torch.int32)
+        flat[0], flat[1], flat[2] = 0x7FC12345, -0x80000000, -0x3EDCBB
+    write(tmp_path / "odd", state, hf)
+    archport.export(archport.load(tmp_path / "odd"), tmp_path / "ours")
+    assert bits(tmp_path / "ours") == bits(tmp_path / "odd")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_built_from_scratch_exports_a_folder_transformers_loads(name, tmp_path):
+    sizes = {"vocab_size": 53, "context": 29, "width": 40, "layers": 2, "heads": 5, "mlp_width": 72}
+    more = {"gptj": {"rotary_width": 6}, "gpt_neox": {"rotary_fraction": 0.75, "rotary_base": 777.0}}.get(name, {})
+    if name == "gpt_neox":
+        more |= {"rotary_scaling": "linear", "rotary_factor": 2.0, "activation": "gelu_tanh", "parallel": False}
+    port = archport.build(name, sizes | more).eval()
+    archport.export(port, tmp_path / "ours")
+    model, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not any(report.values()), report
+    assert close(port, model)
+    assert archport.load(tmp_path / "ours").config == port.config
+
+
+def test_what_we_do_not_use_comes_along(tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    written("gpt2", theirs)
+    hf = json.loads((theirs / "config.json").read_text())
+    hf |= {"eos_token_id": 17, "task_specific_params": {"text-generation": {"max_length": 50}}, "made_up": [1]}
+    (theirs / "config.json").write_text(json.dumps(hf))
+    for name in ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"):
+        (theirs / name).write_text(f"{name} as it was")
+    (theirs / "secret.py").write_text("not ours to carry")
+    archport.export(archport.load(theirs), ours)
+    assert json.loads((ours / "config.json").read_text()) == hf
+    assert (ours / "merges.txt").read_text() == "merges.txt as it was"
+    assert not (ours / "secret.py").exists()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_export_in_another_dtype_says_so(name, tmp_path):
+    written(name, tmp_path / "theirs")
+    port = archport.load(tmp_path / "theirs")
+    archport.export(port, tmp_path / "ours", dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    assert archport.load(tmp_path / "ours").embed.tokens.weight.dtype == torch.bfloat16
+    assert port.embed.tokens.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_pickle_checkpoints(name, container, tmp_path):
+    model, state, hf = written(name, tmp_path / "theirs")
+    zipped = container == "zip"
+    folder = write(tmp_path / "bin", state, hf, "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    assert close(archport.load(folder), model)
+    assert [step.kind for step in archport.plan(folder).steps] == [
+        step.kind for step in archport.plan(tmp_path / "theirs").steps
+    ]
+
+
+def test_sharded_pickle_checkpoints(tmp_path):
+    model, state, hf = written("gpt2", tmp_path / "theirs")
+    keys, weight_map = list(state), {}
+    for shard, part in enumerate((keys[::2], keys[1::2])):
+        file = f"pytorch_model-0000{shard + 1}-of-00002.bin"
+        write(tmp_path / "bin", {key: state[key] for key in part}, hf, file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 1234.0}, "weight_map": weight_map}
+    (tmp_path / "bin" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert close(archport.load(tmp_path / "bin"), model)
+
+
+def test_safetensors_is_preferred_to_pickle(tmp_path):
+    model, _, _ = written("gpt2", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
+    assert close(archport.load(tmp_path), model)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_prefix_may_be_missing(name, tmp_path):
+    model, state, hf = written(name, tmp_path / "theirs")
+    bare = {key.removeprefix("transformer.").removeprefix("gpt_neox."): tensor for key, tensor in state.items()}
+    assert bare.keys() != state.keys()
+    assert close(archport.load(write(tmp_path / "bare", bare, hf)), model)
+
+
+def test_gpt_neox_head_under_both_its_names(tmp_path):
+    model, state, hf = written("gpt_neox", tmp_path / "theirs")
+    assert "embed_out.weight" in state
+    state["lm_head.weight"] = state.pop("embed_out.weight")
+    port = archport.load(write(tmp_path / "renamed", state, hf))
+    assert close(port, model)
+    archport.export(port, tmp_path / "ours")
+    assert bits(tmp_path / "ours") == bits(tmp_path / "theirs")
+
+
+def test_a_duplicate_head_that_equals_the_embedding_is_tied(tmp_path):
+    model, state, hf = written("gpt2", tmp_path / "theirs")
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    folder = write(tmp_path / "both", state, hf)
+    port = archport.load(folder)
+    assert port.head.weight is port.embed.tokens.weight
+    assert [step.name for step in archport.plan(folder).of_kind("tied")] == ["head.weight"]
+    assert close(port, model)
+
+
+def test_a_duplicate_head_that_differs_makes_an_untied_model(tmp_path):
+    _, state, hf = written("gpt2", tmp_path / "theirs")
+    state["lm_head.weight"] = state["transformer.wte.weight"].flip(0)
+    port = archport.load(write(tmp_path / "both", state, hf))
+    assert not port.config.tied
+    assert torch.equal(port.head.weight, port.embed.tokens.weight.flip(0))
+    model = AutoModelForCausalLM.from_pretrained(
+        write(tmp_path / "untied", state, hf | {"tie_word_embeddings": False}), attn_implementation="eager"
+    )
+    assert close(port, model)
+    archport.export(port, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert bits(tmp_path / "ours") == bits(tmp_path / "both")
+
+
+BUFFERS = {
+    "gpt2": ("transformer.h.{}.attn.bias", "transformer.h.{}.attn.masked_bias"),
+    "gptj": ("transformer.h.{}.attn.bias", "transformer.h.{}.attn.masked_bias"),
+    "gpt_neox": (
+        "gpt_neox.layers.{}.attention.bias",
+        "gpt_neox.layers.{}.attention.masked_bias",
+        "gpt_neox.layers.{}.attention.rotary_emb.inv_freq",
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8, torch.bool], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_legacy_buffers_of_any_dtype_are_ignored_with_a_reason(name, dtype, tmp_path):
+    model, state, hf = written(name, tmp_path / "theirs")
+    for layer in range(3):
+        for key in BUFFERS[name]:
+            state[key.format(layer)] = torch.ones(1, 1, 5, 5).to(dtype)
+    folder = write(tmp_path / "old", state, hf)
+    port = archport.load(folder)
+    assert close(port, model)
+    ignored = archport.plan(folder).of_kind("ignored")
+    assert len(ignored) == 3 * len(BUFFERS[name])
+    assert all(step.why for step in ignored)
+    assert {parameter.dtype for parameter in port.parameters()} == {torch.float32}
+
+
+def test_a_base_model_of_a_tied_gpt2_loads(tmp_path):
+    model, _, _ = written("gpt2", tmp_path / "theirs")
+    model.transformer.save_pretrained(tmp_path / "base")
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["architectures"] == ["GPT2Model"]
+    assert close(archport.load(tmp_path / "base"), model)
+
+
+@pytest.mark.parametrize("name", ["gptj", "gpt_neox"])
+def test_a_base_model_without_the_head_it_needs_is_refused(name, tmp_path):
+    reference(name).base_model.save_pretrained(tmp_path)
+    with pytest.raises(MappingError, match=r"(lm_head|embed_out)\.weight: missing, expected for head\.weight"):
+        archport.load(tmp_path)
+
+
+def test_a_reward_head_is_refused(tmp_path):
+    _, state, hf = written("gpt_neox", tmp_path / "theirs")
+    with pytest.raises(UnsupportedError, match=r"architectures.*GPTNeoXForSequenceClassification"):
+        archport.load(write(tmp_path / "a", state, hf | {"architectures": ["GPTNeoXForSequenceClassification"]}))
+    state["out_proj.weight"] = state.pop("embed_out.weight")[:1]
+    with pytest.raises(MappingError) as caught:
+        archport.load(write(tmp_path / "b", state, hf | {"architectures": None}))
+    assert len(caught.value.faults) == 2
+
+
+def test_dtype_auto_is_what_the_config_says_else_what_the_weights_are(tmp_path):
+    _, state, hf = written("gpt_neox", tmp_path / "theirs")
+    bare = {key: value for key, value in hf.items() if key != "dtype"}
+    half = {key: tensor.half() for key, tensor in state.items()}
+    for hf_dtype, tensors, expected in [
+        ({"torch_dtype": "bfloat16"}, state, torch.bfloat16),
+        ({"dtype": "float16"}, state, torch.float16),
+        ({}, half, torch.float16),
+        ({}, state, torch.float32),
+    ]:
+        folder = write(tmp_path / "x", tensors, bare | hf_dtype)
+        assert archport.load(folder).norm.weight.dtype == expected
+        assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype == expected
+
+
+@pytest.mark.parametrize("target", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_cast_is_torch_s_own(name, target, tmp_path):
+    model, _, _ = written(name, tmp_path)
+    port = archport.load(tmp_path, dtype=target)
+    expected = archport.from_state_dict(
+        hf_dict(model), {k: v.to(target) for k, v in model.state_dict().items()}, dtype=target
+    )
+    for (key, ours), theirs in zip(port.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs), key
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("gpt_neox", {"in place"}), ("gpt2", {"in place", "in place, transposed", "rearranged"})]
+)
+def test_what_is_in_place_shares_the_file_s_memory(name, kinds, tmp_path):
+    written(name, tmp_path)
+    plan = archport.plan(tmp_path)
+    assert {step.kind for step in plan.mapped} == kinds
+    assert plan.bytes_in_place + plan.bytes_copied == sum(step.bytes for step in plan.mapped)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    port = archport.load(tmp_path)
+    mapped = mapped_ranges(tmp_path / "model.safetensors")
+    for step in plan.mapped:
+        address = port.get_parameter(step.name).data_ptr()
+        inside = any(start <= address < end for start, end in mapped)
+        assert inside == step.kind.startswith("in place"), step
+    with torch.no_grad():
+        for parameter in port.parameters():
+            parameter.zero_()  # training writes to private pages
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def mapped_ranges(path: Path) -> list[tuple[int, int]]:
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
+    return [tuple(int(part, 16) for part in line.split()[0].split("-")) for line in lines]
+
+
+def test_a_state_dict_in_memory_is_shared():
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    assert port.embed.tokens.weight.data_ptr() == model.gpt_neox.embed_in.weight.data_ptr()
+
+
+def test_export_refuses_a_folder_that_holds_something(tmp_path):
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(ExportError, match="exists already"):
+        archport.export(archport.load(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    import safetensors.torch
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ExportError, match="No space left"):
+        archport.export(archport.load(), tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_into_an_empty_folder_is_readable_by_others(tmp_path):
+    (tmp_path / "new").mkdir()
+    folder = archport.export(archport.load(), tmp_path / "new")
+    assert all(path.stat().st_mode & stat.S_IROTH for path in [folder, *folder.iterdir()])
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    for source in (tmp_path / "nothing", "./nothing", "a/b/c"):
+        with pytest.raises(SourceError, match="no such folder"):
+            archport.load(source)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SourceError, match="a file, expected a folder"):
+        archport.load(tmp_path / "file")
+
+
+DAMAGE = {
+    "no config": ("config.json", None, "config.json: not found"),
+    "config is a list": ("config.json", b"[]", "found a JSON list"),
+    "config is not JSON": ("config.json", b"{", "not readable as JSON"),
+    "config is not UTF-8": ("config.json", b"\xff{}", "not readable as JSON"),
+    "no weights": ("model.safetensors", None, "no weights found"),
+    "weights empty": ("model.safetensors", b"", "expected a safetensors file"),
+    "weights an LFS pointer": (
+        "model.safetensors",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "safetensors file",
+    ),
+    "weights without header": ("model.safetensors", (4).to_bytes(8, "little") + b"nope", "header"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_is_one_clear_line(damage, tmp_path):
+    written("gpt2", tmp_path)
+    file, content, message = DAMAGE[damage]
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        archport.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    _, _, hf = written("gpt2", tmp_path / "theirs")
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    folder = write(tmp_path / "evil", {}, hf, "pytorch_model.bin")
+    torch.save({"wte.weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="refused"):
+        archport.load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin"])
+def test_an_index_names_bare_shards_only(shard, tmp_path):
+    _, state, hf = written("gpt2", tmp_path / "theirs")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(json.dumps(hf))
+    index = {"weight_map": dict.fromkeys(state, shard)}
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="expected the bare name"):
+        archport.load(tmp_path / "a")
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    reference("gpt2").save_pretrained(tmp_path, max_shard_size="30KB")
+    shard = sorted(tmp_path.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=shard.name):
+        archport.load(tmp_path)
+
+
+def test_an_unknown_model_type_lists_what_there_is(tmp_path):
+    with pytest.raises(UnsupportedError, match="'llama', archport builds gpt2, gpt_neox, gptj"):
+        archport.load(write(tmp_path, {"x": torch.ones(1)}, {"model_type": "llama"}))
+    with pytest.raises(ConfigError, match="model_type: missing"):
+        archport.load(write(tmp_path, {"x": torch.ones(1)}, {}))
+
+
+# --- real files, where they are at hand ---
+
+
+def test_the_real_tiny_gpt2(shared):
+    port = archport.load(shared / "checkpoints" / "tiny-gpt2")
+    plan = archport.plan(shared / "checkpoints" / "tiny-gpt2")
+    assert {step.found for step in plan.of_kind("ignored")} == {torch.uint8, torch.float32}
+    assert port.head.weight is port.embed.tokens.weight
+    cases = json.loads((shared / "expected" / "tiny-gpt2.json").read_text())["cases"]
+    for case in [case for case in cases if "ids" in case]:
+        ids = torch.tensor([case["ids"]])
+        found = logits(port, ids)[0]
+        assert torch.allclose(found[-1, :8], torch.tensor(case["last_logits_first8"]), rtol=0, atol=1e-7)
+        assert found[-1].argmax() == case["last_argmax"]
+        assert torch.nn.functional.cross_entropy(found[:-1], ids[0, 1:]).item() == pytest.approx(case["loss"], abs=1e-5)
+
+
+def test_the_real_key_list_of_pythia_12b_plans_without_a_fault(shared):
+    from archport.fields import read_config
+    from archport.registry import architecture, skeleton
+    from archport.translate import Header, plan
+
+    hf = json.loads((shared / "configs" / "pythia-12b" / "config.json").read_text())
+    index = json.loads((shared / "indexes" / "pythia-12b" / "pytorch_model.bin.index.json").read_text())
+    arch = architecture("gpt_neox")
+    config, unknown = read_config(arch.table, arch.config_class, hf, "config.json")
+    model = skeleton(arch, config)
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        shapes[arch.table.rows(name)[0].keys[0]] = tuple(parameter.shape)
+    headers = {key: Header(shapes.get(key, (1,)), torch.float16) for key in index["weight_map"]}
+    result = plan(arch.table, config, model, headers, dtype=torch.float16, where="pythia-12b")
+    assert unknown == ()
+    assert (len(result.mapped), len(result.of_kind("ignored"))) == (36 * 12 + 4, 36 * 3)
+    assert sum(step.bytes for step in result.mapped) == 2 * 11846072320
+
+
+@pytest.mark.parametrize("name", ["gpt2-xl", "gpt-j-6b", "pythia-12b"])
+def test_the_real_configs_read_as_transformers_reads_them(name, shared):
+    from transformers import AutoConfig
+
+    folder = shared / "configs" / name
+    hf = json.loads((folder / "config.json").read_text())
+    ours = archport.build(hf["model_type"], hf, device="meta").config
+    assert ours == archport.build(hf["model_type"], AutoConfig.from_pretrained(folder), device="meta").config
