@@ -33,8 +33,9 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
         # A null asks for the architecture's rule, unless another spelling gives the value.
         for spelling in [s for s in given if flat[s] is not None] or given[:1]:
             value = meaning[flat[spelling]] if meaning else flat[spelling]
-            if values.setdefault(name, value) != value:
+            if name in values and values[name] != value:
                 faults[spelling] = f"found {flat[spelling]!r}, but {said_by[name]} is {flat[said_by[name]]!r}"
+            values.setdefault(name, value)
             said_by.setdefault(name, spelling)
     for item in fields(config_class):
         if item.default is MISSING and item.name not in values:

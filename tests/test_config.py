@@ -1,0 +1,222 @@
+"""Configs: every spelling of transformers 4 and 5, every refusal by its field, every bad value before it is built."""
+
+import contextlib
+import json
+import math
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import archport
+from archport.errors import ConfigError, UnsupportedError
+from archport.models import gpt2, gpt_neox, gptj
+
+from .references import CLASSES, SIZES
+
+V4 = {
+    "gpt2": {"n_ctx": 37, "n_inner": None, "torch_dtype": "float32", "summary_type": "cls_index", "output_past": True},
+    "gptj": {"n_inner": None, "rotary": True, "scale_attn_weights": True, "gradient_checkpointing": False},
+    "gpt_neox": {"rotary_pct": 0.5, "rotary_emb_base": 9973, "rope_scaling": None, "rope_theta": 9973,
+                 "partial_rotary_factor": 0.5, "torch_dtype": "float16", "tie_word_embeddings": False},
+}  # fmt: skip
+
+
+def hf(name: str, **changes) -> dict:
+    return {"model_type": name, **SIZES[name], **changes}
+
+
+def read(name: str, **changes):
+    return archport.build(name, hf(name, **changes), device="meta").config
+
+
+def without(fields: dict, *names: str) -> dict:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_config_written_by_transformers_4(name):
+    ours = read(name, **V4[name])
+    expected = archport.build(name, CLASSES[name][0](**SIZES[name] | V4[name]), device="meta").config
+    assert ours == expected
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_config_written_by_this_transformers(name, tmp_path):
+    config = CLASSES[name][0](**SIZES[name])
+    config.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert archport.build(name, written, device="meta").config == read(name)
+    assert archport.build(name, config, device="meta").config == read(name)
+
+
+ROPE = {"rope_type": "default", "rope_theta": 777.0, "partial_rotary_factor": 0.75}
+
+
+def test_rotary_settings_in_the_spelling_of_transformers_5():
+    sizes = without(hf("gpt_neox"), "rotary_pct", "rotary_emb_base")
+    cfg = archport.build("gpt-neox", sizes | {"rope_parameters": ROPE}, device="meta").config
+    assert (cfg.rotary_base, cfg.rotary_width) == (777.0, 18)
+
+
+def test_both_spellings_at_once_must_agree():
+    cfg = read("gpt_neox", rotary_pct=0.75, rotary_emb_base=777, rope_parameters=ROPE)
+    assert (cfg.rotary_base, cfg.rotary_width) == (777, 18)
+    with pytest.raises(ConfigError, match=r"rope_theta: found 777.0, but rotary_emb_base is 9973"):
+        read("gpt_neox", rope_parameters=ROPE, rotary_pct=0.75)
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_linear_rope_scaling_in_its_spellings(key):
+    cfg = read("gpt_neox", rope_scaling={key: "linear", "factor": 3.0})
+    assert (cfg.rotary_scaling, cfg.rotary_factor) == ("linear", 3.0)
+    # A factor beside the default type is not used, by the reference or by us.
+    model = archport.build("gpt-neox", hf("gpt_neox", rope_scaling={key: "default", "factor": 3.0}), device="meta")
+    assert model.rotary.factor == 1.0
+    with pytest.raises(ConfigError, match="rotary_factor: linear scaling needs a factor"):
+        read("gpt_neox", rope_scaling={key: "linear"})
+
+
+def test_a_field_transformers_writes_but_does_not_read_may_only_repeat():
+    """Alone, rope_theta reads back as 10000 in transformers; taking it at its word would be another model."""
+    sizes = without(hf("gpt_neox"), "rotary_emb_base")
+    assert transformers.GPTNeoXConfig(**without(sizes, "model_type") | {"rotary_emb_base": 10000})
+    with pytest.raises(ConfigError, match=r"rope_theta: found 20000, but the default of rotary_emb_base is 10000"):
+        archport.build("gpt-neox", sizes | {"rope_theta": 20000}, device="meta")
+
+
+REFUSED = {
+    "other rope type": ("gpt_neox", {"rope_scaling": {"type": "dynamic"}}, r"rope_scaling\.type.*'dynamic'"),
+    "rope type of v5": ("gpt_neox", {"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters\.rope_type.*'yarn'"),
+    "cross attention": ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
+    "pruned heads": ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    "quantised": ("gpt_neox", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    "classification head": ("gpt2", {"architectures": ["GPT2ForSequenceClassification"]}, "architectures"),
+    "no rotary": ("gptj", {"rotary": False}, "rotary: found False"),
+    "not scaled": ("gptj", {"scale_attn_weights": False}, "scale_attn_weights"),
+    "activation": ("gpt_neox", {"hidden_act": "swish"}, "hidden_act: found 'swish', archport builds gelu, gelu_new"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_names_the_field(case):
+    name, changes, message = REFUSED[case]
+    with pytest.raises(UnsupportedError, match=message):
+        read(name, **changes)
+
+
+BAD = {
+    "zero layers": ("gpt2", {"n_layer": 0}, "n_layer: found 0, expected a whole number from 1"),
+    "negative": ("gptj", {"n_embd": -84}, "n_embd: found -84"),
+    "float": ("gpt_neox", {"hidden_size": 96.0}, r"hidden_size: found 96\.0"),
+    "string": ("gpt_neox", {"num_hidden_layers": "3"}, "num_hidden_layers: found '3'"),
+    "bool": ("gpt2", {"n_head": True}, "n_head: found True"),
+    "millions of layers": ("gpt_neox", {"num_hidden_layers": 10**7}, "num_hidden_layers: found 10000000"),
+    "null": ("gpt_neox", {"vocab_size": None}, "vocab_size: found None"),
+    "eps NaN": ("gpt_neox", {"layer_norm_eps": math.nan}, "layer_norm_eps: found nan, expected a positive"),
+    "eps zero": ("gpt2", {"layer_norm_epsilon": 0}, "layer_norm_epsilon: found 0"),
+    "dropout of one": ("gpt2", {"resid_pdrop": 1.0}, "resid_pdrop: found 1.0, expected a rate"),
+    "heads do not divide": ("gpt2", {"n_head": 7}, "n_head: width 60 is not a multiple of 7 heads"),
+    "rotary too wide": ("gptj", {"rotary_dim": 30}, "rotary_dim: found 30, expected an even number up to"),
+    "rotary odd": ("gptj", {"rotary_dim": 3}, "rotary_dim: found 3"),
+    "rotary of nothing": ("gpt_neox", {"rotary_pct": 0.01}, "rotary_pct: 0.01 of head width 24 is 0"),
+    "flag is a word": ("gpt_neox", {"use_parallel_residual": "yes"}, "use_parallel_residual: found 'yes'"),
+    "rope is a word": ("gpt_neox", {"rope_scaling": "linear"}, "rope_scaling: found 'linear', expected an object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_value_names_the_field_in_the_file_s_own_spelling(case):
+    name, changes, message = BAD[case]
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(name, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_missing_size_is_named(name):
+    for field in SIZES[name]:
+        sizes = without(hf(name), field)
+        if field in ("n_inner", "intermediate_size", "rotary_pct", "rotary_emb_base") or "eps" in field:
+            archport.build(name, sizes, device="meta")  # these have a default, the reference's own
+        elif field != "rotary_dim":
+            with pytest.raises(ConfigError, match=f"{field}: missing"):
+                archport.build(name, sizes, device="meta")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=2000)
+@given(data=st.data(), name=st.sampled_from(sorted(SIZES)))
+def test_any_json_in_any_field_builds_or_is_an_error_of_ours(data, name):
+    table = archport.registry.architecture(name).table
+    field = data.draw(st.sampled_from(sorted({f.partition(".")[0] for f in table.known_fields} - {"model_type"})))
+    with contextlib.suppress(ConfigError):
+        read(name, **{field: data.draw(json_values)})
+
+
+SMALL = {"vocab_size": 11, "context": 5, "width": 8, "layers": 1, "heads": 2}
+
+
+def test_build_takes_our_config_a_dict_an_hf_dict_and_a_transformers_config():
+    for name, module, more in [
+        ("gpt2", gpt2, {}),
+        ("gpt-j", gptj, {"rotary_width": 2}),
+        ("gpt-neox", gpt_neox, {"rotary_fraction": 1.0}),
+    ]:
+        config = module.Config(**SMALL, **more)
+        assert archport.build(name, config).config == archport.build(name, SMALL | more).config == config
+
+
+def test_a_misspelt_field_of_ours_says_the_nearest():
+    with pytest.raises(ConfigError, match=r"layer: no such field; nearest: layers.*layers: missing"):
+        archport.build("gpt2", without(SMALL, "layers") | {"layer": 3})
+
+
+def test_build_refuses_a_config_of_another_architecture():
+    with pytest.raises(ConfigError, match="found 'gpt2', expected 'gpt_neox'"):
+        archport.build("gpt-neox", hf("gpt2"))
+    with pytest.raises(ConfigError, match="found int, expected a Config"):
+        archport.build("gpt-neox", 3)
+
+
+@pytest.mark.parametrize("name", ["gpt-neox", "gpt_neox", "gptneox", "GPT-NeoX"])
+def test_names_with_or_without_hyphens(name):
+    assert archport.build(name, hf("gpt_neox"), device="meta").architecture == "gpt_neox"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_fresh_weights_follow_the_architecture(name):
+    sizes = {"n_embd": 240} if name != "gpt_neox" else {"hidden_size": 240}
+    torch.manual_seed(0)
+    ours = archport.build(name, hf(name, **sizes))
+    theirs = CLASSES[name][1](CLASSES[name][0](**SIZES[name] | sizes))
+    expected = archport.from_state_dict(theirs.config, theirs.state_dict())
+    for (key, a), b in zip(ours.named_parameters(), expected.parameters(), strict=True):
+        assert a.std().item() == pytest.approx(b.std().item(), rel=0.1, abs=1e-9), key
+        assert abs(a.mean().item() - b.mean().item()) < 0.003, key
+
+
+def test_meta_allocates_nothing():
+    model = archport.build("gpt-neox", hf("gpt_neox", hidden_size=96 * 100, num_attention_heads=400), device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_build_in_another_dtype():
+    assert archport.build("gpt2", SMALL, dtype=torch.bfloat16).head.weight.dtype == torch.bfloat16
+
+
+def test_unknown_fields_are_reported(tmp_path):
+
+    model = CLASSES["gpt2"][1](CLASSES["gpt2"][0](**SIZES["gpt2"]))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"brand_new_switch": 1}))
+    assert archport.plan(tmp_path).unknown_fields == ("brand_new_switch",)
