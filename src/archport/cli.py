@@ -174,7 +174,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+    Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000).print(table)
 
 
 def _progress(steps: Sequence[Any]) -> Iterable[Any]:

@@ -1,6 +1,6 @@
 """A repository of the Hugging Face Hub as a folder in the cache, or as headers alone; failures in one line."""
 
-import sys
+import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from .checkpoint import (
     COMPANIONS,
     CONFIG,
     DTYPES,
+    WEIGHTS,
     Checkpoint,
     choose_weights,
     open_folder,
@@ -37,43 +38,60 @@ class HubOptions(TypedDict, total=False):
 
 def open_repository(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Checkpoint:
     """Download what is not in the cache yet, and open it. Raises: SourceError, CheckpointError."""
+    offline = offline or _told_to_stay_offline()
+    names = [] if offline else _listing(repo, revision, options)
+
+    def fetch(name: str, at: str | None) -> Path:
+        return _ask(repo, revision, lambda: _download(repo, name, at, options, local_files_only=offline))
+
+    config = fetch(CONFIG, revision)
+    commit = config.parent.name  # of all the other files too, wherever the branch moves in the meantime
     if offline:
-        config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options, local_files_only=True))
-        return open_folder(config.parent, name=repo, revision=revision, commit=config.parent.name)
-    info = _info(repo, revision, options)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
-
-    def fetch(name: str) -> Path:
-        return _ask(repo, revision, lambda: _download(repo, name, revision, options))
-
-    config = fetch(CONFIG)
+        names = [path.name for path in config.parent.iterdir()]
+        if not any(name in names for name in WEIGHTS):
+            raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
     weights = choose_weights(names, repo)
-    first = fetch(weights)
+    first = fetch(weights, commit)
     wanted = shard_names(read_json(first), first) if weights.endswith(".json") else []
     wanted += [name for name in COMPANIONS if name in names]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(fetch, wanted))
-    return open_folder(config.parent, name=repo, revision=revision, commit=info.sha)
+        list(pool.map(lambda name: fetch(name, commit), wanted))
+    return open_folder(config.parent, name=repo, revision=revision, commit=commit)
 
 
 def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Checkpoint:
     """Read config, index and safetensors headers only. Raises: SourceError, CheckpointError."""
-    info = _info(repo, revision, options)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
-    if not choose_weights(names, repo).startswith("model.safetensors"):
+    if _told_to_stay_offline():
+        return open_repository(repo, revision, offline=True, options=options)
+    weights = choose_weights(_listing(repo, revision, options), repo)
+    if not weights.startswith("model.safetensors"):
         raise CheckpointError(f"{repo}: has no safetensors, and pickle files show their shapes only when downloaded")
     config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options))
-    found = _ask(repo, revision, lambda: _api(options).get_safetensors_metadata(repo, revision=info.sha))
+    commit = config.parent.name
+    shards = [weights]
+    if weights.endswith(".json"):
+        index = _ask(repo, revision, lambda: _download(repo, weights, commit, options))
+        shards = shard_names(read_json(index), index)
+
+    def tensors(shard: str) -> dict[str, Any]:
+        api = _api(options)
+        return _ask(repo, revision, lambda: api.parse_safetensors_file_metadata(repo, shard, revision=commit).tensors)
+
     headers: dict[str, Header] = {}
-    size = 0
-    for file in found.files_metadata.values():
-        for key, tensor in file.tensors.items():
-            if tensor.dtype not in DTYPES:
-                raise CheckpointError(f"{repo}: {key} is {tensor.dtype}, a type archport does not know")
-            headers[key] = Header(tuple(tensor.shape), DTYPES[tensor.dtype])
-            size = size + headers[key].bytes
-    origin = Origin(repo, read_json(config), None, revision, info.sha)
-    return Checkpoint(origin, headers, tuple(sorted(found.files_metadata)), size, {})
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(tensors, shards):
+            for key, tensor in found.items():
+                if tensor.dtype not in DTYPES:
+                    raise CheckpointError(f"{repo}: {key} is {tensor.dtype}, a type archport does not know")
+                headers[key] = Header(tuple(tensor.shape), DTYPES[tensor.dtype])
+    size = sum(header.bytes for header in headers.values())
+    return Checkpoint(Origin(repo, read_json(config), None, revision, commit), headers, tuple(shards), size, {})
+
+
+def _told_to_stay_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _api(options: HubOptions) -> Any:
@@ -82,8 +100,13 @@ def _api(options: HubOptions) -> Any:
     return HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
 
 
-def _info(repo: str, revision: str | None, options: HubOptions) -> Any:
-    return _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
+def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
+    """The names of a repository's files, config.json among them."""
+    info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    if CONFIG not in names:
+        raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads")
+    return names
 
 
 def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
@@ -93,31 +116,25 @@ def _download(repo: str, name: str, revision: str | None, options: HubOptions, *
 
 
 def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
-    """Put a question to the Hub; transport errors and the server's own are tried three times."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    failures: tuple[type[Exception], ...] = (OSError, HFValidationError, *_transport_errors())
+    """Put a question to the Hub, three times unless the answer is final."""
     for attempt in range(TRIES):
         try:
             return question()
-        except failures as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            final = _explanation(error, status)
-            if final:
-                raise SourceError(f"{repo}{f' at {revision}' if revision else ''}: {final}") from None
-            if attempt == TRIES - 1:
-                answer = f"the server answers {status}" if status else f"the connection fails ({_first_line(error)})"
-                raise SourceError(
-                    f"{repo}: tried {TRIES} times, {answer}; try later, or --offline if it is in the cache"
-                ) from None
+        except Exception as error:  # huggingface_hub lets through what the HTTP library, Xet and json raise
+            reason = _explanation(error)
+            if reason is None and attempt == TRIES - 1:
+                reason = f"tried {TRIES} times, {_answer(error)}; try later, or --offline if it is in the cache"
+            if reason:
+                raise SourceError(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
             time.sleep(PAUSE * 2**attempt)
     raise AssertionError("unreachable")
 
 
-def _explanation(error: BaseException, status: int | None) -> str | None:
+def _explanation(error: BaseException) -> str | None:
     """What to tell the person about an answer that will not change; None when another try may help."""
     from huggingface_hub import errors
 
+    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         return "gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -125,25 +142,40 @@ def _explanation(error: BaseException, status: int | None) -> str | None:
     if isinstance(error, errors.RevisionNotFoundError):
         return "no such branch, tag or commit"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return None if error.__cause__ else "not in the cache: run once without offline"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set and the repository is not in the cache"
+        cause = error.__cause__  # what kept huggingface_hub from the file, after retries of its own
+        if cause is None:
+            return "not in the cache: run once without offline"
+        return _explanation(cause) or f"{_answer(cause)}; try later"
     if isinstance(error, errors.EntryNotFoundError):
-        return f"a file is missing: {_first_line(error)}"
+        return f"a file is missing: {_one_line(error)}"
     if isinstance(error, errors.HFValidationError):
-        return f"neither a folder nor a Hub id: {_first_line(error)}"
+        return f"neither a folder nor a Hub id: {_one_line(error)}"
+    if isinstance(error, errors.SafetensorsParsingError):
+        return f"a damaged file: {_one_line(error)}"
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "no token found: log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+        return f"the cache cannot be used: {_one_line(error)}"
     if status == 429:
         return "the server asks to slow down (429): try again in some minutes, or log in"
-    if status is not None and status < 500:
+    if status in (401, 403):
         return f"the server refuses ({status}): log in with `hf auth login` or set HF_TOKEN"
+    if status is not None and status < 500:
+        return f"{_answer(error)}: check the name, and HF_ENDPOINT if you set it"
     return None
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """The base error of whichever HTTP library huggingface_hub stands on."""
-    bases = {"httpx2": "TransportError", "httpx": "TransportError", "requests": "RequestException"}
-    return tuple(getattr(sys.modules[library], name) for library, name in bases.items() if library in sys.modules)
+def _status(error: BaseException) -> int | None:
+    """The HTTP status, when the error is the server's; whichever HTTP library huggingface_hub stands on."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _answer(error: BaseException) -> str:
+    status = _status(error)
+    if status is not None:
+        return f"the server answers {status}"
+    return f"no usable answer ({type(error).__name__}: {_one_line(error)})"
+
+
+def _one_line(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 200, placeholder="...")

@@ -49,8 +49,9 @@ def build(name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: tor
     """
     arch = architecture(name)
     config, origin = _config(arch, cfg)
+    device = _device(device)
     model = skeleton(arch, config, device).to(dtype=dtype)
-    if torch.device(device).type != "meta":
+    if device.type != "meta":
         initialise(model, std=config.init_std, residual_std=config.residual_init_std)
     model.origin = origin
     return model
@@ -138,6 +139,7 @@ def carry_out(
     progress: Callable[[Sequence[TensorStep]], Iterable[TensorStep]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the steps go by."""
+    device = _device(device)
     plan = settle_tie(plan)
     model = skeleton(plan.architecture, plan.config)
     weights = {step.name or "": _weight(plan, step).to(device) for step in progress(plan.mapped)}
@@ -224,6 +226,14 @@ def _as_dict(cfg: Any) -> Mapping[str, Any]:
     if hasattr(cfg, "model_type") and hasattr(cfg, "to_dict"):
         return cfg.to_dict()  # type: ignore[no-any-return]
     raise ConfigError({"config": f"found {type(cfg).__name__}, expected a Config, a dict or a transformers config"})
+
+
+def _device(asked: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=asked).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError({"device": f"found {str(asked)!r}, which cannot be used here: {reason}"}) from None
 
 
 def _dtype(asked: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:

@@ -1,0 +1,67 @@
+"""Habits of the house that a machine can check."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archport
+from archport import errors
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def test_public_names_are_those_of_all():
+    public = {name for name in vars(archport) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(archport, name))}
+    assert public - modules == set(archport.__all__)
+    assert archport.__all__ == sorted(archport.__all__)
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree():
+    drawn = re.findall(r"^( *)(\w+Error)\b", errors.__doc__, re.M)
+    stack, found = [], set()
+    for indent, name in drawn:
+        depth = len(indent) // 4
+        stack[depth:] = [name]
+        if depth:
+            found.add((stack[depth - 1], name))
+    real = {
+        (cls.__base__.__name__, name)
+        for name, cls in vars(errors).items()
+        if inspect.isclass(cls) and issubclass(cls, errors.ArchportError) and cls is not errors.ArchportError
+    }
+    assert found == real
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_errors_are_raised_never_asserted_and_only_the_cli_prints(path):
+    tree = ast.parse(path.read_text())
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert "print" not in calls or path.name == "cli.py"
+
+
+def test_importing_archport_imports_nothing_heavy_beyond_torch():
+    code = "import sys, torch; before = set(sys.modules); import archport; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    top = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not top & {"transformers", "huggingface_hub", "tokenizers", "typer", "rich", "numpy", "safetensors"}
+
+
+def test_each_architecture_is_one_file_of_models_and_one_of_mappings():
+    names = [
+        {path.stem for path in (ROOT / "src/archport" / room).glob("[a-z]*.py")} for room in ("models", "mappings")
+    ]
+    assert names[0] == names[1] == set(archport.architectures())
+
+
+def test_the_card_of_the_bundled_checkpoint_says_it_has_learnt_something():
+    card = (ROOT / "src/archport/demo/README.md").read_text()
+    loss, unigram = map(float, re.search(r"\*\*([\d.]+)\*\*; a unigram model: (\d+\.\d+)", card).groups())
+    assert loss < unigram / 2
