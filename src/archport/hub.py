@@ -1,5 +1,6 @@
 """A repository of the Hugging Face Hub as a folder in the cache, or as headers alone; failures in one line."""
 
+import re
 import textwrap
 import time
 from collections.abc import Callable
@@ -102,6 +103,9 @@ def _api(options: HubOptions) -> Any:
 
 def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
     """The names of a repository's files, config.json among them."""
+    token = options.get("token")
+    if isinstance(token, str) and not re.fullmatch("[!-~]*", token):
+        raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
     info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if CONFIG not in names:

@@ -1,0 +1,40 @@
+# Two commands on a fresh machine: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+COMPAT := .venv-compat
+# The oldest transformers archport accepts; pyproject.toml says the same.
+OLDEST := transformers==4.51.*
+
+.PHONY: demo test lint compat benchmark clean
+
+demo: $(VENV)/ready
+	$(VENV)/bin/archport load
+	$(VENV)/bin/python tools/compare_demo.py
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -q -n 2
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict src
+	$(VENV)/bin/lint-imports
+
+compat: $(COMPAT)/ready
+	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py
+
+benchmark: $(VENV)/ready
+	$(VENV)/bin/python benchmarks/load.py
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(COMPAT)/ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install -q -c constraints.txt -e '.[dev]' '$(OLDEST)'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(COMPAT)

@@ -1,0 +1,49 @@
+"""The docs are true: their Python runs, and what they say a command prints is what it prints."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M):
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_what_commands_print_is_up_to_date():
+    words = [sys.executable, "tools/write_docs.py", "--check"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_option_of_the_command_line_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for command in ("load", "build", "export", "models"):
+        words = [sys.executable, "-m", "archport", command, "--help"]
+        options = re.findall(
+            r"--[a-z][a-z-]+", subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        )
+        row = next(line for line in text.splitlines() if line.startswith(f"| `archport {command}"))
+        undocumented = set(options) - {
+            "--help",
+            "--json",
+            "--offline",
+            "--revision",
+            *re.findall(r"--[a-z][a-z-]+", row),
+        }
+        assert not undocumented
