@@ -21,7 +21,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/lint-imports
 
 compat: $(COMPAT)/ready
-	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py
+	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py
 
 benchmark: $(VENV)/ready
 	$(VENV)/bin/python benchmarks/load.py

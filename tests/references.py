@@ -1,6 +1,7 @@
 """The reference models that everything is compared with: transformers, loud weights, sizes no accident can match."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +77,12 @@ def reference(variant: str, *, attention: str = "eager", seed: int = 0, **more: 
     config = config_class(**copy.deepcopy(SIZES[name] | changes | more))
     model = model_class._from_config(config, attn_implementation=attention)
     return loud(model, seed).eval()
+
+
+def pretrained(folder: Path, dtype: torch.dtype | str, **options: Any) -> Any:
+    """What transformers makes of a folder; `torch_dtype` is what both 4 and 5 call it."""
+    options = {"attn_implementation": "eager", **options}
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options)
 
 
 def with_attention(model: Any, attention: str) -> Any:
