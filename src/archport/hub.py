@@ -121,17 +121,18 @@ def _download(repo: str, name: str, revision: str | None, options: HubOptions, *
 
 def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     """Put a question to the Hub, three times unless the answer is final."""
-    for attempt in range(TRIES):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             return question()
         except Exception as error:  # huggingface_hub lets through what the HTTP library, Xet and json raise
             reason = _explanation(error)
-            if reason is None and attempt == TRIES - 1:
+            if reason is None and attempt == TRIES:
                 reason = f"tried {TRIES} times, {_answer(error)}; try later, or --offline if it is in the cache"
             if reason:
                 raise SourceError(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
-            time.sleep(PAUSE * 2**attempt)
-    raise AssertionError("unreachable")
+            time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
 def _explanation(error: BaseException) -> str | None:
@@ -144,7 +145,7 @@ def _explanation(error: BaseException) -> str | None:
     if isinstance(error, errors.RepositoryNotFoundError):
         return "no such repository on the Hub, or it is private: check the name, or log in with `hf auth login`"
     if isinstance(error, errors.RevisionNotFoundError):
-        return "no such branch, tag or commit"
+        return "no such branch, tag or commit: check the revision on its page"
     if isinstance(error, errors.LocalEntryNotFoundError):
         cause = error.__cause__  # what kept huggingface_hub from the file, after retries of its own
         if cause is None:
