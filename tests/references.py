@@ -8,7 +8,7 @@ import torch
 import transformers
 
 # One row an architecture: several rotary pairs, a rotary width below the head width, an MLP that is not four times
-# the width, heads unequal to head width, odd eps and base. `full` is the longest sequence the model takes.
+# the width, heads unequal to head width and to three, odd eps and base. `full` is the longest sequence the model takes.
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {
         "vocab_size": 131,
@@ -24,9 +24,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "n_positions": 41,
         "n_embd": 84,
         "n_layer": 3,
-        "n_head": 3,
+        "n_head": 6,
         "n_inner": 100,
-        "rotary_dim": 12,
+        "rotary_dim": 8,
         "layer_norm_epsilon": 3e-5,
     },
     "gpt_neox": {
@@ -56,7 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2 scaled by depth": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2 scores not scaled": ("gpt2", {"scale_attn_weights": False}),
     "gpt2 upcast attention": ("gpt2", {"reorder_and_upcast_attn": True}),
-    "gptj rotary over the whole head": ("gptj", {"rotary_dim": 28}),
+    "gptj rotary over the whole head": ("gptj", {"rotary_dim": 14}),
     "gptj tied": ("gptj", {"tie_word_embeddings": True}),
     "gpt_neox sequential": ("gpt_neox", {"use_parallel_residual": False}),
     "gpt_neox rotary over the whole head": ("gpt_neox", {"rotary_pct": 1.0}),

@@ -90,7 +90,7 @@ def test_build_prints_the_tree_and_the_count():
 
 def test_build_from_a_config_file(tmp_path):
     reference("gptj").save_pretrained(tmp_path)
-    assert "width 84, 3 heads of 28" in run("build", "gpt-j", "--config", str(tmp_path / "config.json")).stdout
+    assert "width 84, 6 heads of 14" in run("build", "gpt-j", "--config", str(tmp_path / "config.json")).stdout
 
 
 def test_models_lists_published_sizes():
