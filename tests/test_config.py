@@ -1,6 +1,7 @@
 """Configs: every spelling of transformers 4 and 5, every refusal by its field, every bad value before it is built."""
 
 import contextlib
+import copy
 import json
 import math
 
@@ -183,7 +184,7 @@ def test_a_misspelt_field_of_ours_says_the_nearest():
 def test_build_refuses_a_config_of_another_architecture():
     with pytest.raises(ConfigError, match="found 'gpt2', expected 'gpt_neox'"):
         archport.build("gpt-neox", hf("gpt2"))
-    with pytest.raises(ConfigError, match="found int, expected a Config"):
+    with pytest.raises(ConfigError, match=r"found a builtins\.int, expected the arch"):
         archport.build("gpt-neox", 3)
 
 
@@ -220,3 +221,78 @@ def test_unknown_fields_are_reported(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"brand_new_switch": 1}))
     assert archport.plan(tmp_path).unknown_fields == ("brand_new_switch",)
+
+
+rope_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["default", "linear", "yarn", "dynamic"]),
+        "rope_type": st.sampled_from(["default", "linear", "llama3"]),
+        "factor": st.sampled_from([1.0, 2.0, 3.5]),
+        "rope_theta": st.sampled_from([10000, 20000.0, 500.0]),
+        "partial_rotary_factor": st.sampled_from([0.25, 0.5, 1.0]),
+        "original_max_position_embeddings": st.just(8),
+        "beta_fast": st.just(32.0),
+    },
+)
+rope_configs = st.fixed_dictionaries(
+    {},
+    optional={
+        "rotary_pct": st.sampled_from([0.25, 0.5, 1.0]),
+        "rotary_emb_base": st.sampled_from([10000, 777]),
+        "rope_theta": st.sampled_from([10000, 777]),
+        "partial_rotary_factor": st.sampled_from([0.25, 0.5]),
+        "rope_scaling": st.none() | rope_fields,
+        "rope_parameters": st.none() | rope_fields,
+        "head_dim": st.sampled_from([24, 8]),
+    },
+)
+
+
+@pytest.mark.skipif(int(transformers.__version__.split(".")[0]) < 5, reason="rope_parameters came with transformers 5")
+@settings(max_examples=400, deadline=None)
+@given(changes=rope_configs)
+def test_any_rope_settings_are_the_reference_s_or_an_error(changes):
+    """The oracle is the reference's own table of frequencies; refusing is allowed, being different is not."""
+    config = without(hf("gpt_neox"), "rotary_pct", "rotary_emb_base") | changes
+    try:
+        model = archport.build("gpt-neox", copy.deepcopy(config), device="meta")
+    except ConfigError:
+        return
+    theirs = transformers.GPTNeoXConfig.from_dict(copy.deepcopy(config))
+    expected = transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXRotaryEmbedding(theirs).inv_freq
+    found = model.rotary.frequencies(torch.device("cpu"))
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, rtol=1e-6)
+
+
+def test_some_rope_settings_are_accepted():
+    for changes in (
+        {
+            "rope_parameters": {
+                "rope_type": "linear",
+                "factor": 2.0,
+                "rope_theta": 20000.0,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"type": "linear", "factor": 2.0}, "rope_scaling": None},
+    ):
+        sizes = without(hf("gpt_neox"), "rotary_pct", "rotary_emb_base") | changes
+        assert archport.build("gpt-neox", sizes, device="meta").rotary.factor == 2.0
+
+
+def test_whole_numbers_in_float_fields_become_floats():
+    assert type(gpt2.Config(**SMALL, norm_eps=1).norm_eps) is float
+
+
+def test_gpt_neox_has_one_rate_for_embedding_and_residual():
+    with pytest.raises(ConfigError, match=r"embed_dropout: found 0\.3, but residual_dropout is 0\.1"):
+        gpt_neox.Config(**SMALL, rotary_fraction=1.0, embed_dropout=0.3, residual_dropout=0.1)
+
+
+@pytest.mark.parametrize("kind", [["gpt2"], {"a": 1}, 3, None])
+def test_a_model_type_of_any_kind_is_an_error_of_ours(kind):
+    with pytest.raises(ConfigError):
+        archport.from_state_dict({"model_type": kind}, {"x": torch.ones(1)})

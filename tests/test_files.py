@@ -1,5 +1,6 @@
 """Through files: what transformers writes reads back equal, and what archport writes is the same bytes."""
 
+import copy
 import json
 import os
 import stat
@@ -360,7 +361,7 @@ DAMAGE = {
     "config is not JSON": ("config.json", b"{", "not readable as JSON"),
     "config is not UTF-8": ("config.json", b"\xff{}", "not readable as JSON"),
     "no weights": ("model.safetensors", None, "no weights found"),
-    "weights empty": ("model.safetensors", b"", "expected a safetensors file"),
+    "weights empty": ("model.safetensors", b"", "found an empty file, expected a safetensors file"),
     "weights an LFS pointer": (
         "model.safetensors",
         b"version https://git-lfs.github.com/spec/v1\n",
@@ -392,7 +393,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
 
     folder = write(tmp_path / "evil", {}, hf, "pytorch_model.bin")
     torch.save({"wte.weight": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="refused"):
+    with pytest.raises(CheckpointError, match=r"holds code \(\S*mkdir\), refused"):
         archport.load(folder)
     assert not (tmp_path / "ran").exists()
 
@@ -421,6 +422,153 @@ def test_an_unknown_model_type_lists_what_there_is(tmp_path):
         archport.load(write(tmp_path, {"x": torch.ones(1)}, {"model_type": "llama"}))
     with pytest.raises(ConfigError, match="model_type: missing"):
         archport.load(write(tmp_path, {"x": torch.ones(1)}, {}))
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    for source in (None, tmp_path):
+        with pytest.raises(SourceError, match="a folder has no revisions"):
+            archport.load(source, revision="step3000")
+    with pytest.raises(SourceError, match="the source is empty"):
+        archport.load("")
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_a_damaged_pickle_is_one_clear_line_wherever_it_is_cut(container, tmp_path):
+    _, state, hf = written("gpt2", tmp_path / "theirs")
+    folder = write(tmp_path / "bin", state, hf, "pytorch_model.bin", _use_new_zipfile_serialization=container == "zip")
+    whole = (folder / "pytorch_model.bin").read_bytes()
+    for cut in [0, 1, 7, 64, 200, *range(1000, len(whole), len(whole) // 40)]:
+        (folder / "pytorch_model.bin").write_bytes(whole[:cut])
+        with pytest.raises((CheckpointError, MappingError)) as caught:
+            archport.load(folder)
+        assert "pytorch_model.bin: " in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_safetensors_is_refused_by_the_plan_already(tmp_path):
+    written("gpt2", tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(CheckpointError, match=f"found {len(whole) - 8} bytes, expected {len(whole)}: truncated"):
+        archport.plan(tmp_path)
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_a_pickle_of_parameters_loads(container, tmp_path):
+    model, _, hf = written("gptj", tmp_path / "theirs")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "config.json").write_text(json.dumps(hf))
+    torch.save(
+        dict(model.named_parameters()),
+        tmp_path / "bin" / "pytorch_model.bin",
+        _use_new_zipfile_serialization=container == "zip",
+    )
+    assert close(archport.load(tmp_path / "bin"), model)
+
+
+def test_an_untied_model_from_shared_memory_is_really_untied():
+    model = reference("gpt2")
+    port = archport.from_state_dict(hf_dict(model) | {"tie_word_embeddings": False}, model.state_dict())
+    with torch.no_grad():
+        port.head.weight.zero_()
+    assert port.embed.tokens.weight.abs().sum() > 0
+
+
+def exported_again(port, folder: Path):
+    archport.export(port, folder)
+    again, report = pretrained(folder, torch.float32, output_loading_info=True)
+    assert not any(report.values())
+    return again
+
+
+def test_a_broken_tie_is_exported_as_what_it_is(tmp_path):
+    model = reference("gpt2")
+    port = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    port.head.weight = torch.nn.Parameter(port.head.weight.detach() * 2 + 0.1)
+    again = exported_again(port, tmp_path / "untied")
+    assert again.config.tie_word_embeddings is False
+    assert close(port, again)
+    port.head.weight = torch.nn.Parameter(port.embed.tokens.weight.detach().clone())
+    again = exported_again(port, tmp_path / "tied")
+    assert again.config.tie_word_embeddings is True
+    assert close(port, again)
+
+
+def test_a_tied_model_assigned_from_a_state_dict_is_exported(tmp_path):
+    model = reference("gpt2")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    empty = archport.build("gpt2", port.config, device="meta")
+    empty.load_state_dict(port.state_dict(), assign=True)
+    assert close(exported_again(empty.eval(), tmp_path / "a"), model)
+
+
+def drop_a_block(port):
+    del port.blocks[1]
+
+
+def another_vocabulary(port):
+    port.embed.tokens = torch.nn.Embedding(110, 96)
+
+
+def an_extra_module(port):
+    port.extra = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("change", [drop_a_block, another_vocabulary, an_extra_module, lambda port: port.to("meta")])
+def test_a_model_that_is_not_what_its_config_says_is_not_exported(change, tmp_path):
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    change(port)
+    with pytest.raises(ExportError, match="the model is not what its config says"):
+        archport.export(port, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_that_share_weights_are_written_out(tmp_path):
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    port.blocks[1] = port.blocks[0]
+    assert close(port, exported_again(port, tmp_path / "a"))
+
+
+def test_mixed_dtypes_are_kept(tmp_path):
+    port = archport.load()
+    port.head.float()
+    archport.export(port, tmp_path / "a")
+    assert load_file(tmp_path / "a" / "model.safetensors")["embed_out.weight"].dtype == torch.float32
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, "int8", "nonsense"])
+def test_a_dtype_weights_cannot_have_is_refused_everywhere(dtype, tmp_path):
+    sizes = {"vocab_size": 11, "context": 5, "width": 8, "layers": 1, "heads": 2}
+    for call in (
+        lambda: archport.load(dtype=dtype),
+        lambda: archport.build("gpt2", sizes, dtype=dtype),
+        lambda: archport.export(archport.load(), tmp_path / "a", dtype=dtype),
+    ):
+        with pytest.raises(ConfigError, match="dtype: found"):
+            call()
+    assert archport.build("gpt2", sizes, dtype="float16").norm.weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize("size", [0, -5, None, "many"])
+def test_a_shard_size_that_makes_no_sense_is_refused(size, tmp_path):
+    with pytest.raises(ExportError, match="cannot be written"):
+        archport.export(archport.load(), tmp_path / "a", max_shard_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rotary_dim_null_is_exported_as_a_number(tmp_path):
+    port = archport.build("gptj", {"model_type": "gptj", **SIZES["gptj"], "rotary_dim": None})
+    archport.export(port, tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["rotary_dim"] == 14
+
+
+def test_a_state_dict_that_is_none_is_an_error_of_ours():
+    for state in (None, {"a": 1}, {"a": torch.ones(1, device="meta")}):
+        with pytest.raises(CheckpointError, match="expected a mapping"):
+            archport.from_state_dict(hf_dict(reference("gpt2")), state)
 
 
 # --- real files, where they are at hand ---

@@ -63,7 +63,7 @@ def test_every_element_arrives_exactly_once_and_goes_back(name, sizes, tied):
     if name == "gpt_neox" and int(sizes["width"] // sizes["heads"] * 0.8) % 2:
         more = {"rotary_fraction": 1.0}
     config = arch.config_class(**sizes, tied=tied, **more)
-    outgoing = export_tensors(arch.table, config, skeleton(arch, config))
+    outgoing = export_tensors(arch.table, config, dict(skeleton(arch, config).named_parameters()))
     start, theirs = 0, {}
     for key, (header, _) in outgoing.items():
         count = torch.Size(header.shape).numel()
@@ -73,7 +73,7 @@ def test_every_element_arrives_exactly_once_and_goes_back(name, sizes, tied):
     model = archport.from_state_dict(hf, theirs, dtype=torch.float64)
     ours = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert torch.equal(ours.sort().values, torch.arange(start, dtype=torch.float64))
-    back = export_tensors(arch.table, config, model)
+    back = export_tensors(arch.table, config, dict(model.named_parameters()))
     assert back.keys() == theirs.keys()
     for key, tensor in theirs.items():
         assert torch.equal(back[key].make(), tensor), key

@@ -2,8 +2,20 @@
 
 from .errors import ArchportError
 from .layers import Decoder
+from .parity import verify
 from .port import build, export, from_state_dict, load, plan
-from .registry import architectures
+from .registry import architectures, register
 
-__all__ = ["ArchportError", "Decoder", "architectures", "build", "export", "from_state_dict", "load", "plan"]
+__all__ = [
+    "ArchportError",
+    "Decoder",
+    "architectures",
+    "build",
+    "export",
+    "from_state_dict",
+    "load",
+    "plan",
+    "register",
+    "verify",
+]
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,18 +184,34 @@ class SafetensorsFile:
 def _safetensors_headers(path: Path) -> dict[str, Header]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise CheckpointError(
-                f"{path}: found {size} bytes that ask for a header of {length}, expected a safetensors file"
-            )
+            raise CheckpointError(f"{path}: found {_what_is(path)}, expected a safetensors file")
         raw = file.read(length)
     try:
         entries = json.loads(raw)
         entries.pop("__metadata__", None)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        unknown = [f"{key} is {entry['dtype']}" for key, entry in entries.items() if entry["dtype"] not in DTYPES]
+        if end > size:
+            raise CheckpointError(f"{path}: found {size} bytes, expected {end}: truncated, fetch it again")
+        if unknown:
+            raise CheckpointError(f"{path}: {unknown[0]}, a type archport does not know")
         return {key: Header(tuple(entry["shape"]), DTYPES[entry["dtype"]]) for key, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not that of a safetensors file: {error!r}") from None
+
+
+def _what_is(path: Path) -> str:
+    """What a file is that is not what its name says."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer (fetch the file itself with `git lfs pull`)"
+    if start.lstrip()[:1] == b"<":
+        return "a page of HTML or XML"
+    return f"{path.stat().st_size} bytes of something else" if start else "an empty file"
 
 
 class PickleFile:
@@ -208,14 +225,18 @@ class PickleFile:
     def _load(self, **options: Any) -> dict[str, Tensor]:
         try:
             state = torch.load(self.path, weights_only=True, **options)
-        except pickle.UnpicklingError as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{self.path}: holds more than tensors, refused: {reason}") from None
-        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{self.path}: not a PyTorch checkpoint: {str(error).splitlines()[0]}") from None
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise CheckpointError(f"{self.path}: found something else than a dictionary of tensors")
-        return state
+        except Exception as error:  # a damaged pickle can raise nearly anything
+            code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+            if code:
+                raise CheckpointError(f"{self.path}: holds code ({code[1]}), refused; ask for safetensors") from None
+            raise CheckpointError(f"{self.path}: found {_what_is(self.path)}, expected a PyTorch checkpoint") from None
+        tensors = isinstance(state, dict) and all(
+            isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+            for key, tensor in state.items()
+        )
+        if not tensors:
+            raise CheckpointError(f"{self.path}: found something else than a dictionary of names and dense tensors")
+        return state  # type: ignore[no-any-return]
 
     @cached_property
     def headers(self) -> dict[str, Header]:
@@ -228,4 +249,4 @@ class PickleFile:
 
     def tensor(self, key: str, *, copying: bool) -> Tensor:  # noqa: ARG002
         """A tensor by its key."""
-        return self._tensors[key]
+        return self._tensors[key].detach()

@@ -1,5 +1,6 @@
 """The command line: parses and prints, no logic of its own."""
 
+import importlib
 import json
 import os
 import sys
@@ -13,10 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .errors import ArchportError
+from .errors import ArchportError, ExportError
 
 app = typer.Typer(
-    help="Load a GPT checkpoint into readable PyTorch, and see that it is the same model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,8 +31,22 @@ OptionalSource = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the Hub")]
 DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or float64")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Offline = Annotated[bool, typer.Option("--offline", help="use the local cache only")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.callback()
+def options(
+    plugin: Annotated[list[str] | None, typer.Option(help="a module that registers architectures of your own")] = None,
+) -> None:
+    """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
+    for name in plugin or ():
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            importlib.import_module(name.removesuffix(".py").replace("/", "."))
+        except ImportError as error:
+            raise typer.BadParameter(f"--plugin {name}: {error}") from None
 
 
 @app.command()
@@ -40,7 +54,7 @@ def load(
     source: OptionalSource = None,
     revision: Revision = None,
     dtype: DtypeOption = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: DeviceOption = "cpu",
     offline: Offline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
@@ -153,6 +167,68 @@ def export(
 
 
 @app.command()
+def verify(
+    source: Annotated[str | None, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")] = None,
+    dtype: DtypeOption = "float32",
+    against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
+    device: DeviceOption = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="compare logits only")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    report: Annotated[Path | None, typer.Option(help="write the report to a .md or .html file too")] = None,
+) -> None:
+    """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
+    from . import parity, registry
+
+    if source is not None and not Path(source).exists() and registry.is_architecture(source):
+        reports = parity.verify_architecture(source, dtype=dtype, against=against)
+    else:
+        reports = [
+            parity.verify(
+                source,
+                dtype=dtype,
+                against=against,
+                device=device,
+                quick=quick,
+                revision=revision,
+                offline=offline,
+            )
+        ]
+    for one in reports:
+        text = one.to_json() if as_json else one.verdict if one.ok and len(reports) > 1 else str(one)
+        print(text)
+    if report is not None:
+        pages = [one.to_html() if report.suffix == ".html" else one.to_markdown() for one in reports]
+        try:
+            report.write_text("\n".join(pages), "utf-8")
+        except OSError as error:
+            raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
+    sys.exit(not all(one.ok for one in reports))
+
+
+@app.command()
+def faults(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="architectures, or bundled; all without", metavar="[ARCH]...")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plant every known port bug, one at a time: is it noticed, located, named?"""
+    from . import registry
+    from .parity import kill
+
+    names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
+    kills = [one for name in names or (*registry.architectures(), kill.BUNDLED) for one in kill.kill_table(name)]
+    rows = [kill.row(one) for one in kills]
+    if as_json:
+        print(json.dumps({"faults": rows, "score": kill.score(kills)}, indent=2))
+    else:
+        _print_table(rows)
+        out.print(kill.score(kills), markup=False)
+
+
+@app.command()
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
     from . import published, summary
@@ -179,7 +255,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def _progress(steps: Sequence[Any]) -> Iterable[Any]:
     """A bar on stderr when there is somebody to see it and something to wait for."""
-    slow = sum(step.bytes for step in steps if "place" not in step.kind) > 500e6
+    slow = sum(step.bytes for step in steps if not step.in_place) > 500e6
     return track(steps, "loading", console=err, transient=True) if slow and err.is_terminal else steps
 
 

@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any, cast, get_args
 
 from .errors import ConfigError
 
 # Far above any published model, far below what would hang the machine while it is built.
 LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
 LIMITS |= {"mlp_width": 1 << 22, "rotary_width": 1 << 20}
-
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+LIMIT = 1 << 24  # of any other whole number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,9 @@ class DecoderConfig:
         if self.mlp_width is None and type(self.width) is int:
             object.__setattr__(self, "mlp_width", 4 * self.width)
         faults = dict(_type_faults(self))
+        for field in fields(self):
+            if float in (field.type, *get_args(field.type)) and type(getattr(self, field.name)) is int:
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
         if not faults:
             faults = dict(self.faults())
         if faults:
@@ -52,8 +55,6 @@ class DecoderConfig:
         """Pairs of a field and what is wrong with its value; an architecture adds its own checks."""
         if self.width % self.heads:
             yield "heads", f"width {self.width} is not a multiple of {self.heads} heads"
-        if self.activation not in ACTIVATIONS:
-            yield "activation", f"found {self.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
 
     @property
     def head_width(self) -> int:
@@ -80,14 +81,15 @@ def _type_faults(cfg: DecoderConfig) -> Iterator[tuple[str, str]]:
 
 def _problem(name: str, kind: Any, value: object) -> str | None:
     """What is wrong with one value, by the type its field declares; None when nothing is."""
-    if value is None and kind == float | None:
-        return None
+    optional = [option for option in get_args(kind) if option is not NoneType]
+    if optional:
+        return None if value is None else _problem(name, optional[0], value)
     if kind is bool:
         return None if isinstance(value, bool) else f"found {value!r}, expected true or false"
     if kind is str:
         return None if isinstance(value, str) else f"found {value!r}, expected a name"
     if kind is int:
-        limit = LIMITS[name]
+        limit = LIMITS.get(name, LIMIT)
         whole = type(value) is int and 1 <= value <= limit
         return None if whole else f"found {value!r}, expected a whole number from 1 to {limit}"
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,6 +4,7 @@ import json
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ def write_checkpoint(
 
     Raises: ExportError when the target holds something already or cannot be written; it is then as it was.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
     partial = None
     try:
+        folder = folder.resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         (partial / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
@@ -41,7 +43,7 @@ def write_checkpoint(
             path.chmod(mode)
         partial.chmod(mode | (mode & 0o444) >> 2)
         partial.rename(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     finally:
         if partial is not None and partial.exists():
@@ -54,6 +56,8 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
+    if isinstance(max_shard_size, int) and max_shard_size <= 0:
+        raise ValueError(f"the largest shard is {max_shard_size} bytes, expected more than 0")
     split = split_state_dict_into_shards_factory(
         dict(tensors),
         get_storage_size=lambda tensor: tensor.header.bytes,
@@ -61,7 +65,10 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size
         max_shard_size=max_shard_size,
     )
     for name, keys in split.filename_to_tensors.items():
-        save_file({key: tensors[key].make() for key in keys}, folder / name, metadata={"format": "pt"})
+        made = {key: tensors[key].make() for key in keys}
+        addresses = Counter(tensor.data_ptr() for tensor in made.values())
+        own = {key: tensor.clone() if addresses[tensor.data_ptr()] > 1 else tensor for key, tensor in made.items()}
+        save_file(own, folder / name, metadata={"format": "pt"})  # which refuses tensors that share memory
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         path = folder / "model.safetensors.index.json"

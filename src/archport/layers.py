@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import DecoderConfig, Origin
+from .errors import ConfigError
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -21,9 +22,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 # slice of rows is a set of whole heads, and q, k and v are views of one product.
 QKV = "(head qkv dim)"
 
-# Which axis of (..., 2, pairs) or (..., pairs, 2) holds the two elements that rotary turns together.
-PAIR_AXIS = {"halves": -2, "neighbours": -1}
-
 
 @dataclass(frozen=True)
 class Rotation:
@@ -31,15 +29,20 @@ class Rotation:
 
     cos: Tensor  # (seq, pairs)
     sin: Tensor  # (seq, pairs)
-    axis: int
+    pairing: str
 
     def __call__(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
         """Turn the first 2 * pairs elements of every head; the rest passes."""
         turned, rest = x.tensor_split((2 * self.cos.shape[-1],), dim=-1)
-        split = (2, -1) if self.axis == -2 else (-1, 2)
-        a, b = turned.unflatten(-1, split).unbind(self.axis)  # (batch, heads, seq, pairs) each
-        pair = (a * self.cos - b * self.sin, b * self.cos + a * self.sin)
-        return torch.cat((torch.stack(pair, self.axis).flatten(-2), rest), dim=-1)
+        if self.pairing == "halves":
+            a, b = self.pair(*turned.chunk(2, dim=-1))
+            return torch.cat((a, b, rest), dim=-1)
+        a, b = self.pair(turned[..., 0::2], turned[..., 1::2])
+        return torch.cat((torch.stack((a, b), dim=-1).flatten(-2), rest), dim=-1)
+
+    def pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, pairs) each
+        """Turn each point (a, b) of the plane by its angle."""
+        return a * self.cos - b * self.sin, b * self.cos + a * self.sin
 
 
 class Rotary(nn.Module):
@@ -57,10 +60,13 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq)
         """Angles in float32 from whole positions, cast last: half precision cannot hold position 2049."""
-        exponents = torch.arange(0, self.width, 2, device=positions.device).float() / self.width
-        frequencies = 1.0 / self.base**exponents / self.factor
-        angles = positions[..., None].float() * frequencies  # (seq, pairs)
-        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), PAIR_AXIS[self.pairing])
+        angles = positions[..., None].float() * self.frequencies(positions.device)  # (seq, pairs)
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
+
+    def frequencies(self, device: torch.device) -> Tensor:  # (pairs)
+        """Radians a position, for each pair."""
+        exponents = torch.arange(0, self.width, 2, device=device).float() / self.width
+        return 1.0 / self.base**exponents / self.factor
 
     def extra_repr(self) -> str:
         """The settings, for print."""
@@ -155,10 +161,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between, at each position alone."""
+    """Two linear maps with an activation between, at each position alone. Raises: ConfigError."""
 
     def __init__(self, width: int, mlp_width: int, *, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ConfigError({"activation": f"found {activation!r}, expected one of {', '.join(ACTIVATIONS)}"})
         self.up = nn.Linear(width, mlp_width)
         self.activation = ACTIVATIONS[activation]()
         self.down = nn.Linear(mlp_width, width)
@@ -255,12 +263,18 @@ class Decoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq, vocab_size)
         """Logits of the next token after each prefix: output i has seen tokens 0..i only."""
+        return self.head(self.norm(self.stream(ids)))
+
+    def stream(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq, width)
+        """The residual stream after the last block. Raises: ValueError when ids have another rank."""
+        if ids.ndim != 2:
+            raise ValueError(f"ids of shape {tuple(ids.shape)}, expected (batch, seq)")
         positions = torch.arange(ids.shape[-1], device=ids.device)  # (seq)
         x = self.embed(ids, positions)  # (batch, seq, width)
         step = Step(rotation=None if self.rotary is None else self.rotary(positions, x.dtype))
         for block in self.blocks:
             x = block(x, step)
-        return self.head(self.norm(x))
+        return x
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from typing_extensions import Unpack
 
 from .checkpoint import Checkpoint, open_folder
 from .config import DecoderConfig, Origin
-from .errors import ConfigError, SourceError
+from .errors import CheckpointError, ConfigError, ExportError, SourceError, UnsupportedError
 from .export import write_checkpoint
 from .fields import read_config, write_config
 from .hub import HubOptions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .registry import Architecture, architecture, skeleton
-from .translate import IN_PLACE, Header, Plan, TensorStep, export_tensors, import_tensor, nearest
+from .translate import Header, Plan, TensorStep, export_tensors, import_tensor, nearest, same_bytes
 from .translate import plan as plan_tensors
 
 DEMO = Path(__file__).parent / "demo"
@@ -40,7 +41,9 @@ class LoadPlan(Plan):
         return sum(torch.Size(step.shape).numel() for step in self.mapped)
 
 
-def build(name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Decoder:
+def build(
+    name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+) -> Decoder:
     """A model with fresh weights, drawn as its architecture does. On device `meta` nothing is allocated.
 
     `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, or a transformers config.
@@ -50,7 +53,7 @@ def build(name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: tor
     arch = architecture(name)
     config, origin = _config(arch, cfg)
     device = _device(device)
-    model = skeleton(arch, config, device).to(dtype=dtype)
+    model = skeleton(arch, config, device).to(dtype=to_dtype(dtype or torch.float32))
     if device.type != "meta":
         initialise(model, std=config.init_std, residual_std=config.residual_init_std)
     model.origin = origin
@@ -99,6 +102,10 @@ def from_state_dict(
 
     Raises: ConfigError, MappingError.
     """
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(t, Tensor) and not t.is_meta for t in state_dict.values()
+    ):
+        raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
     memory = _InMemory(state_dict)
     origin = Origin("state_dict", _as_dict(hf_config))
     checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory))
@@ -110,8 +117,12 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     origin = checkpoint.origin
     if "model_type" not in origin.hf:
         raise ConfigError({"model_type": "missing"}, f"{origin.name}/config.json")
-    arch = architecture(origin.hf["model_type"])
-    config, unknown = read_config(arch.table, arch.config_class, origin.hf, f"{origin.name}/config.json")
+    where = f"{origin.name}/config.json"
+    try:
+        arch = architecture(origin.hf["model_type"])
+    except UnsupportedError as error:
+        raise UnsupportedError(error.faults, where) from None
+    config, unknown = read_config(arch.table, arch.config_class, origin.hf, where)
     if tied is not None:
         config = replace(config, tied=tied)
     model = skeleton(arch, config)
@@ -125,9 +136,7 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
     read = plan.checkpoint.read
     for step in plan.of_kind("tied"):
         embedding = next(s.keys[0] for s in plan.mapped if s.name == plan.architecture.table.tied[step.name or ""])
-        head, tokens = read(step.keys[0]), read(embedding)
-        same = head.dtype == tokens.dtype and torch.equal(head.view(torch.uint8), tokens.view(torch.uint8))
-        if not same:
+        if not same_bytes(read(step.keys[0]), read(embedding)):
             return plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
     return plan
 
@@ -142,7 +151,13 @@ def carry_out(
     device = _device(device)
     plan = settle_tie(plan)
     model = skeleton(plan.architecture, plan.config)
-    weights = {step.name or "": _weight(plan, step).to(device) for step in progress(plan.mapped)}
+    weights: dict[str, Tensor] = {}
+    addresses: set[int] = set()
+    for step in progress(plan.mapped):
+        weight = _weight(plan, step).to(device)
+        # Two keys of a pickle may share memory; two parameters must not.
+        weights[step.name or ""] = weight.clone() if weight.data_ptr() in addresses else weight
+        addresses.add(weight.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
     model.origin = plan.checkpoint.origin
@@ -150,29 +165,55 @@ def carry_out(
 
 
 def export(
-    model: Decoder, folder: str | Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str = "5GB"
+    model: Decoder, folder: str | Path, *, dtype: torch.dtype | str | None = None, max_shard_size: int | str = "5GB"
 ) -> Path:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in `dtype` where given; the folder is returned.
 
-    The config fields we do not use, generation_config.json and the tokenizer's files come along from the origin.
+    `model.config` is what is written: change it with the modules. The config fields we do not use,
+    generation_config.json and the tokenizer's files come along from the origin.
 
     Raises: ExportError, and leaves the target as it was.
     """
     arch = architecture(model.architecture)
-    origin = model.origin
-    hf = write_config(arch.table, model.config, arch.name, origin.hf if origin else None)
-    target = dtype or next(model.parameters()).dtype
+    config, parameters = _exportable(model, arch)
+    hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
+    target = to_dtype(dtype) if dtype is not None else None
+    widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
-        hf[field] = str(target).removeprefix("torch.")
+        hf[field] = str(widest).removeprefix("torch.")
+    tensors = export_tensors(arch.table, config, parameters, dtype=target)
+    return write_checkpoint(Path(folder), hf, tensors, model.origin.folder if model.origin else None, max_shard_size)
 
-    tensors = export_tensors(arch.table, model.config, model, dtype=target)
-    return write_checkpoint(Path(folder), hf, tensors, origin.folder if origin else None, max_shard_size)
+
+def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, Tensor]]:
+    """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
+    found = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    expected = dict(skeleton(arch, model.config).named_parameters(remove_duplicate=False))
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is not part of {arch.name}" for name in found if name not in expected]
+    faults += [
+        f"{name} is {tuple(found[name].shape)}, its config says {tuple(parameter.shape)}"
+        for name, parameter in expected.items()
+        if name in found and found[name].shape != parameter.shape
+    ]
+    faults += [f"{name} is on meta and has no values" for name, parameter in found.items() if parameter.is_meta]
+    if faults:
+        raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
+    head, embedding = found["head.weight"], found["embed.tokens.weight"]
+    if model.config.tied and (head is embedding or same_bytes(head, embedding)):
+        del found["head.weight"]
+        return model.config, found
+    return replace(model.config, tied=False), found
 
 
 def _open(
     source: str | Path | None, revision: str | None, offline: bool, headers_only: bool, hub: HubOptions
 ) -> Checkpoint:
     folder = DEMO if source is None else Path(source).expanduser()
+    if source is not None and not str(source).strip():
+        raise SourceError("the source is empty, expected a folder or a Hub id")
+    if folder.is_dir() and revision is not None:
+        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
     if folder.is_dir():
         return open_folder(folder, name=BUNDLED if source is None else str(source))
     name = str(source)
@@ -198,8 +239,7 @@ class _InMemory:
 
 
 def _weight(plan: LoadPlan, step: TensorStep) -> Tensor:
-    copying = step.kind not in IN_PLACE
-    return import_tensor(step, plan.axes, lambda key: plan.checkpoint.read(key, copying=copying))
+    return import_tensor(step, plan.axes, lambda key: plan.checkpoint.read(key, copying=not step.in_place))
 
 
 def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:
@@ -213,7 +253,7 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
         return read_config(arch.table, arch.config_class, given, "config")[0], Origin("config", given)
     names = [item.name for item in fields(arch.config_class)]
     required = [item.name for item in fields(arch.config_class) if item.default is MISSING]
-    faults = {name: f"no such field{nearest(name, names)}" for name in given if name not in names}
+    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in given if name not in names}
     faults |= {name: "missing" for name in required if name not in given}
     if faults:
         raise ConfigError(faults, f"config of {arch.name}")
@@ -225,7 +265,10 @@ def _as_dict(cfg: Any) -> Mapping[str, Any]:
         return cfg
     if hasattr(cfg, "model_type") and hasattr(cfg, "to_dict"):
         return cfg.to_dict()  # type: ignore[no-any-return]
-    raise ConfigError({"config": f"found {type(cfg).__name__}, expected a Config, a dict or a transformers config"})
+    kind = f"{type(cfg).__module__}.{type(cfg).__name__}"
+    raise ConfigError(
+        {"config": f"found a {kind}, expected the architecture's own Config, a dict or a transformers config"}
+    )
 
 
 def _device(asked: str | torch.device) -> torch.device:
@@ -238,17 +281,20 @@ def _device(asked: str | torch.device) -> torch.device:
 
 def _dtype(asked: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
     """What the weights become: what is asked for, else what the config says, else what most bytes of the file are."""
-    if isinstance(asked, torch.dtype):
-        return asked
     hf = checkpoint.origin.hf
-    said = (hf.get("dtype") or hf.get("torch_dtype")) if asked == "auto" else asked
+    said: torch.dtype | str | None = (hf.get("dtype") or hf.get("torch_dtype")) if asked == "auto" else asked
     if said is None:
         amounts: Counter[torch.dtype] = Counter()
         for header in checkpoint.headers.values():
             if header.dtype.is_floating_point:
                 amounts[header.dtype] += header.bytes
         return amounts.most_common(1)[0][0] if amounts else torch.float32
-    dtype = getattr(torch, str(said).removeprefix("torch."), None)
+    return to_dtype(said)
+
+
+def to_dtype(name: torch.dtype | str) -> torch.dtype:
+    """A floating-point type by its name. Raises: ConfigError."""
+    dtype = name if isinstance(name, torch.dtype) else getattr(torch, str(name).removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigError({"dtype": f"found {said!r}, expected float32, float16, bfloat16 or float64"})
+        raise ConfigError({"dtype": f"found {name!r}, expected float32, float16, bfloat16 or float64"})
     return dtype

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 from typing import Any
 
@@ -27,23 +28,65 @@ class Architecture:
     table: Table
 
 
+_registered: dict[str, Architecture] = {}
+
+
+def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[Any], Decoder], table: Table) -> None:
+    """Add an architecture of your own under its Hugging Face model_type, for this process.
+
+    A package does the same for everyone who installs it by an entry point in the group `archport.architectures`: its
+    name is the model_type, its value a module with `Config`, `build` and `TABLE`.
+
+    Raises: UnsupportedError when the name is taken.
+    """
+    if is_architecture(name):
+        raise UnsupportedError({"model_type": f"{name!r} is registered already"})
+    _registered[name] = Architecture(name, config_class, build, table)
+
+
 def architectures() -> tuple[str, ...]:
-    """The model_type of every architecture archport builds."""
-    return tuple(module.name for module in iter_modules(models.__path__))
+    """The model_type of every architecture archport builds: its own, those of installed packages, those registered."""
+    return (*_bundled(), *_entry_points(), *_registered)
 
 
-@cache
+def is_architecture(name: str) -> bool:
+    """Whether a name, with or without hyphens and underscores, is that of an architecture."""
+    return _plain(name) in map(_plain, architectures())
+
+
 def architecture(name: str) -> Architecture:
     """An architecture by its model_type, with or without hyphens and underscores.
 
     Raises: UnsupportedError, listing what there is.
     """
-    plain = {known.replace("_", ""): known for known in architectures()}
-    known = plain.get(str(name).lower().replace("_", "").replace("-", ""))
+    known = {_plain(known): known for known in architectures()}.get(_plain(name))
     if known is None:
         raise UnsupportedError({"model_type": f"found {name!r}, archport builds {', '.join(architectures())}"})
-    model, mapping = import_module(f".models.{known}", __package__), import_module(f".mappings.{known}", __package__)
-    return Architecture(known, model.Config, model.build, mapping.TABLE)
+    return _registered[known] if known in _registered else _imported(known)
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace("_", "").replace("-", "")
+
+
+@cache
+def _bundled() -> tuple[str, ...]:
+    return tuple(module.name for module in iter_modules(models.__path__))
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="archport.architectures")}
+
+
+@cache
+def _imported(name: str) -> Architecture:
+    if name in _entry_points():
+        model = mapping = _entry_points()[name].load()
+    else:
+        model = import_module(f".models.{name}", __package__)
+        mapping = import_module(f".mappings.{name}", __package__)
+    return Architecture(name, model.Config, model.build, mapping.TABLE)
 
 
 class _NoDraw(TorchFunctionMode):

@@ -69,8 +69,9 @@ def account(facts: dict[str, Any]) -> str:
 def memory(facts: dict[str, Any]) -> str:
     """How many bytes are used where they lie, how many are copied, and the most at once."""
     place = "used in place" if facts["mappable"] else "read into memory (this format cannot be mapped)"
-    used, copied, peak = (size(facts[key]) for key in ("bytes_in_place", "bytes_copied", "peak_bytes"))
-    return f"{used} {place}, {copied} copied, {peak} at the peak"
+    used = facts["bytes_in_place"] if facts["mappable"] else facts["file_bytes"]
+    peak = facts["peak_bytes"] if facts["mappable"] else facts["file_bytes"] + facts["bytes_copied"]
+    return f"{size(used)} {place}, {size(facts['bytes_copied'])} copied, {size(peak)} at the peak"
 
 
 def size(count: int) -> str:
@@ -91,7 +92,7 @@ def key_table(plan: LoadPlan) -> list[dict[str, str]]:
 
 def how(step: TensorStep) -> str:
     """What happens to one tensor, with the pattern it follows and the reason it is left out."""
-    cast = f" {step.found} to {step.dtype}".replace("torch.", "") if "cast" in step.kind else ""
+    cast = f" {step.found} to {step.dtype}".replace("torch.", "") if step.found != step.dtype else ""
     pattern = f": {step.pattern}" if step.pattern and len(step.shape) > 1 else ""
     why = f": {step.why}" if step.why else ""
     return step.kind + cast + pattern + why

@@ -42,6 +42,7 @@ class Table:
     In names and keys `{n}` is a layer and `*` stands for weight or bias. Keys are written as they are exported; a
     file may lack their `prefix`, or use one of the `aliases`. `classes` are the HF classes whose files these are, the
     exported one first. `requires` lists the values a field may have, `echoes` the fields that repeat one of ours,
+    `overrides` an object that, where given, makes transformers ignore another; `nullable` ours that HF too may null;
     `tied` the parameters that share another's weight where the config says so, `ignored` the reason for each key
     that is not used.
     """
@@ -53,6 +54,8 @@ class Table:
     harmless: frozenset[str]
     weights: Mapping[str, str | Row]
     echoes: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    nullable: frozenset[str] = frozenset({"mlp_width"})
     aliases: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)

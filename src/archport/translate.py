@@ -15,8 +15,6 @@ from .config import DecoderConfig
 from .errors import MappingError
 from .table import Row, Table
 
-IN_PLACE = ("in place", "in place, transposed")
-
 
 class Header(NamedTuple):
     """What a file's header says of one tensor."""
@@ -48,6 +46,11 @@ class TensorStep:
     why: str = ""
 
     @property
+    def in_place(self) -> bool:
+        """Whether the result is the file's own memory."""
+        return self.kind in ("in place", "in place, transposed")
+
+    @property
     def bytes(self) -> int:
         """Size of the result in memory."""
         return Header(self.shape, self.dtype).bytes
@@ -73,17 +76,17 @@ class Plan:
     @property
     def bytes_in_place(self) -> int:
         """Bytes used where they lie in the file, never copied."""
-        return sum(step.bytes for step in self.steps if step.kind in IN_PLACE)
+        return sum(step.bytes for step in self.steps if step.in_place)
 
     @property
     def bytes_copied(self) -> int:
         """Bytes of parameters that get memory of their own."""
-        return sum(step.bytes for step in self.mapped if step.kind not in IN_PLACE)
+        return sum(step.bytes for step in self.mapped if not step.in_place)
 
     @property
     def peak_bytes(self) -> int:
         """The most memory that weights take at once: all parameters, and the largest source tensor of a copy."""
-        copies = (step for step in self.mapped if step.kind not in IN_PLACE)
+        copies = (step for step in self.mapped if not step.in_place)
         source = max((Header(step.shape, step.found).bytes // len(step.keys) for step in copies), default=0)
         return self.bytes_in_place + self.bytes_copied + source
 
@@ -121,7 +124,8 @@ def plan(
         if key in wanted:
             continue
         if key in ties:
-            steps.append(TensorStep("tied", ties[key], (theirs_key,), header.shape, header.dtype, dtype))
+            why = "if it equals the embedding, else the model is untied"
+            steps.append(TensorStep("tied", ties[key], (theirs_key,), *header, dtype, why=why))
         elif why is not None:
             steps.append(TensorStep("ignored", None, (theirs_key,), *header, header.dtype, why=why))
         else:
@@ -151,11 +155,11 @@ class Outgoing(NamedTuple):
 
 
 def export_tensors(
-    table: Table, cfg: DecoderConfig, model: nn.Module, *, dtype: torch.dtype | None = None
+    table: Table, cfg: DecoderConfig, parameters: Mapping[str, Tensor], *, dtype: torch.dtype | None = None
 ) -> dict[str, Outgoing]:
     """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for."""
     outgoing: dict[str, Outgoing] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         keys, pattern = _only_row(table, name)
         layout = _Layout(pattern, len(keys), cfg.axes)
         header = Header(layout.their_shape(tuple(parameter.shape)), dtype or parameter.dtype)
@@ -273,3 +277,9 @@ def nearest(key: str, candidates: Iterable[str]) -> str:
 def _natural(text: str) -> list[tuple[int, str]]:
     """Sort key that puts layer 2 before layer 10."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same bits: NaN equals itself, and 0.0 is not -0.0."""
+    same = a.shape == b.shape and a.dtype == b.dtype
+    return same and torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (a, b)))

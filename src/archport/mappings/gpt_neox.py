@@ -15,10 +15,16 @@ TABLE = Table(
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
         "mlp_width": "intermediate_size",
-        "rotary_fraction": spelt("rotary_pct", "rope_parameters.partial_rotary_factor"),
-        "rotary_base": spelt("rotary_emb_base", "rope_parameters.rope_theta"),
+        "rotary_fraction": spelt(
+            "rotary_pct", "rope_scaling.partial_rotary_factor", "rope_parameters.partial_rotary_factor"
+        ),
+        "rotary_base": spelt("rotary_emb_base", "rope_scaling.rope_theta", "rope_parameters.rope_theta"),
         "rotary_scaling": spelt(
-            "rope_scaling.type", "rope_scaling.rope_type", "rope_parameters.rope_type", values=ROTARY_TYPES
+            "rope_scaling.type",
+            "rope_scaling.rope_type",
+            "rope_parameters.type",
+            "rope_parameters.rope_type",
+            values=ROTARY_TYPES,
         ),
         "rotary_factor": spelt("rope_scaling.factor", "rope_parameters.factor"),
         "parallel": "use_parallel_residual",
@@ -31,10 +37,16 @@ TABLE = Table(
         "residual_dropout": "hidden_dropout",
         "init_std": "initializer_range",
     },
-    # transformers writes these beside its own names but does not read them: they may repeat, not decide.
-    echoes={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction"},
+    # Read by transformers in some places only, or by some versions: they may repeat what is said, not decide it.
+    echoes={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
+    overrides={"rope_scaling": "rope_parameters"},
     requires=COMMON_REQUIRES,
-    harmless=COMMON_HARMLESS | {"classifier_dropout"},
+    harmless=COMMON_HARMLESS
+    | {
+        "classifier_dropout",
+        "rope_parameters.original_max_position_embeddings",  # of other rope types
+        "rope_scaling.original_max_position_embeddings",
+    },
     weights={
         "embed.tokens.weight": "gpt_neox.embed_in.weight",
         "blocks.{n}.norm_attn.*": "gpt_neox.layers.{n}.input_layernorm.*",

@@ -27,6 +27,11 @@ class Config(DecoderConfig):
         if self.rotary_fraction > 1 or self.rotary_width < 2 or self.rotary_width % 2:
             turned = f"{self.rotary_fraction} of head width {self.head_width} is {self.rotary_width}"
             yield "rotary_fraction", f"{turned}, expected an even number from 2 to {self.head_width}"
+        if self.embed_dropout != self.residual_dropout:
+            yield (
+                "embed_dropout",
+                f"found {self.embed_dropout}, but residual_dropout is {self.residual_dropout}: one rate",
+            )
         if self.rotary_scaling not in ("default", "linear"):
             yield "rotary_scaling", f"found {self.rotary_scaling!r}, expected default or linear"
         if self.rotary_scaling == "linear" and self.rotary_factor is None:

@@ -1,0 +1,236 @@
+"""archport verify: a right port passes, a wrong one is noticed, located and named, and bad input is one line."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import archport
+from archport.errors import SourceError
+from archport.layers import Attention, Rotary
+from archport.parity import faults, kill, verify_architecture
+from archport.parity.counterparts import counterparts
+from archport.registry import architecture
+
+from .references import SIZES, hf_dict, reference
+from .test_cli import run
+
+ARCHITECTURES = list(SIZES)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_variant_of_an_architecture_is_the_reference(name):
+    reports = verify_architecture(name)
+    assert len(reports) > 3
+    for report in reports:
+        assert report.ok, str(report)
+        assert [check.name for check in report.checks] == [
+            "logits, random ids",
+            "logits, edge ids",
+            "logits, one token",
+            "logits, full context",
+            "modules, one by one",
+            "residual stream",
+            "loss",
+            "gradients",
+            "export",
+        ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_half_precision_is_held_to_the_reference_s_own_rounding(name, dtype):
+    assert all(report.ok for report in verify_architecture(name, dtype=dtype))
+
+
+def test_the_bundled_checkpoint():
+    report = archport.verify()
+    assert report.ok, str(report)
+    assert "logits, text" in [check.name for check in report.checks]
+    assert archport.verify(against="sdpa").ok
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_folder_and_a_model_in_memory(name, tmp_path):
+    model = reference(name)
+    model.save_pretrained(tmp_path)
+    port = archport.load(tmp_path)
+    assert archport.verify(tmp_path).ok
+    assert archport.verify(port, reference=model).ok
+    before = {key: tensor.clone() for key, tensor in port.state_dict().items()}
+    assert archport.verify(port, quick=True).ok
+    assert all(torch.equal(tensor, before[key]) for key, tensor in port.state_dict().items())
+    assert all(parameter.grad is None for parameter in [*port.parameters(), *model.parameters()])
+
+
+@pytest.mark.parametrize("model", [*ARCHITECTURES])
+def test_every_planted_fault_is_noticed_located_and_named(model):
+    kills = list(kill.kill_table(model))
+    assert len({one.fault.name for one in kills}) > 35
+    for one in kills:
+        assert one.noticed != bool(one.fault.equivalent), one.fault.name
+        assert one.fault.equivalent or one.located, (one.fault.name, one.place)
+        assert one.fault.equivalent or one.right_name, (one.fault.name, one.named)
+
+
+def test_every_fault_of_the_catalogue_can_exist_somewhere():
+    everywhere = {one.fault.name for name in ARCHITECTURES for one in kill.kill_table(name)}
+    assert {fault.name for fault in faults.CATALOGUE} == everywhere
+
+
+# Mistakes written by hand, not by the catalogue: what a person porting a model would do.
+
+
+class UpsideDown(Attention):
+    """Exchanges queries and keys in code."""
+
+    def forward(self, x, step):
+        by_head = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width))
+        k, q, v = by_head.permute(3, 0, 2, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(
+            step.rotate(q), step.rotate(k), v, is_causal=True, scale=self.scale
+        )
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+def exchange_in_code(port):
+    port.blocks[1].attn.__class__ = UpsideDown
+
+
+def wrong_pairing(port):
+    port.rotary = Rotary(port.rotary.width, base=port.rotary.base, pairing="neighbours")
+
+
+def tanh_everywhere(port):
+    for block in port.blocks:
+        block.mlp.activation = nn.GELU(approximate="tanh")
+
+
+def forgotten_scale(port):
+    port.blocks[2].attn.scale = 1.0
+
+
+def untransposed(port):
+    port.blocks[0].attn.out.weight = nn.Parameter(port.blocks[0].attn.out.weight.T.clone())
+
+
+BY_HAND = {
+    exchange_in_code: ("blocks.1.attn", "q and k exchanged"),
+    wrong_pairing: ("blocks.0.attn", "rotary neighbours"),
+    tanh_everywhere: ("blocks.0.mlp", "activation GELU (tanh)"),
+    forgotten_scale: ("blocks.2.attn", "scale missing"),
+    untransposed: ("blocks.0.attn.out", "square projection transposed"),
+}
+
+
+@pytest.mark.parametrize("mistake", BY_HAND, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_made_by_hand_is_named(mistake):
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    mistake(port)
+    report = archport.verify(port, reference=model)
+    place, name = BY_HAND[mistake]
+    assert not report.ok
+    assert report.fault.place == place
+    assert report.fault.fault.name == name
+    assert place in report.fault.words
+
+
+def test_a_fault_nobody_knows_says_what_was_ruled_out():
+    model = reference("gpt2")
+    port = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    with torch.no_grad():
+        port.blocks[1].mlp.up.weight[3, 4] += 0.5
+    report = archport.verify(port, reference=model)
+    assert report.fault.place == "blocks.1.mlp.up"
+    assert report.fault.fault is None
+    assert "no known fault explains it, ruled out:" in report.fault.words
+    assert "weight rounded through bfloat16" in report.fault.ruled_out
+
+
+def test_the_first_of_two_faults_is_named_and_does_not_hide_the_second():
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    forgotten_scale(port)
+    tanh_everywhere(port)
+    from archport.parity.compare import Comparison
+    from archport.parity.verify import ids_for
+
+    found = Comparison(model, ids_for(port, None)).findings(port)
+    places = dict.fromkeys(one.place for one in found if one.differs)
+    assert list(places) == ["blocks.0.mlp", "blocks.1.mlp", "blocks.2.attn", "blocks.2.mlp"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_counterparts_hold_the_same_tensors(name):
+    model = reference(name)
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    pairs = counterparts(port, model, architecture(name).table)
+    theirs = dict(model.named_modules())
+    for ours, path in pairs.items():
+        count = sum(parameter.numel() for parameter in port.get_submodule(ours).parameters())
+        assert count == sum(parameter.numel() for parameter in theirs[path].parameters())
+    assert {"blocks.2", "blocks.1.attn", "norm", "head", "embed.tokens"} <= pairs.keys()
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    with torch.no_grad():
+        port.blocks[1].mlp.down.bias[2] = math.nan
+    report = archport.verify(port, reference=model)
+    assert not report.ok
+    assert report.problems == ("blocks.1.mlp.down.bias is not finite",)
+
+
+def test_a_model_without_a_source_needs_a_reference():
+    sizes = {"vocab_size": 11, "context": 5, "width": 8, "layers": 1, "heads": 2}
+    with pytest.raises(SourceError, match="give the transformers model"):
+        archport.verify(archport.build("gpt2", sizes))
+
+
+def test_a_reference_that_cannot_be_built_is_one_line(tmp_path):
+    reference("gptj").save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match="transformers cannot build the reference") as caught:
+        archport.verify(tmp_path, against="sdpa")  # GPT-J has none
+    assert "\n" not in str(caught.value)
+
+
+def test_reports_in_three_forms():
+    model = reference("gpt_neox")
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    forgotten_scale(port)
+    report = archport.verify(port, reference=model)
+    facts = json.loads(report.to_json())
+    assert facts["ok"] is False
+    assert facts["fault"]["name"] == "scale missing"
+    assert len(facts["checks"]) == len(report.checks)
+    assert report.to_markdown().count("\n| ") == len(report.checks) + 2
+    assert "<script" not in report.to_html()
+    hostile = copy.deepcopy(report)
+    object.__setattr__(hostile, "name", "<script>alert(1)</script>")
+    assert "<script" not in hostile.to_html()
+
+
+def test_the_command(tmp_path):
+    assert "the same model as transformers (eager) in float32" in run("verify", "--quick").stdout
+    page = tmp_path / "report.html"
+    facts = json.loads(run("verify", "--json", "--quick", "--report", str(page)).stdout)
+    assert facts["ok"] is True
+    assert page.read_text().startswith("<!doctype html>")
+    done = run("verify", "--quick", "--report", str(tmp_path / "no" / "such.md"), code=1)
+    assert "the same model" in done.stdout
+    assert "cannot be written" in done.stderr
+
+
+def test_the_command_says_what_is_wrong(tmp_path):
+    model = reference("gpt_neox")
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        model.gpt_neox.layers[0].mlp.dense_h_to_4h.bias[0] = math.inf
+    model.save_pretrained(tmp_path)
+    done = run("verify", str(tmp_path), code=1)
+    assert "blocks.0.mlp.up.bias is not finite" in done.stdout
