@@ -1,0 +1,7 @@
+"""Is it the same model, and if not, which line is wrong? compare, locate, diagnose, the catalogue of faults, report."""
+
+from .kill import kill_table
+from .report import Report
+from .verify import verify, verify_architecture
+
+__all__ = ["Report", "kill_table", "verify", "verify_architecture"]

@@ -1,0 +1,57 @@
+"""Which of the reference's modules answers to which of ours: read off the key table, never guessed."""
+
+from typing import Any
+
+from torch import nn
+
+from ..layers import Decoder
+from ..table import Table
+
+
+def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str, str]:
+    """Our module names with the reference's, in the order of our modules.
+
+    The counterpart is the innermost module that holds all of ours' tensors and none that another of ours claims.
+    """
+    theirs = {canonical(table, key): key for key in reference.state_dict()}
+    ours = {
+        name: [theirs[key] for row in table.rows(name) for key in row.keys if key in theirs]
+        for name, _ in model.named_parameters(remove_duplicate=False)
+    }
+    found: dict[str, str] = {}
+    for name, _ in model.named_modules():
+        inside = {key for parameter, keys in ours.items() if parameter.startswith(name + ".") for key in keys}
+        claimed = {key for parameter, keys in ours.items() if not parameter.startswith(name + ".") for key in keys}
+        path = _common_module(inside)
+        if path and not any(key.startswith(path + ".") for key in claimed - inside):
+            found[name] = path
+    return found
+
+
+def canonical(table: Table, key: str) -> str:
+    """The table's own spelling of a key of the reference's state_dict."""
+    return table.aliases.get(key, key)
+
+
+def keeps_order(table: Table, name: str) -> bool:
+    """Whether outputs of a linear module of ours are in the reference's order: its row only permutes whole axes."""
+    return all("(" not in (row.pattern or "") for row in table.rows(f"{name}.weight"))
+
+
+def first_tensor(values: Any) -> Any:
+    """The stream among a module's arguments or results: the first tensor, whatever it is packed in."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, tuple | list):
+        return first_tensor(values[0]) if values else None
+    return values
+
+
+def _common_module(keys: set[str]) -> str:
+    paths = [key.split(".")[:-1] for key in keys]
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)

@@ -1,0 +1,153 @@
+"""Where do two models part? Each of our modules is fed the reference's input to its counterpart, and compared alone.
+
+One forward pass of ours tells everything: before a module runs, what we would feed it is compared with what the
+reference fed its counterpart, which shows faults of wiring; then it gets the reference's input, and its output is
+compared, which shows faults of the module; then the reference's output goes on, so no fault hides behind another.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import Decoder
+from .counterparts import first_tensor
+
+# In float64 everything agrees to rounding but attention, where the reference drops to float32 on purpose: for its
+# rotary tables, and in some families for scores and softmax.
+TIGHT, LOOSE = 1e-10, 1e-5
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What went into and came out of each of the reference's modules, by our name of it."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One place where ours was compared with the reference, everything before being the reference's own.
+
+    `side` is input (what the module is fed: wiring) or output (what it makes of it), `call` counts how often it had
+    run before; `error` is relative to the largest element of the reference's tensor.
+    """
+
+    module: str
+    side: str
+    call: int
+    ours: Tensor
+    theirs: Tensor
+    error: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is further off than rounding explains; a NaN is."""
+        return not self.error <= bound(self.module)
+
+    @property
+    def at(self) -> tuple[str, str, int]:
+        """Where it is, without the numbers."""
+        return self.module, self.side, self.call
+
+    @property
+    def place(self) -> str:
+        """The module whose code or weights are to blame: for a wrong input, the one that feeds it."""
+        if self.side == "output":
+            return self.module
+        parent = self.module.rpartition(".")[0]
+        return "embed" if self.module == "blocks.0" else "decoder" if parent in ("", "blocks") else parent
+
+
+@torch.no_grad()
+def trace(reference: nn.Module, pairs: Mapping[str, str], ids: Tensor) -> Trace:
+    """Run the reference and keep what its modules took and gave."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    modules = dict(reference.named_modules())
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            inputs[name] = first_tensor(args if args else kwargs)
+            outputs[name] = first_tensor(result)
+
+        return hook
+
+    handles = [modules[path].register_forward_hook(keep(name), with_kwargs=True) for name, path in pairs.items()]
+    try:
+        reference(ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Trace(inputs, outputs)
+
+
+class _Stop(Exception):
+    """Ends a forward pass whose rest is of no interest."""
+
+
+@torch.no_grad()
+def findings(
+    model: Decoder, reference: Trace, ids: Tensor, *, until: Callable[[Finding], bool] = lambda _: False
+) -> list[Finding]:
+    """Compare module by module, in the order they run, to the end or `until` a finding."""
+    found: list[Finding] = []
+    calls: Counter[str] = Counter()
+
+    def compare(name: str, side: str, ours: Any, theirs: Tensor) -> None:
+        found.append(Finding(name, side, calls[name], ours.detach(), theirs, relative_error(ours, theirs)))
+        if until(found[-1]):
+            raise _Stop
+
+    def before(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            if not args[0].is_floating_point():
+                return args  # ids or positions, which each side may pass on in its own way
+            compare(name, "input", args[0], reference.inputs[name])
+            return (fitted(reference.inputs[name], args[0]), *args[1:])
+
+        return hook
+
+    def after(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: Any, result: Tensor) -> Tensor:
+            compare(name, "output", result, reference.outputs[name])
+            calls[name] += 1
+            return fitted(reference.outputs[name], result)
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        if name in reference.outputs:
+            handles.append(module.register_forward_pre_hook(before(name)))
+            handles.append(module.register_forward_hook(after(name)))
+    try:
+        model(ids)
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def bound(module: str) -> float:
+    """The relative error allowed to a module in float64."""
+    return LOOSE if ".attn" in module else TIGHT
+
+
+def relative_error(ours: Any, theirs: Tensor) -> float:
+    """Largest difference over the largest element of the reference; infinite where shapes do not fit."""
+    if not isinstance(ours, Tensor) or ours.numel() != theirs.numel():
+        return float("inf")
+    scale = max(theirs.abs().max().item(), 1e-30) if theirs.numel() else 1.0
+    return (fitted(ours, theirs).double() - theirs.double()).abs().max().item() / scale
+
+
+def fitted(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor in the shape of another where only axes of length one differ."""
+    return tensor.reshape(like.shape).to(like.dtype) if tensor.numel() == like.numel() else tensor

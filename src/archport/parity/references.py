@@ -1,0 +1,113 @@
+"""Reference models to compare with: transformers' own of a checkpoint, or tiny loud ones of every variant."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import SourceError
+from ..fields import write_config
+from ..registry import Architecture, architecture
+
+# Settings that no accident can match: several rotary pairs, rotary below the head width, heads unequal to head width
+# and to three, an MLP that is not four times the width, odd eps. An architecture uses those of its own fields.
+SIZES: dict[str, Any] = {
+    "vocab_size": 113,
+    "context": 43,
+    "width": 70,
+    "layers": 3,
+    "heads": 5,
+    "mlp_width": 102,
+    "norm_eps": 3e-5,
+    "rotary_width": 8,
+    "rotary_fraction": 0.6,
+    "rotary_base": 9973.0,
+}
+# Each field that has other values worth a variant, with those values.
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "activation": ("gelu", "gelu_tanh", "relu"),
+    "tied": (True, False),
+    "parallel": (False,),
+    "attention_bias": (False,),
+    "rotary_fraction": (1.0,),
+    "rotary_width": (14,),
+    "scale_scores": (False,),
+    "scale_scores_by_depth": (True,),
+}
+LOUD = 0.3  # standard deviation of matrices; norms and biases are uniform in (-1, 1)
+
+
+def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
+    """transformers' model of a checkpoint folder, with nothing missing. Raises: SourceError when it cannot be built."""
+    from transformers import AutoModelForCausalLM
+
+    options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True}
+    with _quiet():
+        try:
+            model, said = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        except Exception as error:  # whatever transformers raises for a config or a file it does not take
+            raise SourceError(f"{folder}: transformers cannot build the reference: {_one_line(error)}") from None
+    if said["missing_keys"]:
+        missing = ", ".join(sorted(said["missing_keys"])[:3])
+        raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
+    return model.eval()
+
+
+def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every variant of an architecture: its name and its fields of ours."""
+    arch = architecture(name)
+    known = set(arch.config_class.__dataclass_fields__)
+    sizes = {field: value for field, value in SIZES.items() if field in known}
+    yield arch.name, sizes
+    default = arch.config_class(**sizes)
+    for field, values in VARIANTS.items():
+        for value in values if field in known else ():
+            if getattr(default, field) != value:
+                yield f"{arch.name}, {field} {value}", sizes | {field: value}
+
+
+def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:
+    """A transformers model of these sizes whose every parameter is redrawn, so that none is too quiet to notice."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
+    generator = torch.Generator().manual_seed(seed)
+    with _quiet():
+        try:
+            config = AutoConfig.for_model(**copy.deepcopy(hf))
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        except (ValueError, ImportError) as error:
+            raise SourceError(f"{arch.name}: transformers cannot build it: {_one_line(error)}") from None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(-1, 1, generator=generator)
+            else:
+                parameter.normal_(0, LOUD, generator=generator)
+    return model.float().eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' own messages and bars off the terminal; what matters is raised."""
+    import transformers
+
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

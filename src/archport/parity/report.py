@@ -1,0 +1,112 @@
+"""The verdict of a verification: for people, for programs, and as a page."""
+
+import html
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .compare import Check
+from .diagnose import Diagnosis
+
+HEADINGS = ("compared", "port error", "reference error", "ratio", "budget", "verdict", "detail")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compared and what came out; `ok` is the verdict, `fault` the diagnosis where it is not."""
+
+    name: str
+    against: str
+    dtype: str
+    checks: tuple[Check, ...]
+    fault: Diagnosis | None = None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every line is within its budget and nothing kept a line from being drawn."""
+        return not self.problems and all(check.ok for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """The result in a sentence."""
+        failed = sum(not check.ok for check in self.checks)
+        if self.ok:
+            return f"{self.name}: the same model as {self.against} in {self.dtype}, by all {len(self.checks)} checks"
+        reasons = [*self.problems, *([f"{failed} of {len(self.checks)} checks fail"] if failed else [])]
+        return f"{self.name}: NOT the same model as {self.against} in {self.dtype}: {'; '.join(reasons)}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The lines as text, under HEADINGS."""
+        return [
+            (
+                check.name,
+                f"{check.port_error:.2g}",
+                f"{check.reference_error:.2g}",
+                f"{check.ratio:.2f}",
+                f"{check.budget:.2g}",
+                "ok" if check.ok else "FAILS",
+                check.detail,
+            )
+            for check in self.checks
+        ]
+
+    def __str__(self) -> str:
+        table = [HEADINGS, *self.rows()]
+        widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+        ]
+        return "\n".join([*lines, *([self.fault.words] if self.fault else []), self.verdict])
+
+    def to_json(self) -> str:
+        """Everything as one JSON object; numbers that are not finite are null."""
+        checks: list[dict[str, Any]] = [
+            {
+                "name": check.name,
+                "port_error": _finite(check.port_error),
+                "reference_error": _finite(check.reference_error),
+                "budget": _finite(check.budget),
+                "ok": check.ok,
+                "detail": check.detail,
+            }
+            for check in self.checks
+        ]
+        fault = self.fault and {
+            "place": self.fault.place,
+            "name": self.fault.fault.name if self.fault.fault else None,
+            "words": self.fault.words,
+            "ruled_out": list(self.fault.ruled_out),
+        }
+        top = {"name": self.name, "against": self.against, "dtype": self.dtype, "ok": self.ok, "verdict": self.verdict}
+        return json.dumps(top | {"problems": list(self.problems), "checks": checks, "fault": fault}, indent=2)
+
+    def to_markdown(self) -> str:
+        """A page in Markdown."""
+        rows = [HEADINGS, ("---",) * len(HEADINGS), *self.rows()]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        fault = f"\n\n{self.fault.words}" if self.fault else ""
+        return f"# {self.name}\n\n{self.verdict}{fault}\n\n{table}\n"
+
+    def to_html(self) -> str:
+        """A page of its own in HTML; names are escaped."""
+        head, *body = [
+            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+            for tag, row in [("th", HEADINGS), *(("td", row) for row in self.rows())]
+        ]
+        fault = f"<p>{html.escape(self.fault.words)}</p>" if self.fault else ""
+        return (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.name)}</title>'
+            "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
+            "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}</style>"
+            f"<h1>{html.escape(self.name)}</h1><p>{html.escape(self.verdict)}</p>{fault}"
+            f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table></html>\n"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
