@@ -9,7 +9,7 @@ OLDEST := transformers==4.51.*
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
-	$(VENV)/bin/python tools/compare_demo.py
+	$(VENV)/bin/archport verify
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q -n 2

@@ -14,6 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M):
         exec(compile(block, str(page), "exec"), names)
@@ -33,7 +34,7 @@ def test_what_commands_print_is_up_to_date():
 
 def test_every_option_of_the_command_line_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    for command in ("load", "build", "export", "models"):
+    for command in ("load", "build", "export", "verify", "faults", "models"):
         words = [sys.executable, "-m", "archport", command, "--help"]
         options = re.findall(
             r"--[a-z][a-z-]+", subprocess.run(words, capture_output=True, text=True, check=True).stdout

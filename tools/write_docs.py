@@ -11,7 +11,8 @@ from pathlib import Path
 
 BLOCK = re.compile(r"<!-- begin: (archport [^\n]*?) -->\n(.*?)<!-- end -->", re.S)
 # What differs from run to run and from machine to machine.
-MOVING = re.compile(r"^seconds .*$", re.M)
+MOVING = re.compile(r"^seconds .*$|^(logits|modules|residual|loss|gradients),? .*$", re.M)
+SLOW = ("archport faults bundled",)  # written, but not checked
 
 
 def printed(command: str) -> str:
@@ -24,7 +25,8 @@ def printed(command: str) -> str:
 
 def rewritten(text: str) -> str:
     """A page with every block made anew."""
-    return BLOCK.sub(lambda match: printed(match[1]), text)
+    keep = SLOW if "--check" in sys.argv else ()
+    return BLOCK.sub(lambda match: match[0] if match[1] in keep else printed(match[1]), text)
 
 
 def main() -> None:

@@ -142,12 +142,13 @@ def bound(module: str) -> float:
 
 def relative_error(ours: Any, theirs: Tensor) -> float:
     """Largest difference over the largest element of the reference; infinite where shapes do not fit."""
-    if not isinstance(ours, Tensor) or ours.numel() != theirs.numel():
+    try:
+        ours, theirs = torch.broadcast_tensors(fitted(ours, theirs).double(), theirs.double())
+    except RuntimeError:
         return float("inf")
-    scale = max(theirs.abs().max().item(), 1e-30) if theirs.numel() else 1.0
-    return (fitted(ours, theirs).double() - theirs.double()).abs().max().item() / scale
+    return (ours - theirs).abs().max().item() / max(theirs.abs().max().item(), 1e-30)
 
 
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor in the shape of another where only axes of length one differ."""
-    return tensor.reshape(like.shape).to(like.dtype) if tensor.numel() == like.numel() else tensor
+    """A tensor in the dtype of another, and in its shape where only axes of length one differ."""
+    return (tensor.reshape(like.shape) if tensor.numel() == like.numel() else tensor).to(like.dtype)

@@ -61,7 +61,7 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
 def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every variant of an architecture: its name and its fields of ours."""
     arch = architecture(name)
-    known = set(arch.config_class.__dataclass_fields__)
+    known = arch.table.config.keys()
     sizes = {field: value for field, value in SIZES.items() if field in known}
     yield arch.name, sizes
     default = arch.config_class(**sizes)
