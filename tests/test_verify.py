@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 import archport
 from archport.errors import SourceError
 from archport.layers import Attention, Rotary
-from archport.parity import faults, kill, verify_architecture
+from archport.parity import faults, kill, verify_architecture, verify_by_block
 from archport.parity.counterparts import counterparts
 from archport.registry import architecture
 
@@ -234,3 +236,51 @@ def test_the_command_says_what_is_wrong(tmp_path):
     model.save_pretrained(tmp_path)
     done = run("verify", str(tmp_path), code=1)
     assert "blocks.0.mlp.up.bias is not finite" in done.stdout
+
+
+@pytest.mark.parametrize("variant", [*ARCHITECTURES, "gpt2 untied", "gpt_neox tied", "gpt_neox sequential"])
+def test_block_by_block(variant, tmp_path):
+    reference(variant).save_pretrained(tmp_path)
+    report = verify_by_block(tmp_path)
+    assert report.ok, str(report)
+    names = [check.name for check in report.checks]
+    assert [name for name in names if "." not in name] == ["embed", "norm", "head"]
+    assert {"blocks.0", "blocks.1", "blocks.2", "embed.tokens"} <= set(names)
+
+
+def test_block_by_block_finds_the_block(tmp_path, monkeypatch):
+    import archport.models.gpt_neox as wrong
+
+    model = reference("gpt_neox")
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(wrong, "ParallelBlock", wrong.SequentialBlock)
+    report = verify_by_block(tmp_path)
+    assert [check.name for check in report.checks if not check.ok] == ["blocks.0", "blocks.1", "blocks.2"]
+
+
+UNDER_A_LIMIT = """
+import resource, sys, torch
+import archport, transformers
+from archport.parity import verify, verify_by_block
+torch.set_num_threads(1)
+verify_by_block()  # everything is imported and warm
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]),) * 2)
+if sys.argv[3] == "whole":
+    verify(sys.argv[1])
+print(verify_by_block(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_DATA")
+def test_block_by_block_fits_where_the_model_does_not(tmp_path):
+    sizes = {"vocab_size": 256, "context": 64, "width": 640, "layers": 20, "heads": 10}
+    port = archport.build("gpt-neox", sizes, dtype="float16")
+    weights = sum(parameter.numel() * 4 for parameter in port.parameters())
+    archport.export(port, tmp_path / "large")
+    words = [sys.executable, "-c", UNDER_A_LIMIT, str(tmp_path / "large"), str(weights // 2)]
+    whole, by_block = (subprocess.run([*words, way], capture_output=True, text=True) for way in ("whole", "by block"))
+    assert whole.returncode != 0
+    assert "memory" in whole.stderr
+    assert by_block.returncode == 0, by_block.stderr
+    assert "the same model as transformers (eager), block by block" in by_block.stdout

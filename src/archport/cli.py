@@ -173,6 +173,7 @@ def verify(
     against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
     device: DeviceOption = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="compare logits only")] = False,
+    by_block: Annotated[bool, typer.Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -182,7 +183,10 @@ def verify(
     from . import parity, registry
 
     if source is not None and not Path(source).exists() and registry.is_architecture(source):
+        _one_thread()
         reports = parity.verify_architecture(source, dtype=dtype, against=against)
+    elif by_block:
+        reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
     else:
         reports = [
             parity.verify(
@@ -218,6 +222,7 @@ def faults(
     from . import registry
     from .parity import kill
 
+    _one_thread()
     names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
     kills = [one for name in names or (*registry.architectures(), kill.BUNDLED) for one in kill.kill_table(name)]
     rows = [kill.row(one) for one in kills]
@@ -242,6 +247,13 @@ def models(as_json: Json = False) -> None:
         print(json.dumps(rows, indent=2))
     else:
         _print_table([row | {"parameters": f"{row['parameters']:,}"} for row in rows])
+
+
+def _one_thread() -> None:
+    """Threads only get in each other's way on models as small as these."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:

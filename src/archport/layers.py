@@ -271,10 +271,14 @@ class Decoder(nn.Module):
             raise ValueError(f"ids of shape {tuple(ids.shape)}, expected (batch, seq)")
         positions = torch.arange(ids.shape[-1], device=ids.device)  # (seq)
         x = self.embed(ids, positions)  # (batch, seq, width)
-        step = Step(rotation=None if self.rotary is None else self.rotary(positions, x.dtype))
+        step = self.step(positions, x.dtype)
         for block in self.blocks:
             x = block(x, step)
         return x
+
+    def step(self, positions: Tensor, dtype: torch.dtype) -> Step:  # (seq)
+        """What the blocks need to know of a pass over these positions."""
+        return Step(rotation=None if self.rotary is None else self.rotary(positions, dtype))
 
 
 @torch.no_grad()

@@ -154,10 +154,10 @@ def carry_out(
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for step in progress(plan.mapped):
-        weight = _weight(plan, step).to(device)
+        made = weight(plan, step).to(device)
         # Two keys of a pickle may share memory; two parameters must not.
-        weights[step.name or ""] = weight.clone() if weight.data_ptr() in addresses else weight
-        addresses.add(weight.data_ptr())
+        weights[step.name or ""] = made.clone() if made.data_ptr() in addresses else made
+        addresses.add(made.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
     model.origin = plan.checkpoint.origin
@@ -238,7 +238,8 @@ class _InMemory:
         return self._tensors[key].detach()
 
 
-def _weight(plan: LoadPlan, step: TensorStep) -> Tensor:
+def weight(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """Make the one parameter that a step of a plan describes."""
     return import_tensor(step, plan.axes, lambda key: plan.checkpoint.read(key, copying=not step.in_place))
 
 

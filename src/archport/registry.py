@@ -89,7 +89,7 @@ def _imported(name: str) -> Architecture:
     return Architecture(name, model.Config, model.build, mapping.TABLE)
 
 
-class _NoDraw(TorchFunctionMode):
+class without_drawing(TorchFunctionMode):
     """Skips torch's own initialisation: these weights are about to be replaced, and on meta there are none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,7 +100,7 @@ class _NoDraw(TorchFunctionMode):
 
 def skeleton(arch: Architecture, config: DecoderConfig, device: str | torch.device = "meta") -> Decoder:
     """The model before its weights: on `meta` with no memory, elsewhere with whatever its memory holds."""
-    with torch.device(device), _NoDraw():
+    with torch.device(device), without_drawing():
         model = arch.build(config)
     model.config, model.architecture = config, arch.name
     return model

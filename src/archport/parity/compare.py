@@ -89,7 +89,7 @@ class Comparison:
     def logits(self, port: Decoder) -> Iterable[Check]:
         """Logits on every set of ids."""
         for name, (theirs, exact) in self._logits.items():
-            yield self._check(f"logits, {name}", logits(port, self.ids[name]), theirs, exact)
+            yield check(f"logits, {name}", logits(port, self.ids[name]), theirs, exact, self.dtype)
 
     def findings(self, port: Decoder) -> list[Finding]:
         """The port beside the reference in float64, module by module."""
@@ -113,7 +113,7 @@ class Comparison:
     def loss(self, port: Decoder) -> Check:
         """Next-token loss."""
         ours, theirs, exact = (loss(model, self.short)[None] for model in (port, self.reference, self.exact))
-        return self._check("loss", ours.detach(), theirs.detach(), exact.detach())
+        return check("loss", ours.detach(), theirs.detach(), exact.detach(), self.dtype)
 
     def gradients(self, port: Decoder) -> Check:
         """The gradient of the loss by every parameter, the reference's mapped back through the key table."""
@@ -139,17 +139,19 @@ class Comparison:
     def _mapped(self, tensors: dict[str, Tensor]) -> Decoder:
         return from_state_dict(self.config, tensors, dtype=next(iter(tensors.values())).dtype)
 
-    def _check(
-        self, name: str, ours: Tensor, theirs: Tensor, exact: Tensor, detail: str = "", ulps: float = ULPS
-    ) -> Check:
-        scale = exact.abs().max().item()
-        own = relative_error(theirs, exact) * scale
-        budget = ALLOWANCE * own + ulps * torch.finfo(self.dtype).eps * scale
-        return Check(name, relative_error(ours, exact) * scale, own, budget, detail)
-
     def _worst(self, name: str, rows: Iterable[tuple[str, Tensor, Tensor, Tensor]], ulps: float = ULPS) -> Check:
-        checks = [self._check(name, a, b, c, detail=f"worst: {part}", ulps=ulps) for part, a, b, c in rows]
-        return max(checks, key=lambda check: (not check.ok, check.port_error / (check.budget or 1.0)))
+        checks = [check(name, a, b, c, self.dtype, f"worst: {part}", ulps) for part, a, b, c in rows]
+        return max(checks, key=lambda one: (not one.ok, one.port_error / (one.budget or 1.0)))
+
+
+def check(
+    name: str, ours: Tensor, theirs: Tensor, exact: Tensor, dtype: torch.dtype, detail: str = "", ulps: float = ULPS
+) -> Check:
+    """Hold one tensor of ours, computed in `dtype`, to the budget that the reference's own error sets."""
+    scale = exact.abs().max().item()
+    own = relative_error(theirs, exact) * scale
+    budget = ALLOWANCE * own + ulps * torch.finfo(dtype).eps * scale
+    return Check(name, relative_error(ours, exact) * scale, own, budget, detail)
 
 
 def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -58,6 +58,19 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
     return model.eval()
 
 
+def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") -> nn.Module:
+    """transformers' model of a parsed config.json. Raises: SourceError when it cannot be built."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _quiet():
+        try:
+            config = AutoConfig.for_model(**copy.deepcopy(hf))
+            model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
+        except (ValueError, ImportError, TypeError) as error:
+            raise SourceError(f"transformers cannot build the reference: {_one_line(error)}") from None
+    return model.eval()
+
+
 def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every variant of an architecture: its name and its fields of ours."""
     arch = architecture(name)
@@ -73,23 +86,16 @@ def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:
     """A transformers model of these sizes whose every parameter is redrawn, so that none is too quiet to notice."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
     generator = torch.Generator().manual_seed(seed)
-    with _quiet():
-        try:
-            config = AutoConfig.for_model(**copy.deepcopy(hf))
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        except (ValueError, ImportError) as error:
-            raise SourceError(f"{arch.name}: transformers cannot build it: {_one_line(error)}") from None
+    model = of_config(hf, torch.float32, attention)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.uniform_(-1, 1, generator=generator)
             else:
                 parameter.normal_(0, LOUD, generator=generator)
-    return model.float().eval()
+    return model
 
 
 @contextmanager
