@@ -1,8 +1,11 @@
 """A checkpoint folder as config, headers and lazily read tensors; nothing but headers is read until asked for."""
 
+import ctypes
 import json
+import mmap
 import pickle
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,8 +67,8 @@ class WeightsFile(Protocol):
     def headers(self) -> dict[str, Header]:
         """Shape and dtype of every tensor, without reading one."""
 
-    def tensor(self, key: str, *, copying: bool) -> Tensor:
-        """A tensor: the mapped file itself, or memory of its own that goes when the tensor goes, if it is copied."""
+    def tensor(self, key: str, *, own: bool = False) -> Tensor:
+        """A tensor: the mapped file itself, or memory of its own that goes when the tensor goes."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,14 @@ class Checkpoint:
         """Whether tensors are used where they lie on disk."""
         return all(file.mapped for file in self.files.values())
 
-    def read(self, key: str, *, copying: bool = False) -> Tensor:
-        """One tensor by the file's own key."""
-        return self.files[key].tensor(key, copying=copying)
+    def read(self, key: str, *, own: bool = False) -> Tensor:
+        """One tensor by the file's own key, mapped where the file is, or in memory of its `own`."""
+        return self.files[key].tensor(key, own=own)
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the memory of a contiguous piece go that was read and copied; the file still has it."""
+        if self.mapped:
+            _drop_pages(tensor)
 
 
 def open_folder(folder: Path, *, name: str, revision: str | None = None, commit: str | None = None) -> Checkpoint:
@@ -169,16 +177,16 @@ class SafetensorsFile:
         return self._open("mmap")
 
     @cached_property
-    def _copied(self) -> Any:
-        # A mapping keeps the pages it has touched in memory; reading does not. Older safetensors can only map.
+    def _unmapped(self) -> Any:
+        # Older safetensors can only map.
         try:
             return self._open("pread")
         except TypeError:
             return self._mapped
 
-    def tensor(self, key: str, *, copying: bool) -> Tensor:
+    def tensor(self, key: str, *, own: bool = False) -> Tensor:
         """A tensor by its key."""
-        return (self._copied if copying else self._mapped).get_tensor(key)  # type: ignore[no-any-return]
+        return (self._unmapped if own else self._mapped).get_tensor(key)  # type: ignore[no-any-return]
 
 
 def _safetensors_headers(path: Path) -> dict[str, Header]:
@@ -247,6 +255,16 @@ class PickleFile:
     def _tensors(self) -> dict[str, Tensor]:
         return self._load(map_location="cpu", mmap=self.mapped)
 
-    def tensor(self, key: str, *, copying: bool) -> Tensor:  # noqa: ARG002
+    def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002
         """A tensor by its key."""
         return self._tensors[key].detach()
+
+
+def _drop_pages(tensor: Tensor) -> None:
+    """Take the pages of a mapped tensor, which nobody has written to, out of this process's memory."""
+    if sys.platform == "linux":
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = tensor.data_ptr() + tensor.nbytes - start
+        if size >= mmap.PAGESIZE:
+            size = size // mmap.PAGESIZE * mmap.PAGESIZE
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)

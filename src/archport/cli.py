@@ -265,10 +265,10 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000).print(table)
 
 
-def _progress(steps: Sequence[Any]) -> Iterable[Any]:
+def _progress(copies: Sequence[Any]) -> Iterable[Any]:
     """A bar on stderr when there is somebody to see it and something to wait for."""
-    slow = sum(step.bytes for step in steps if not step.in_place) > 500e6
-    return track(steps, "loading", console=err, transient=True) if slow and err.is_terminal else steps
+    slow = sum(copy.target.nbytes for copy in copies) > 500e6
+    return track(copies, "loading", console=err, transient=True) if slow and err.is_terminal else copies
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from .fields import read_config, write_config
 from .hub import HubOptions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .registry import Architecture, architecture, skeleton
-from .translate import Header, Plan, TensorStep, export_tensors, import_tensor, nearest, same_bytes
+from .translate import Copy, Header, Plan, TensorStep, export_tensors, import_tensor, nearest, same_bytes
 from .translate import plan as plan_tensors
 
 DEMO = Path(__file__).parent / "demo"
@@ -145,19 +146,23 @@ def carry_out(
     plan: LoadPlan,
     device: str | torch.device = "cpu",
     *,
-    progress: Callable[[Sequence[TensorStep]], Iterable[TensorStep]] = iter,
+    progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
-    """Make the model that a plan describes, in eval mode; `progress` may watch the steps go by."""
+    """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
     device = _device(device)
     plan = settle_tie(plan)
     model = skeleton(plan.architecture, plan.config)
+    made, copies = {}, []
+    for step in plan.mapped:
+        made[step.name or ""], pieces = import_tensor(step, plan.axes, plan.checkpoint.read)
+        copies += pieces
+    _copy_all(plan.checkpoint, copies, progress)
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
-    for step in progress(plan.mapped):
-        made = weight(plan, step).to(device)
+    for name, tensor in made.items():
         # Two keys of a pickle may share memory; two parameters must not.
-        weights[step.name or ""] = made.clone() if made.data_ptr() in addresses else made
-        addresses.add(made.data_ptr())
+        weights[name] = tensor.to(device, copy=tensor.data_ptr() in addresses)
+        addresses.add(tensor.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
     model.origin = plan.checkpoint.origin
@@ -234,13 +239,34 @@ class _InMemory:
         self._tensors = state_dict
         self.headers = {key: Header(tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
 
-    def tensor(self, key: str, *, copying: bool) -> Tensor:  # noqa: ARG002
+    def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002
         return self._tensors[key].detach()
 
 
-def weight(plan: LoadPlan, step: TensorStep) -> Tensor:
-    """Make the one parameter that a step of a plan describes."""
-    return import_tensor(step, plan.axes, lambda key: plan.checkpoint.read(key, copying=not step.in_place))
+def _copy_all(
+    checkpoint: Checkpoint, copies: Sequence[Copy], progress: Callable[[Sequence[Copy]], Iterable[Copy]]
+) -> None:
+    """Make all copies on all cores, a piece each, and let each source go when its piece is copied."""
+
+    def make(copy: Copy) -> None:
+        copy.target.copy_(copy.source)
+        checkpoint.release(copy.source)
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for _ in zip(progress(copies), pool.map(make, copies), strict=True):
+                pass
+        finally:
+            torch.set_num_threads(threads)
+
+
+def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """The one parameter that a step of a plan describes, in memory of its own."""
+    tensor, copies = import_tensor(step, plan.axes, partial(plan.checkpoint.read, own=True))
+    for copy in copies:
+        copy.target.copy_(copy.source)
+    return tensor
 
 
 def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:

@@ -15,6 +15,8 @@ from .config import DecoderConfig
 from .errors import MappingError
 from .table import Row, Table
 
+PIECE = 8 << 20  # bytes of a source that are copied at a time
+
 
 class Header(NamedTuple):
     """What a file's header says of one tensor."""
@@ -85,10 +87,9 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that weights take at once: all parameters, and the largest source tensor of a copy."""
-        copies = (step for step in self.mapped if not step.in_place)
-        source = max((Header(step.shape, step.found).bytes // len(step.keys) for step in copies), default=0)
-        return self.bytes_in_place + self.bytes_copied + source
+        """The most memory that weights take at once, on one core: all parameters, and a piece of what is copied."""
+        sources = (Header(step.shape, step.found).bytes for step in self.mapped if not step.in_place)
+        return self.bytes_in_place + self.bytes_copied + min(max(sources, default=0), PIECE)
 
 
 def plan(
@@ -135,16 +136,35 @@ def plan(
     return Plan(tuple(steps), cfg.axes, dtype)
 
 
-def import_tensor(step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]) -> Tensor:
-    """Make one parameter: the file's own memory where the plan says in place, else one copy and no other temporary."""
+class Copy(NamedTuple):
+    """A piece of a source that goes into a piece of a parameter, perhaps in another dtype."""
+
+    target: Tensor
+    source: Tensor
+
+
+def import_tensor(
+    step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]
+) -> tuple[Tensor, list[Copy]]:
+    """One parameter, and the copies that fill it: none where it is the file's own memory."""
     if not _regroups(step.pattern):
-        tensor = read(step.keys[0]).to(step.dtype)
-        return tensor if step.pattern is None else rearrange(tensor, step.pattern)
+        source = read(step.keys[0])
+        same = source.dtype == step.dtype
+        tensor = source if same else torch.empty(source.shape, dtype=step.dtype)
+        copies = [] if same else _pieces(tensor, source)
+        return tensor if step.pattern is None else rearrange(tensor, step.pattern), copies
     ours = torch.empty(step.shape, dtype=step.dtype)
     layout = _Layout(step.pattern, len(step.keys), axes)
-    for key, part in zip(step.keys, layout.parts(ours), strict=True):
-        part.copy_(layout.split(read(key)))
-    return ours
+    parts = zip(step.keys, layout.parts(ours), strict=True)
+    return ours, [piece for key, part in parts for piece in _pieces(part, layout.split(read(key)))]
+
+
+def _pieces(target: Tensor, source: Tensor) -> list[Copy]:
+    """A copy in pieces of a few megabytes, so that cores share it and little of the source is in memory at a time."""
+    rows = max(1, PIECE * len(source) // max(1, source.nbytes)) if source.ndim else 1
+    if source.ndim == 0:
+        return [Copy(target, source)]
+    return [Copy(*pair) for pair in zip(torch.split(target, rows), torch.split(source, rows), strict=True)]
 
 
 class Outgoing(NamedTuple):

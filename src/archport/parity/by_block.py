@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..port import LoadPlan, plan, settle_tie, weight
+from ..port import LoadPlan, own_weight, plan, settle_tie
 from ..registry import skeleton, without_drawing
 from . import references
 from .compare import Check, check
@@ -91,7 +91,7 @@ class _ByBlock:
 
     def _fill(self, module: nn.Module, path: str, dtype: torch.dtype) -> None:
         for name, _ in list(module.named_parameters(remove_duplicate=False)):
-            tensor = self.plan.checkpoint.read(self.keys[f"{path}.{name}"], copying=True)
+            tensor = self.plan.checkpoint.read(self.keys[f"{path}.{name}"], own=True)
             _put(module, name, tensor.to(dtype))
 
     def _compare(self, name: str, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
@@ -111,10 +111,10 @@ class _ByBlock:
         unit = self.port.get_submodule(name)
         for step in self.plan.mapped:
             if step.name and step.name.startswith(name + "."):
-                _put(unit, step.name.removeprefix(name + "."), weight(self.plan, step))
+                _put(unit, step.name.removeprefix(name + "."), own_weight(self.plan, step))
         if name == "head" and self.port.tied:
             embedding = next(step for step in self.plan.mapped if step.name == "embed.tokens.weight")
-            _put(unit, "weight", weight(self.plan, embedding))
+            _put(unit, "weight", own_weight(self.plan, embedding))
         made: Tensor = unit(*args)
         _drop(unit)
         return made
