@@ -5,6 +5,9 @@ published sizes and lie in the page cache. Nothing is timed before both librarie
 
 With its first model transformers imports code that `from transformers import AutoModelForCausalLM` leaves out. That
 counts, as whoever loads one model waits for it, but for the lines that say "code imported before" and for memory.
+
+Where other work shares the machine, torch's threads wait for each other in busy loops and seconds grow manyfold, in
+both libraries but not evenly; OMP_WAIT_POLICY=PASSIVE or OMP_NUM_THREADS=1 in the environment gives steadier ratios.
 """
 
 import argparse
@@ -48,6 +51,10 @@ CAST_GOAL, CAST_RESIDENT_GOAL = 1.0, 1.05
 # Largest difference of logits, as a share of the largest logit.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 TOKENS = 16
+
+FIGURES = ("archport", "transformers", "ratio")
+COLUMNS = ("model", "what", *FIGURES, "goal")
+MARKERS = ("<!-- begin: benchmarks/load.py -->", "<!-- end: benchmarks/load.py -->")
 
 
 @dataclass
@@ -176,26 +183,18 @@ def cells(line: Line) -> tuple[str, ...]:
         return f"{middle:.3f} s" if line.unit == "s" else f"{middle:.1%}"
 
     other = "" if line.other == "transformers" else f"{line.other}: "
-    theirs = other + figure(line.theirs)
-    return line.size, line.dtype, line.what, figure(line.ours), theirs, f"{line.ratio:.2f}", line.verdict
-
-
-COLUMNS = ("size", "dtype", "what", "archport", "transformers", "ratio", "goal")
+    return line.model, line.what, figure(line.ours), other + figure(line.theirs), f"{line.ratio:.2f}", line.verdict
 
 
 def write_page(page: Path, lines: list[Line], repeats: int) -> None:
     """Replace what stands between the page's markers with this run's table."""
-    command = f"python benchmarks/load.py --repeats {repeats}"
-    where = ", ".join(f"{name} {value}" for name, value in machine().items())
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(cells(line) for line in lines)]
+    command = " ".join(["python", "benchmarks/load.py", *sys.argv[1:]])
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(cells, lines)]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     before, rest = page.read_text("utf-8").split(MARKERS[0])
     after = rest.split(MARKERS[1], 1)[1]
-    block = f"{MARKERS[0]}\n`{command}`: medians of {repeats} rounds; {where}.\n\n{table}\n{MARKERS[1]}"
+    block = f"{MARKERS[0]}\n`{command}`: medians of {repeats} rounds; {where()}.\n\n{table}\n{MARKERS[1]}"
     page.write_text(before + block + after, "utf-8")
-
-
-MARKERS = ("<!-- begin: benchmarks/load.py -->", "<!-- end: benchmarks/load.py -->")
 
 
 def print_table(lines: list[Line]) -> None:
@@ -203,23 +202,22 @@ def print_table(lines: list[Line]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "what", caption=", ".join(f"{name} {value}" for name, value in machine().items()))
-    for column in ("archport", "transformers", "ratio"):
-        table.add_column(column, justify="right")
-    table.add_column("goal")
-    previous = lines[0].model
+    table = Table(caption=where())
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in FIGURES else "left")
+    previous = None
     for line in lines:
-        new = line.model != previous
-        if new:
+        if line.model != previous:
             table.add_section()
+        model, *rest = cells(line)
+        table.add_row(model if line.model != previous else "", *rest)
         previous = line.model
-        ours, theirs = (
-            f"{middle:.3f} s" if line.unit == "s" else f"{middle:.1%}"
-            for middle in map(statistics.median, (line.ours, line.theirs))
-        )
-        other = "" if line.other == "transformers" else f"{line.other} "
-        table.add_row(line.model if new else "", line.what, ours, other + theirs, f"{line.ratio:.2f}", line.verdict)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def where() -> str:
+    """The machine in one line."""
+    return ", ".join(f"{name} {value}" for name, value in machine().items())
 
 
 def machine() -> dict[str, Any]:
@@ -228,6 +226,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpus[0].split(": ")[1] if cpus else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        **{name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ},
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("archport", "torch", "transformers", "safetensors")},

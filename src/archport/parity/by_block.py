@@ -17,6 +17,7 @@ from ..registry import skeleton, without_drawing
 from . import references
 from .compare import Check, check
 from .counterparts import canonical, counterparts, first_tensor
+from .locate import converted
 from .report import Report
 
 TOKENS = 32
@@ -97,7 +98,7 @@ class _ByBlock:
     def _compare(self, name: str, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         taken, theirs = first_tensor(args or kwargs), first_tensor(result)
         self._fill(module, path, torch.float64)
-        exact = first_tensor(module.forward(*_double(args), **_double(kwargs)))
+        exact = first_tensor(module.forward(*converted(args, torch.float64), **converted(kwargs, torch.float64)))
         _drop(module)
         positions = torch.arange(self.ids.shape[-1])
         if name == "blocks.0":
@@ -128,17 +129,6 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 def _drop(module: nn.Module) -> None:
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         _put(module, name, parameter.to("meta"))
-
-
-def _double(values: Any) -> Any:
-    """The same arguments in float64."""
-    if isinstance(values, Tensor):
-        return values.double() if values.is_floating_point() else values
-    if isinstance(values, dict):
-        return {key: _double(value) for key, value in values.items()}
-    if isinstance(values, tuple | list):
-        return type(values)(_double(value) for value in values)
-    return values
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..port import from_state_dict
 from ..registry import architecture
 from ..translate import export_tensors, same_bytes
 from .counterparts import canonical, counterparts, first_tensor, keeps_order
-from .locate import Finding, bound, findings, relative_error, trace
+from .locate import Finding, findings, relative_error, trace
 
 ALLOWANCE = 1.5  # times the reference's own error
 ULPS = 8  # of the largest element, beside it
@@ -74,7 +74,8 @@ class Comparison:
     def trace(self) -> Any:
         """What went into and came out of each of the reference's modules in float64."""
         exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
-        return trace(exact, self._pairs, self.short)
+        single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
+        return trace(exact, single, self._pairs, self.short)
 
     @cached_property
     def _pairs(self) -> dict[str, str]:
@@ -97,9 +98,9 @@ class Comparison:
 
     def modules(self, found: list[Finding]) -> Check:
         """Each module alone, given the reference's own input."""
-        worst = max(found, key=lambda finding: (finding.differs, finding.error / bound(finding.module)))
+        worst = max(found, key=lambda finding: (finding.differs, finding.error / finding.limit))
         detail = f"{len(self.trace.outputs)} fed the reference's input, float64; worst: {worst.module}"
-        return Check("modules, one by one", worst.error, 0.0, bound(worst.module), detail)
+        return Check("modules, one by one", worst.error, 0.0, worst.limit, detail)
 
     def stream(self, port: Decoder) -> Check:
         """The residual stream after every block."""

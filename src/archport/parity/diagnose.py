@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layers import Decoder
 from .faults import CATALOGUE, Fault
-from .locate import Finding, Trace, bound, findings, relative_error
+from .locate import Finding, Trace, findings, relative_error
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Diagnosis:
 
 def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
     """Name the fault behind a finding, given a clean port of the same reference in float64."""
-    place, limit = finding.place, bound(finding.module)
+    place = finding.place
 
     def there(port: Decoder) -> Finding | None:
         """What a port makes at the place; None when it differs before, or never gets there."""
@@ -44,7 +44,7 @@ def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) ->
             guess = copy.deepcopy(clean)
             fault.plant(guess, site)
             made = there(guess)
-            if made and clean_is_right and relative_error(made.ours, finding.ours) <= limit:
+            if made and clean_is_right and relative_error(made.ours, finding.ours) <= finding.limit:
                 words = f"{fault.faulty}; the reference {fault.right}: see {fault.see}"
                 return Diagnosis(place, fault, f"{place}: {words}")
             if made and not clean_is_right and not made.differs:
