@@ -9,15 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-BLOCK = re.compile(r"<!-- begin: (archport [^\n]*?) -->\n(.*?)<!-- end -->", re.S)
+BLOCK = re.compile(r"<!-- begin: ((?:archport|python benchmarks/verify.py)[^\n]*?) -->\n(.*?)<!-- end -->", re.S)
 # What differs from run to run and from machine to machine.
 MOVING = re.compile(r"^seconds .*$|^(logits|modules|residual|loss|gradients),? .*$", re.M)
-SLOW = ("archport faults bundled",)  # written, but not checked
+SLOW = ("archport faults bundled", "python benchmarks/verify.py")  # written, but not checked
 
 
 def printed(command: str) -> str:
     """The block for one command: what it prints, below the command itself."""
-    words = [sys.executable, "-m", *shlex.split(command)]
+    program, *rest = shlex.split(command)
+    words = [sys.executable, *([] if program == "python" else ["-m", program]), *rest]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     lines = "\n".join(line.rstrip() for line in done.stdout.splitlines())
     return f"<!-- begin: {command} -->\n```\n$ {command}\n{lines}\n```\n<!-- end -->"
