@@ -571,6 +571,16 @@ def test_a_state_dict_that_is_none_is_an_error_of_ours():
             archport.from_state_dict(hf_dict(reference("gpt2")), state)
 
 
+def test_a_tensor_that_claims_more_bytes_than_it_has_does_no_harm(tmp_path):
+    _, state, hf = written("gpt2", tmp_path / "theirs")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "config.json").write_text(json.dumps(hf | {"vocab_size": 50257}))
+    state["transformer.wte.weight"] = torch.ones(1).expand(50257, 60)
+    torch.save(state, tmp_path / "bin" / "pytorch_model.bin")
+    port = archport.load(tmp_path / "bin", dtype=torch.bfloat16)
+    assert torch.equal(port.embed.tokens.weight, torch.ones(50257, 60, dtype=torch.bfloat16))
+
+
 # --- real files, where they are at hand ---
 
 

@@ -92,7 +92,7 @@ class Checkpoint:
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a contiguous piece go that was read and copied; the file still has it."""
-        if self.mapped:
+        if self.mapped and tensor.is_contiguous():  # a strange stride may claim more bytes than the file has
             _drop_pages(tensor)
 
 

@@ -252,13 +252,9 @@ def _copy_all(
         copy.target.copy_(copy.source)
         checkpoint.release(copy.source)
 
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for _ in zip(progress(copies), pool.map(make, copies), strict=True):
-                pass
-        finally:
-            torch.set_num_threads(threads)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in zip(progress(copies), pool.map(make, copies), strict=True):
+            pass
 
 
 def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:

@@ -15,7 +15,7 @@ from .config import DecoderConfig
 from .errors import MappingError
 from .table import Row, Table
 
-PIECE = 8 << 20  # bytes of a source that are copied at a time
+PIECE = 2 << 20  # bytes of a source that are copied at a time
 
 
 class Header(NamedTuple):
