@@ -189,6 +189,14 @@ def test_weights_that_are_not_finite_are_named():
     assert report.problems == ("blocks.1.mlp.down.bias is not finite",)
 
 
+def test_frozen_models_are_verified_too():
+    model = reference("gpt2").requires_grad_(False)
+    port = archport.from_state_dict(hf_dict(model), model.state_dict()).requires_grad_(False)
+    with torch.no_grad():
+        assert archport.verify(port, reference=model).ok
+    assert not any(parameter.requires_grad for parameter in [*port.parameters(), *model.parameters()])
+
+
 def test_a_model_without_a_source_needs_a_reference():
     sizes = {"vocab_size": 11, "context": 5, "width": 8, "layers": 1, "heads": 2}
     with pytest.raises(SourceError, match="give the transformers model"):

@@ -161,6 +161,7 @@ def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
         parameter.grad = None
+        parameter.requires_grad_(True)
     return model
 
 
@@ -182,7 +183,8 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 def gradients(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """Gradient of the loss by every parameter; the model is left without any."""
-    loss(model, ids).backward()
+    with torch.enable_grad():
+        loss(model, ids).backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     return found

@@ -338,7 +338,7 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("last block dropped", "the last block does not run", "runs it", "Config.layers",
           _decoder(lambda m: len(m.blocks) > 1), lambda model, _: setattr(model, "blocks", model.blocks[:-1])),
     Fault("blocks 1 and 2 exchanged", "blocks 1 and 2 have changed places", "has them in order",
-          "{n} in the key table", _decoder(lambda m: len(m.blocks) > 2), _changes(_swaps_blocks),
+          "the layer numbers in the key table", _decoder(lambda m: len(m.blocks) > 2), _changes(_swaps_blocks),
           lambda _: ("blocks.1",)),
     Fault("weight rounded through bfloat16", "a weight was rounded through bfloat16", "has all its bits",
           "the dtype it was loaded in", _of(nn.Linear, where=_loses_bits), _changes(_rounds), _parent),

@@ -52,7 +52,7 @@ def verify(
         reference = references.of_folder(folder, target, against)
     ids = {kind: tokens.to(device) for kind, tokens in ids_for(port, folder).items()}
     comparison = Comparison(reference.to(device), ids, target)
-    return compare(port.to(device, target).eval(), comparison, name, quick=quick)
+    return compare(port.to(device, target).eval().requires_grad_(True), comparison, name, quick=quick)
 
 
 def verify_architecture(name: str, *, dtype: torch.dtype | str = "float32", against: str = "eager") -> list[Report]:
