@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -13,7 +14,7 @@ import archport
 from .references import reference
 
 
-def run(*words: str, code: int = 0) -> subprocess.CompletedProcess:
+def run(*words: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess:
     done = subprocess.run(
         [sys.executable, "-m", "archport", *words],
         capture_output=True,
@@ -21,6 +22,7 @@ def run(*words: str, code: int = 0) -> subprocess.CompletedProcess:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=120,
         check=False,
+        cwd=cwd,
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -35,6 +35,8 @@ def test_every_variant_of_an_architecture_is_the_reference(name):
             "logits, edge ids",
             "logits, one token",
             "logits, full context",
+            "embeddings, every token",
+            "logits, train mode",
             "modules, one by one",
             "residual stream",
             "loss",
@@ -253,7 +255,7 @@ def test_block_by_block(variant, tmp_path):
     report = verify_by_block(tmp_path)
     assert report.ok, str(report)
     names = [check.name for check in report.checks]
-    assert [name for name in names if "." not in name] == ["embed", "norm", "head"]
+    assert [name for name in names if "." not in name] == ["embed", "norm", "head", "logits"]
     assert {"blocks.0", "blocks.1", "blocks.2", "embed.tokens"} <= set(names)
 
 
@@ -264,7 +266,8 @@ def test_block_by_block_finds_the_block(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(wrong, "ParallelBlock", wrong.SequentialBlock)
     report = verify_by_block(tmp_path)
-    assert [check.name for check in report.checks if not check.ok] == ["blocks.0", "blocks.1", "blocks.2"]
+    failed = [check.name for check in report.checks if not check.ok]
+    assert failed == ["blocks.0", "blocks.1", "blocks.2", "logits"]
 
 
 UNDER_A_LIMIT = """

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,8 +46,9 @@ def options(
         sys.path.insert(0, str(Path.cwd()))
         try:
             importlib.import_module(name.removesuffix(".py").replace("/", "."))
-        except ImportError as error:
-            raise typer.BadParameter(f"--plugin {name}: {error}") from None
+        except Exception as error:  # it is somebody else's code
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise typer.BadParameter(f"--plugin {name}: {reason}") from None
 
 
 @app.command()
@@ -172,7 +174,7 @@ def verify(
     dtype: DtypeOption = "float32",
     against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
     device: DeviceOption = "cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="compare logits only")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="compare logits and embeddings only")] = False,
     by_block: Annotated[bool, typer.Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -182,30 +184,30 @@ def verify(
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
     from . import parity, registry
 
-    if source is not None and not Path(source).exists() and registry.is_architecture(source):
+    of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
+    if report is not None and report.suffix not in (".md", ".html"):
+        raise typer.BadParameter(f"--report {report}: expected a name ending in .md or .html")
+    if by_block and (of_architecture or quick or against != "eager" or device != "cpu"):
+        raise typer.BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
+    if of_architecture and (revision or offline):
+        raise typer.BadParameter(f"{source} is an architecture: --revision and --offline are for a SOURCE")
+    if of_architecture:
         _one_thread()
-        reports = parity.verify_architecture(source, dtype=dtype, against=against)
+        reports = parity.verify_architecture(str(source), dtype=dtype, against=against, device=device, quick=quick)
     elif by_block:
         reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
     else:
-        reports = [
-            parity.verify(
-                source,
-                dtype=dtype,
-                against=against,
-                device=device,
-                quick=quick,
-                revision=revision,
-                offline=offline,
-            )
-        ]
-    for one in reports:
-        text = one.to_json() if as_json else one.verdict if one.ok and len(reports) > 1 else str(one)
-        print(text)
+        verify = partial(parity.verify, source, dtype=dtype, against=against, device=device, quick=quick)
+        reports = [verify(revision=revision, offline=offline)]
+    if as_json:
+        facts = [one.to_dict() for one in reports]
+        print(json.dumps(facts if of_architecture else facts[0], indent=2))
+    else:
+        print("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
     if report is not None:
-        pages = [one.to_html() if report.suffix == ".html" else one.to_markdown() for one in reports]
+        page = parity.to_html(reports) if report.suffix == ".html" else "\n".join(r.to_markdown() for r in reports)
         try:
-            report.write_text("\n".join(pages), "utf-8")
+            report.write_text(page, "utf-8")
         except OSError as error:
             raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
     sys.exit(not all(one.ok for one in reports))

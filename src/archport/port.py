@@ -53,7 +53,7 @@ def build(
     """
     arch = architecture(name)
     config, origin = _config(arch, cfg)
-    device = _device(device)
+    device = to_device(device)
     model = skeleton(arch, config, device).to(dtype=to_dtype(dtype or torch.float32))
     if device.type != "meta":
         initialise(model, std=config.init_std, residual_std=config.residual_init_std)
@@ -149,7 +149,7 @@ def carry_out(
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
-    device = _device(device)
+    device = to_device(device)
     plan = settle_tie(plan)
     model = skeleton(plan.architecture, plan.config)
     made, copies = {}, []
@@ -248,8 +248,11 @@ def _copy_all(
 ) -> None:
     """Make all copies on all cores, a piece each, and let each source go when its piece is copied."""
 
+    inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
+
     def make(copy: Copy) -> None:
-        copy.target.copy_(copy.source)
+        with torch.inference_mode(inference):
+            copy.target.copy_(copy.source)
         checkpoint.release(copy.source)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -294,7 +297,8 @@ def _as_dict(cfg: Any) -> Mapping[str, Any]:
     )
 
 
-def _device(asked: str | torch.device) -> torch.device:
+def to_device(asked: str | torch.device) -> torch.device:
+    """A device that can be used here. Raises: ConfigError."""
     try:
         return torch.empty(0, device=asked).device
     except (RuntimeError, AssertionError) as error:

@@ -1,11 +1,12 @@
 """Verify a model too large for memory: one block of the reference and one of ours at a time, on the same input.
 
-The reference runs as a whole, but its weights are read from the file just before a block needs them and dropped right
-after; then our block gets the same input, with its own weights read and dropped in turn.
+Both models run as a whole, but the weights of each block are read from the file just before it runs and dropped right
+after. While the reference runs, our block gets the reference's input beside it; at the end the logits are compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ from .compare import Check, check
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import converted
 from .report import Report
+from .running import RaisedError, in_a_line, run
+from .settings import not_finite
 
-TOKENS = 32
+TOKENS = 256
+
+Fill = Callable[[nn.Module, str], None]
+Then = Callable[[str, nn.Module, Any, Any, Any], None]
 
 
 def verify_by_block(
@@ -32,39 +38,65 @@ def verify_by_block(
 ) -> Report:
     """Compare embedding, every block, last norm and head, each alone, in the memory of a few blocks.
 
-    Each is held to the reference's own block in float64. Raises: as `verify` does.
+    Each is held to the reference's own block in float64, and the logits of our whole model to the reference's.
+    Raises: as `verify` does.
     """
     planned = settle_tie(plan(source, dtype=dtype, revision=revision, offline=offline, headers_only=False))
     comparison = _ByBlock(planned)
-    with torch.no_grad():
-        comparison.reference(comparison.ids, use_cache=False)  # blocks run twice
+    problems: list[str] = []
+    try:
+        with torch.no_grad():
+            comparison.run()
+    except RaisedError as error:
+        problems.append(str(error))
     name = planned.checkpoint.origin.name
     plain = str(planned.dtype).removeprefix("torch.")
-    return Report(name, "transformers (eager), block by block", plain, tuple(comparison.checks))
+    against = "transformers (eager), block by block"
+    return Report(
+        name, against, plain, tuple(comparison.checks), problems=(*comparison.problems, *dict.fromkeys(problems))
+    )
 
 
 class _ByBlock:
-    """Both models without weights, and hooks on the reference that read, compare and drop them."""
+    """Both models without weights, and hooks that read them from the file, compare and drop them."""
 
     def __init__(self, planned: LoadPlan) -> None:
         self.plan, self.dtype = planned, planned.dtype
         self.port = skeleton(planned.architecture, planned.config).eval()
         with _parameters_on_meta(), without_drawing():
             self.reference = references.of_config(dict(planned.checkpoint.origin.hf), planned.dtype)
-        self.ids = torch.arange(min(TOKENS, planned.config.context))[None] % planned.config.vocab_size
+        vocab, length = planned.config.vocab_size, min(TOKENS, planned.config.context)
+        self.ids = torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(1))
+        self.ids[0, :2] = torch.tensor([0, vocab - 1])[:length]
         self.checks: list[Check] = []
+        self.problems: dict[str, None] = {}
         self.keys = self._file_keys()
-        pairs = counterparts(self.port, self.reference, planned.architecture.table)
-        modules = dict(self.reference.named_modules())
-        for name in self._units(pairs):
-            module = modules[pairs[name]]
-            module.register_forward_pre_hook(lambda module, _, path=pairs[name]: self._fill(module, path, self.dtype))
-            module.register_forward_hook(
-                lambda module, args, kwargs, result, name=name, path=pairs[name]: self._compare(
-                    name, path, module, args, kwargs, result
-                ),
-                with_kwargs=True,
-            )
+        self.pairs = counterparts(self.port, self.reference, planned.architecture.table)
+
+    def run(self) -> None:
+        """Fill `checks`. Raises: RaisedError where our code raises."""
+        with self._streamed(self.reference, self._theirs(self.dtype), self._compare):
+            theirs = self.reference(self.ids, use_cache=False).logits  # blocks run twice
+        with self._streamed(self.reference, self._theirs(torch.float64)):
+            exact = self.reference(self.ids, use_cache=False).logits
+        with self._streamed(self.port, self._ours):
+            self.checks.append(check("logits", run(self.port, self.ids), theirs, exact, self.dtype))
+
+    @contextmanager
+    def _streamed(self, model: nn.Module, fill: Fill, then: Then | None = None) -> Iterator[None]:
+        """Fill each unit of a model before it runs, and drop its weights `then`, when something was done with them."""
+        handles = []
+        for name in self._units(self.pairs):
+            module = model.get_submodule(name if model is self.port else self.pairs[name])
+            handles.append(module.register_forward_pre_hook(lambda module, _, name=name: fill(module, name)))
+            if then:
+                handles.append(module.register_forward_hook(partial(then, name), with_kwargs=True))
+            handles.append(module.register_forward_hook(lambda module, _, __: _drop(module)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _units(self, pairs: dict[str, str]) -> Iterator[str]:
         for name in pairs:
@@ -90,33 +122,45 @@ class _ByBlock:
             keys.setdefault(head, keys[embedding])
         return keys
 
-    def _fill(self, module: nn.Module, path: str, dtype: torch.dtype) -> None:
-        for name, _ in list(module.named_parameters(remove_duplicate=False)):
-            tensor = self.plan.checkpoint.read(self.keys[f"{path}.{name}"], own=True)
-            _put(module, name, tensor.to(dtype))
+    def _theirs(self, dtype: torch.dtype) -> Fill:
+        def fill(module: nn.Module, name: str) -> None:
+            for parameter, _ in list(module.named_parameters(remove_duplicate=False)):
+                key = self.keys[f"{self.pairs[name]}.{parameter}"]
+                tensor = self.plan.checkpoint.read(key, own=True)
+                self.problems |= dict.fromkeys(not_finite([(key, tensor)]))
+                _put(module, parameter, tensor.to(dtype))
 
-    def _compare(self, name: str, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        return fill
+
+    def _ours(self, module: nn.Module, name: str) -> None:
+        for step in self.plan.mapped:
+            if step.name and step.name.startswith(name + "."):
+                _put(module, step.name.removeprefix(name + "."), own_weight(self.plan, step))
+        if name == "head" and self.port.tied:
+            embedding = next(step for step in self.plan.mapped if step.name == "embed.tokens.weight")
+            _put(module, "weight", own_weight(self.plan, embedding))
+
+    def _compare(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        """Hold our unit to the reference's, which has just run, on the same input."""
         taken, theirs = first_tensor(args or kwargs), first_tensor(result)
-        self._fill(module, path, torch.float64)
+        self._theirs(torch.float64)(module, name)
         exact = first_tensor(module.forward(*converted(args, torch.float64), **converted(kwargs, torch.float64)))
         _drop(module)
         positions = torch.arange(self.ids.shape[-1])
         if name == "blocks.0":
-            embedded = self._run("embed", self.ids, positions)
+            embedded = self._made("embed", self.ids, positions)
             self.checks.append(check("embed", embedded, taken, taken.double(), self.dtype))
         more = [self.port.step(positions, self.dtype)] if name.startswith("blocks.") else []
-        self.checks.append(check(name, self._run(name, taken, *more), theirs, exact, self.dtype))
+        self.checks.append(check(name, self._made(name, taken, *more), theirs, exact, self.dtype))
 
-    def _run(self, name: str, *args: Any) -> Tensor:
-        """What a module of ours makes, its weights read for this once."""
+    def _made(self, name: str, *args: Any) -> Tensor:
+        """What a unit of ours makes, its weights read for this once. Raises: RaisedError."""
         unit = self.port.get_submodule(name)
-        for step in self.plan.mapped:
-            if step.name and step.name.startswith(name + "."):
-                _put(unit, step.name.removeprefix(name + "."), own_weight(self.plan, step))
-        if name == "head" and self.port.tied:
-            embedding = next(step for step in self.plan.mapped if step.name == "embed.tokens.weight")
-            _put(unit, "weight", own_weight(self.plan, embedding))
-        made: Tensor = unit(*args)
+        self._ours(unit, name)
+        try:
+            made: Tensor = unit(*args)
+        except Exception as error:
+            raise RaisedError(f"{name} raises {in_a_line(error)}") from error
         _drop(unit)
         return made
 

@@ -53,7 +53,6 @@ def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) ->
                 )
             ruled_out[fault.name] = None
     shape = tuple(finding.theirs.shape)
-    words = (
-        f"its {finding.side} {shape} differs by {finding.error:.1e} of the largest element; no known fault explains it"
-    )
+    what = "what it makes" if finding.side == "output" else f"what it feeds {finding.module}"
+    words = f"{what} {shape} differs by {finding.error:.1e} of the largest element; no known fault explains it"
     return Diagnosis(place, None, f"{place}: {words}, ruled out: {', '.join(ruled_out) or 'none'}", tuple(ruled_out))

@@ -50,8 +50,7 @@ def kill_table(model: str) -> Iterator[Kill]:
         site = sites[len(sites) // 2]
         faulty = copy.deepcopy(port)
         fault.plant(faulty, site)
-        found = comparison.findings(faulty)
-        said = explain(comparison, found)
+        said = explain(comparison, faulty)
         noticed = said is not None or not all(check.ok for check in comparison.logits(faulty))
         place, name = (said.place, said.fault.name if said.fault else None) if said else (None, None)
         yield Kill(fault, model, site, noticed, place, name)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..layers import Decoder
 from .counterparts import first_tensor
+from .running import Stop, run
 
 # In float64 everything agrees to rounding but attention, where the reference drops to float32 on purpose: for its
 # rotary tables, and in some families for scores and softmax. It is allowed what its own float32 run is off by.
@@ -111,10 +112,6 @@ def converted(values: Any, dtype: torch.dtype) -> Any:
     return values
 
 
-class _Stop(Exception):
-    """Ends a forward pass whose rest is of no interest."""
-
-
 @torch.no_grad()
 def findings(
     model: Decoder, reference: Trace, ids: Tensor, *, until: Callable[[Finding], bool] = lambda _: False
@@ -127,14 +124,16 @@ def findings(
         error, limit = relative_error(ours, theirs), reference.bound(name)
         found.append(Finding(name, side, calls[name], ours.detach(), theirs, error, limit))
         if until(found[-1]):
-            raise _Stop
+            raise Stop
 
     def before(name: str) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            if not args[0].is_floating_point():
-                return args  # ids or positions, which each side may pass on in its own way
-            compare(name, "input", args[0], reference.inputs[name])
-            return (fitted(reference.inputs[name], args[0]), *args[1:])
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            taken = first_tensor(args or kwargs)
+            if not taken.is_floating_point():
+                return None  # ids or positions, which each side may pass on in its own way
+            compare(name, "input", taken, reference.inputs[name])
+            given = fitted(reference.inputs[name], taken)
+            return ((given, *args[1:]), kwargs) if args else (args, kwargs | {next(iter(kwargs)): given})
 
         return hook
 
@@ -149,11 +148,11 @@ def findings(
     handles = []
     for name, module in model.named_modules():
         if name in reference.outputs:
-            handles.append(module.register_forward_pre_hook(before(name)))
+            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
             handles.append(module.register_forward_hook(after(name)))
     try:
-        model(ids)
-    except _Stop:
+        run(model, ids)
+    except Stop:
         pass
     finally:
         for handle in handles:

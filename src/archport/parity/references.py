@@ -66,9 +66,19 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
         try:
             config = AutoConfig.for_model(**copy.deepcopy(hf))
             model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
-        except (ValueError, ImportError, TypeError) as error:
+        except Exception as error:  # whatever transformers raises for a config it does not take
             raise SourceError(f"transformers cannot build the reference: {_one_line(error)}") from None
     return model.eval()
+
+
+def admit(reference: Any) -> None:
+    """Take a transformers model with a head as a reference, and nothing else. Raises: SourceError."""
+    kind = type(reference).__name__
+    if not isinstance(reference, nn.Module) or not hasattr(reference, "config"):
+        raise SourceError(f"the reference is a {kind}, expected a transformers model, as GPT2LMHeadModel")
+    head: Any = getattr(reference, "get_output_embeddings", lambda: None)
+    if head() is None:
+        raise SourceError(f"the reference is a {kind}, which has no output head; expected one of the ...ForCausalLM")
 
 
 def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,8 @@ class Report:
         ]
         return "\n".join([*lines, *([self.fault.words] if self.fault else []), self.verdict])
 
-    def to_json(self) -> str:
-        """Everything as one JSON object; numbers that are not finite are null."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in plain values; numbers that are not finite are None."""
         checks: list[dict[str, Any]] = [
             {
                 "name": check.name,
@@ -69,7 +70,8 @@ class Report:
                 "reference_error": _finite(check.reference_error),
                 "budget": _finite(check.budget),
                 "ok": check.ok,
-                "detail": check.detail,
+                "part": check.part,
+                "note": check.note,
             }
             for check in self.checks
         ]
@@ -80,7 +82,11 @@ class Report:
             "ruled_out": list(self.fault.ruled_out),
         }
         top = {"name": self.name, "against": self.against, "dtype": self.dtype, "ok": self.ok, "verdict": self.verdict}
-        return json.dumps(top | {"problems": list(self.problems), "checks": checks, "fault": fault}, indent=2)
+        return top | {"problems": list(self.problems), "checks": checks, "fault": fault}
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
 
     def to_markdown(self) -> str:
         """A page in Markdown."""
@@ -91,21 +97,32 @@ class Report:
 
     def to_html(self) -> str:
         """A page of its own in HTML; names are escaped."""
+        return to_html([self])
+
+    def _repr_html_(self) -> str:
+        return self._section()
+
+    def _section(self) -> str:
         head, *body = [
             "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
             for tag, row in [("th", HEADINGS), *(("td", row) for row in self.rows())]
         ]
         fault = f"<p>{html.escape(self.fault.words)}</p>" if self.fault else ""
         return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(self.name)}</title>'
-            "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
-            "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}</style>"
             f"<h1>{html.escape(self.name)}</h1><p>{html.escape(self.verdict)}</p>{fault}"
-            f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table></html>\n"
+            f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>\n"
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+
+def to_html(reports: Sequence[Report]) -> str:
+    """One page in HTML of any number of reports."""
+    title = html.escape(", ".join(report.name for report in reports[:3]))
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
+        "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}</style>"
+        f"{''.join(report._section() for report in reports)}</html>\n"
+    )
 
 
 def _finite(number: float) -> float | None:

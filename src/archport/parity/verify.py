@@ -1,24 +1,27 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SourceError
+from ..errors import CheckpointError, SourceError
 from ..layers import Decoder
-from ..port import load, to_dtype
-from ..registry import architecture
+from ..port import load, to_device, to_dtype
+from ..registry import architecture, skeleton
 from . import references
-from .compare import Comparison
+from .compare import Check, Comparison
 from .diagnose import Diagnosis, diagnose
-from .locate import Finding
 from .report import Report
+from .running import RaisedError
+from .settings import mixed_dtypes, not_comparable, not_finite, unlike
 
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
 
 
+@torch.inference_mode(False)
 def verify(
     model: Decoder | str | Path | None = None,
     reference: nn.Module | None = None,
@@ -34,74 +37,128 @@ def verify(
 
     `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
     built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
-    compares logits only.
+    compares logits and embeddings only. Neither model is changed.
 
     Raises: SourceError when there is no reference to be had, and whatever `load` raises.
     """
-    in_memory = isinstance(model, Decoder)
-    port = copy.deepcopy(model) if isinstance(model, Decoder) else load(model, revision=revision, offline=offline)
-    target = to_dtype(dtype) if dtype else port.norm.weight.dtype if in_memory else torch.float32
+    device = to_device(device)
+    if isinstance(model, Decoder):
+        port = copy.deepcopy(model)
+        problems = [] if dtype else [*mixed_dtypes(port)]
+        target = to_dtype(dtype or port.norm.weight.dtype)
+    elif model is None or isinstance(model, str | Path):
+        port, problems = load(model, revision=revision, offline=offline), []
+        target = to_dtype(dtype or torch.float32)
+    else:
+        raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
-    infinite = tuple(f"{key} is not finite" for key, p in port.named_parameters() if not torch.isfinite(p).all())
-    if infinite:
-        return Report(name, "transformers", _plain(target), (), problems=infinite)
+    problems += not_finite(port.named_parameters())
     if reference is None:
         if folder is None:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
+        if problems:
+            return Report(name, "transformers", _plain(target), (), problems=tuple(problems))
         reference = references.of_folder(folder, target, against)
-    ids = {kind: tokens.to(device) for kind, tokens in ids_for(port, folder).items()}
-    comparison = Comparison(reference.to(device), ids, target)
+    else:
+        references.admit(reference)
+        problems += not_finite(reference.named_parameters(), "the reference's ")
+    comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
+    problems += not_comparable(port, comparison.clean)
+    if problems:
+        return Report(name, comparison.described, _plain(target), (), problems=tuple(problems))
     return compare(port.to(device, target).eval().requires_grad_(True), comparison, name, quick=quick)
 
 
-def verify_architecture(name: str, *, dtype: torch.dtype | str = "float32", against: str = "eager") -> list[Report]:
-    """Verify tiny loud models of every variant of an architecture."""
+def verify_architecture(
+    name: str,
+    *,
+    dtype: torch.dtype | str = "float32",
+    against: str = "eager",
+    device: str | torch.device = "cpu",
+    quick: bool = False,
+) -> list[Report]:
+    """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
     arch = architecture(name)
     reports = []
     for variant, sizes in references.variants(arch.name):
-        comparison = loud_comparison(arch.name, sizes, dtype=to_dtype(dtype), against=against)
-        reports.append(compare(comparison.port_of(comparison.reference), comparison, variant))
+        comparison = loud_comparison(arch.name, sizes, dtype=to_dtype(dtype), against=against, device=to_device(device))
+        reports.append(compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick))
     return reports
 
 
 def loud_comparison(
-    name: str, sizes: dict[str, object], *, dtype: torch.dtype = torch.float32, against: str = "eager"
+    name: str,
+    sizes: dict[str, object],
+    *,
+    dtype: torch.dtype = torch.float32,
+    against: str = "eager",
+    device: torch.device | str = "cpu",
 ) -> Comparison:
     """A tiny loud reference of these sizes, ready to compare ports with."""
     arch = architecture(name)
-    reference = references.loud(arch, sizes, against)
-    with torch.device("meta"):
-        port = arch.build(arch.config_class(**sizes))  # type: ignore[arg-type]
-    port.config = arch.config_class(**sizes)  # type: ignore[arg-type]
-    return Comparison(reference, ids_for(port, None), dtype)
+    port = skeleton(arch, arch.config_class(**sizes))  # type: ignore[arg-type]
+    reference = references.loud(arch, sizes, against).to(device)
+    return Comparison(reference, ids_for(port, None, device), dtype)
 
 
 def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False) -> Report:
     """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
-    checks = list(comparison.logits(port))
-    found = []
-    if not quick:
-        found = comparison.findings(port)
-        checks.append(comparison.modules(found))
-        checks += [comparison.stream(port), comparison.loss(port)]
+    problems = [*unlike(port, comparison.clean)]
+    checks: list[Check] = []
+    fault = None
+    try:
+        for check in _lines(port, comparison, quick):
+            checks.append(check)
+        if not all(check.ok for check in checks):
+            fault = explain(comparison, port, checks)
+    except RaisedError as error:
+        problems.append(str(error))
+    return Report(name, comparison.described, _plain(comparison.dtype), tuple(checks), fault, tuple(problems))
+
+
+def _lines(port: Decoder, comparison: Comparison, quick: bool) -> Iterator[Check]:
+    yield from comparison.logits(port)
+    yield comparison.embeddings(port)
+    if quick:
+        return
+    yield comparison.train_mode(port)
+    yield comparison.modules(comparison.findings(port))
+    yield comparison.stream(port)
+    if comparison.short.shape[-1] > 1:
+        yield comparison.loss(port)
         # In half precision a ReLU's input may round to either side of its kink and the gradient jumps: no budget holds.
         if comparison.dtype == torch.float32 or port.config.activation != "relu":
-            checks.append(comparison.gradients(port))
-        checks.append(comparison.exported(port))
-    elif not all(check.ok for check in checks):
-        found = comparison.findings(port)
-    fault = explain(comparison, found)
-    return Report(name, comparison.described, _plain(comparison.dtype), tuple(checks), fault)
+            yield comparison.gradients(port)
+    yield comparison.exported(port)
 
 
-def explain(comparison: Comparison, found: list[Finding]) -> Diagnosis | None:
-    """The place and the cause of the first finding that differs, if one does."""
+def explain(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
+    """The place and the cause of the first difference.
+
+    Looked for module by module on a few tokens, then on the ids of a line of logits that failed; a line that fails
+    while every module agrees gives its own place.
+    """
+    ids, seen = comparison.short, comparison.trace
+    failed = [check for check in checks if not check.ok]
+    found = comparison.findings(port)
+    if not any(one.differs for one in found):
+        lines = [check.name.removeprefix("logits, ") for check in failed]
+        longer = next((line for line in lines if line in comparison.ids), None)
+        if longer is not None:
+            ids = comparison.ids[longer]
+            seen = comparison.trace_of(ids)
+            found = comparison.findings(port, seen, ids)
     first = next((finding for finding in found if finding.differs), None)
-    return None if first is None else diagnose(first, comparison.clean, comparison.trace, comparison.short)
+    if first is not None:
+        return diagnose(first, comparison.clean, seen, ids)
+    for check in failed:
+        if check.part:
+            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
+    return None
 
 
-def ids_for(port: Decoder, folder: Path | None) -> dict[str, Tensor]:
+def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The sets of ids to compare on; the first is also used module by module."""
     vocab, context = port.config.vocab_size, port.config.context
     generator = torch.Generator().manual_seed(1)
@@ -112,10 +169,19 @@ def ids_for(port: Decoder, folder: Path | None) -> dict[str, Tensor]:
         "full context": torch.randint(vocab, (1, context), generator=generator),
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
-
-        text = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT).ids
+        text = _tokenized(folder / "tokenizer.json", TEXT)
         ids["text"] = torch.tensor([text[:context]]).clamp(max=vocab - 1)
+    return {name: tokens.to(device) for name, tokens in ids.items()}
+
+
+def _tokenized(file: Path, text: str) -> list[int]:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises no narrower one
+        raise CheckpointError(f"{file}: not a tokenizer: {error}") from None
+    ids: list[int] = tokenizer.encode(text).ids
     return ids
 
 

@@ -1,0 +1,52 @@
+"""Run a port and, where it raises, say in which module."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+
+class RaisedError(Exception):
+    """A port's forward or backward pass raised; the text says where and what."""
+
+
+class Stop(Exception):
+    """Ends a forward pass whose rest is of no interest."""
+
+
+def run(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits of a model, ours or theirs. Raises: RaisedError."""
+    try:
+        result = model(ids)
+        return result if isinstance(result, Tensor) else result.logits
+    except Stop:
+        raise
+    except Exception as error:
+        raise RaisedError(f"{_where(model, ids)} raises {in_a_line(error)}") from error
+
+
+def backward(loss: Tensor) -> None:
+    """Gradients of a loss. Raises: RaisedError."""
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        raise RaisedError(f"the backward pass raises {in_a_line(error)}") from error
+
+
+def in_a_line(error: Exception) -> str:
+    """An exception of somebody else's, with its type, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _where(model: nn.Module, ids: Tensor) -> str:
+    """The innermost module that is running when the model raises."""
+    inside: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
+        handles.append(module.register_forward_hook(lambda _, __, ___: inside.pop() and None))
+    with suppress(Exception), torch.no_grad():
+        model(ids)
+    for handle in handles:
+        handle.remove()
+    return (inside and inside[-1]) or "decoder"
