@@ -224,7 +224,7 @@ def test_a_plan_of_pickles_says_that_headers_cannot_be_read(hub, at, folders):
 def test_a_damaged_header_is_one_error(hub, at, folders, tmp_path, content):
     hub.add("ns/damaged", shutil.copytree(folders["main"], tmp_path / "damaged"))
     (tmp_path / "damaged" / "model.safetensors").write_bytes(content)
-    failure(SourceError, archport.plan, "ns/damaged", **at)
+    failure(CheckpointError, archport.plan, "ns/damaged", **at)
 
 
 def test_an_unknown_dtype_is_named(hub, at, folders, tmp_path):

@@ -1,22 +1,22 @@
 """A checkpoint folder as config, headers and lazily read tensors; nothing but headers is read until asked for."""
 
 import ctypes
-import json
+import hashlib
 import mmap
-import pickle
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from .config import Origin
 from .errors import CheckpointError
+from .pickle_file import PickleFile
+from .safetensors_file import SafetensorsFile
+from .strict_json import read_json, regular_file
 from .translate import Header
 
 CONFIG = "config.json"
@@ -38,23 +38,11 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
 )
-MAX_JSON = 64 << 20
-MAX_HEADER = 100_000_000  # the format's own limit
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+# Far above any published file, far below what would hang or fill the machine.
+MAX_CONFIG = 1 << 20
+MAX_INDEX = 16 << 20
+SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
+SHOWN = 10  # faults of an index
 
 
 class WeightsFile(Protocol):
@@ -97,21 +85,35 @@ class Checkpoint:
 
 
 def open_folder(folder: Path, *, name: str, revision: str | None = None, commit: str | None = None) -> Checkpoint:
-    """Read a folder's config and headers. Raises: CheckpointError when a file is missing or damaged."""
-    hf = read_json(folder / CONFIG)
-    weights = choose_weights([path.name for path in folder.iterdir()], name)
-    shards = shard_names(read_json(folder / weights), folder / weights) if weights.endswith(".json") else [weights]
-    absent = [shard for shard in shards if not (folder / shard).is_file()]
-    if absent:
-        raise CheckpointError(f"{folder / weights}: names {len(absent)} files that are not there: {', '.join(absent)}")
-    opened = [open_weights(folder / shard) for shard in shards]
+    """Read a folder's config and headers. Raises: CheckpointError when a file is missing, damaged or lies elsewhere."""
+    hf = read_json(beside(folder, CONFIG), MAX_CONFIG)
+    present = [path.name for path in folder.iterdir()]
+    weights = beside(folder, choose_weights(present, name))
+    index = None
+    shards = [weights.name]
+    if weights.suffix == ".json":
+        index = read_index(weights)
+        shards = [shard for shard in shard_names(index) if shard in present]
+    opened = [open_weights(beside(folder, shard)) for shard in shards]
+    if index is not None:
+        held = {file.path.name: file.headers.keys() for file in opened}
+        others = [file for file in present if SHARD.fullmatch(file) and file.endswith(_suffix(weights))]
+        check_index(index, held, weights, others)
     files = {key: file for file in opened for key in file.headers}
     headers = {key: header for file in opened for key, header in file.headers.items()}
-    doubled = sum(len(file.headers) for file in opened) - len(files)
-    if doubled:
-        raise CheckpointError(f"{folder / weights}: {doubled} tensors lie in more than one file")
     size = sum(file.path.stat().st_size for file in opened)
     return Checkpoint(Origin(name, hf, folder, revision, commit), headers, tuple(shards), size, files)
+
+
+def beside(folder: Path, name: str) -> Path:
+    """A file of a folder; links may lead out of it only inside the Hub's cache. Raises: CheckpointError."""
+    path = folder / name
+    regular_file(path)
+    real, home = path.resolve(), folder.resolve()
+    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
+        raise CheckpointError(f"{path}: found a link to {real}, expected a file inside its folder: copy it there")
+    return path
 
 
 def choose_weights(names: list[str], where: str) -> str:
@@ -122,142 +124,75 @@ def choose_weights(names: list[str], where: str) -> str:
     raise CheckpointError(f"{where}: no weights found, expected {' or '.join(WEIGHTS[:3])}")
 
 
-def shard_names(index: Mapping[str, Any], path: Path) -> list[str]:
-    """The shards an index names, in order; each must be the bare name of a file beside it."""
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+def read_index(path: Path) -> dict[str, str]:
+    """The shard that holds each tensor; each is the bare name of a file beside the index. Raises: CheckpointError."""
+    found = read_json(path, MAX_INDEX).get("weight_map")
+    if not isinstance(found, dict) or not found:
         raise CheckpointError(f"{path}: no weight_map found, expected an index of shards")
-    shards = sorted({str(shard) for shard in weight_map.values()})
-    suffix = ".safetensors" if "safetensors" in path.name else ".bin"
-    wrong = [shard for shard in shards if Path(shard).name != shard or not shard.endswith(suffix)]
-    if wrong:
-        raise CheckpointError(f"{path}: found shard {wrong[0]!r}, expected the bare name of a {suffix} file")
-    return shards
+    weight_map = {key: str(shard) for key, shard in found.items()}
+    suffix = _suffix(path)
+    for shard in weight_map.values():
+        if not re.fullmatch(r"[\w.-]+", shard) or not shard.endswith(suffix):
+            raise CheckpointError(f"{path}: found shard {shard[:100]!r}, expected the bare name of a {suffix} file")
+    return weight_map
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises: CheckpointError for anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_JSON}")
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: found a JSON {type(value).__name__}, expected an object")
-    return value
+def shard_names(weight_map: Mapping[str, str]) -> list[str]:
+    """The shards an index names, in order."""
+    return sorted(set(weight_map.values()))
+
+
+def check_index(
+    weight_map: Mapping[str, str], held: Mapping[str, Iterable[str]], path: Path, others: Iterable[str] = ()
+) -> None:
+    """Compare an index with what its shards hold, and with `others` that lie there. Raises: CheckpointError."""
+    faults = [f"{shard} is missing" for shard in shard_names(weight_map) if shard not in held]
+    faults += [f"{shard} is there, but not listed" for shard in sorted(set(others) - set(weight_map.values()))]
+    places: dict[str, list[str]] = {}
+    for shard, keys in held.items():
+        for key in keys:
+            places.setdefault(key, []).append(shard)
+    for key, shards in places.items():
+        if len(shards) > 1:
+            faults.append(f"{key} is in {' and in '.join(shards)}")
+        elif key not in weight_map:
+            faults.append(f"{key} is in {shards[0]}, but not listed")
+        elif weight_map[key] != shards[0]:
+            faults.append(f"{key} is in {shards[0]}, but listed in {weight_map[key]}")
+    faults += [f"{key} is in no file" for key, shard in weight_map.items() if key not in places and shard in held]
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        listed = "; ".join(fault[:200] for fault in faults[:SHOWN])
+        raise CheckpointError(f"{path}: index and shards disagree, fetch them again: {listed}{more}")
+
+
+def _suffix(index: Path) -> str:
+    return ".safetensors" if "safetensors" in index.name else ".bin"
+
+
+def check_hashes(checkpoint: Checkpoint) -> None:
+    """Compare the bytes of config and weights with the hashes that the Hub's cache names them by, offline.
+
+    Raises: CheckpointError for a file that differs, or that lies in no cache.
+    """
+    folder = checkpoint.origin.folder or Path()
+    for name in (CONFIG, *checkpoint.names):
+        blob = (folder / name).resolve()
+        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+            raise CheckpointError(f"{folder / name}: has no hash to compare with, expected a file of the Hub's cache")
+        as_git_does = hashlib.sha1(b"blob %d\0" % blob.stat().st_size)  # for files outside of LFS
+        digest = hashlib.sha256() if len(blob.name) == 64 else as_git_does
+        with blob.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        if digest.hexdigest() != blob.name:
+            found = f"found bytes that hash to {digest.hexdigest()}, expected {blob.name}"
+            raise CheckpointError(f"{folder / name}: {found}: delete it and fetch it again")
 
 
 def open_weights(path: Path) -> WeightsFile:
     """A file of tensors by its ending."""
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
-
-
-class SafetensorsFile:
-    """A .safetensors file, mapped into memory."""
-
-    mapped = True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.headers = _safetensors_headers(path)
-
-    def _open(self, backend: str) -> Any:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            return safe_open(self.path, "pt", **({"backend": backend} if backend != "mmap" else {}))
-        except SafetensorError as error:
-            raise CheckpointError(f"{self.path}: not a valid safetensors file: {error}") from None
-
-    @cached_property
-    def _mapped(self) -> Any:
-        return self._open("mmap")
-
-    @cached_property
-    def _unmapped(self) -> Any:
-        # Older safetensors can only map.
-        try:
-            return self._open("pread")
-        except TypeError:
-            return self._mapped
-
-    def tensor(self, key: str, *, own: bool = False) -> Tensor:
-        """A tensor by its key."""
-        return (self._unmapped if own else self._mapped).get_tensor(key)  # type: ignore[no-any-return]
-
-
-def _safetensors_headers(path: Path) -> dict[str, Header]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise CheckpointError(f"{path}: found {_what_is(path)}, expected a safetensors file")
-        raw = file.read(length)
-    try:
-        entries = json.loads(raw)
-        entries.pop("__metadata__", None)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        unknown = [f"{key} is {entry['dtype']}" for key, entry in entries.items() if entry["dtype"] not in DTYPES]
-        if end > size:
-            raise CheckpointError(f"{path}: found {size} bytes, expected {end}: truncated, fetch it again")
-        if unknown:
-            raise CheckpointError(f"{path}: {unknown[0]}, a type archport does not know")
-        return {key: Header(tuple(entry["shape"]), DTYPES[entry["dtype"]]) for key, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is not that of a safetensors file: {error!r}") from None
-
-
-def _what_is(path: Path) -> str:
-    """What a file is that is not what its name says."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer (fetch the file itself with `git lfs pull`)"
-    if start.lstrip()[:1] == b"<":
-        return "a page of HTML or XML"
-    return f"{path.stat().st_size} bytes of something else" if start else "an empty file"
-
-
-class PickleFile:
-    """A pytorch_model.bin: the zip container is mapped, the older plain pickle is read into memory as a whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with path.open("rb") as file:
-            self.mapped = file.read(4) == b"PK\x03\x04"
-
-    def _load(self, **options: Any) -> dict[str, Tensor]:
-        try:
-            state = torch.load(self.path, weights_only=True, **options)
-        except Exception as error:  # a damaged pickle can raise nearly anything
-            code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-            if code:
-                raise CheckpointError(f"{self.path}: holds code ({code[1]}), refused; ask for safetensors") from None
-            raise CheckpointError(f"{self.path}: found {_what_is(self.path)}, expected a PyTorch checkpoint") from None
-        tensors = isinstance(state, dict) and all(
-            isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-            for key, tensor in state.items()
-        )
-        if not tensors:
-            raise CheckpointError(f"{self.path}: found something else than a dictionary of names and dense tensors")
-        return state  # type: ignore[no-any-return]
-
-    @cached_property
-    def headers(self) -> dict[str, Header]:
-        """Shapes and dtypes, from the pickle alone."""
-        return {key: Header(tuple(t.shape), t.dtype) for key, t in self._load(map_location="meta").items()}
-
-    @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
-        return self._load(map_location="cpu", mmap=self.mapped)
-
-    def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002
-        """A tensor by its key."""
-        return self._tensors[key].detach()
 
 
 def _drop_pages(tensor: Tensor) -> None:

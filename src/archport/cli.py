@@ -122,13 +122,13 @@ def build(
 
     Sizes are those of its first published model, but for the ones set.
     """
-    from . import checkpoint, port, published, registry, summary
+    from . import checkpoint, port, published, registry, strict_json, summary
 
     if config is not None and settings:
         raise typer.BadParameter("give --config or --set, not both")
     arch = registry.architecture(architecture)
     if config is not None:
-        cfg, like = checkpoint.read_json(config), str(config)
+        cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
     else:
         like, cfg = next((name, sizes) for name, (of, sizes) in published.PUBLISHED.items() if of == arch.name)
         cfg = cfg | dict(_setting(text) for text in settings or ())

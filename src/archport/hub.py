@@ -11,16 +11,19 @@ from typing import Any, TypedDict, TypeVar
 from .checkpoint import (
     COMPANIONS,
     CONFIG,
-    DTYPES,
+    MAX_CONFIG,
     WEIGHTS,
     Checkpoint,
+    check_index,
     choose_weights,
     open_folder,
-    read_json,
+    read_index,
     shard_names,
 )
 from .config import Origin
 from .errors import CheckpointError, SourceError
+from .safetensors_file import checked
+from .strict_json import read_json
 from .translate import Header
 
 T = TypeVar("T")
@@ -53,7 +56,7 @@ def open_repository(repo: str, revision: str | None, *, offline: bool, options: 
             raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
     weights = choose_weights(names, repo)
     first = fetch(weights, commit)
-    wanted = shard_names(read_json(first), first) if weights.endswith(".json") else []
+    wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
     wanted += [name for name in COMPANIONS if name in names]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: fetch(name, commit), wanted))
@@ -69,24 +72,38 @@ def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Che
         raise CheckpointError(f"{repo}: has no safetensors, and pickle files show their shapes only when downloaded")
     config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options))
     commit = config.parent.name
-    shards = [weights]
+    shards, index = [weights], None
     if weights.endswith(".json"):
         index = _ask(repo, revision, lambda: _download(repo, weights, commit, options))
-        shards = shard_names(read_json(index), index)
+        shards = shard_names(read_index(index))
 
-    def tensors(shard: str) -> dict[str, Any]:
-        api = _api(options)
-        return _ask(repo, revision, lambda: api.parse_safetensors_file_metadata(repo, shard, revision=commit).tensors)
+    def fetch(shard: str) -> dict[str, Header]:
+        found = _ask(repo, revision, lambda: _header(repo, shard, commit, options))
+        entries = {
+            key: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(tensor.data_offsets)}
+            for key, tensor in found.items()
+        }
+        return checked(
+            entries, f"{repo}/{shard}", max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        )
 
-    headers: dict[str, Header] = {}
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(tensors, shards):
-            for key, tensor in found.items():
-                if tensor.dtype not in DTYPES:
-                    raise CheckpointError(f"{repo}: {key} is {tensor.dtype}, a type archport does not know")
-                headers[key] = Header(tuple(tensor.shape), DTYPES[tensor.dtype])
+        held = dict(zip(shards, pool.map(fetch, shards), strict=True))
+    if index is not None:
+        check_index(read_index(index), held, index)
+    headers = {key: header for found in held.values() for key, header in found.items()}
     size = sum(header.bytes for header in headers.values())
-    return Checkpoint(Origin(repo, read_json(config), None, revision, commit), headers, tuple(shards), size, {})
+    hf = read_json(config, MAX_CONFIG)
+    return Checkpoint(Origin(repo, hf, None, revision, commit), headers, tuple(shards), size, {})
+
+
+def _header(repo: str, name: str, commit: str, options: HubOptions) -> dict[str, Any]:
+    from huggingface_hub import errors
+
+    try:
+        return _api(options).parse_safetensors_file_metadata(repo, name, revision=commit).tensors  # type: ignore[no-any-return]
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, but not that of a header
+        raise errors.SafetensorsParsingError(f"{name}: {error!r}") from None
 
 
 def _told_to_stay_offline() -> bool:
@@ -113,14 +130,38 @@ def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
     return names
 
 
+def _guard() -> None:
+    """Refuse answers whose ETag or commit, of which huggingface_hub makes file names, would lead out of the cache."""
+    from huggingface_hub import get_session
+
+    session: Any = get_session()
+    hooks = session.event_hooks if hasattr(session, "event_hooks") else session.hooks  # httpx, or requests before it
+    if _refuse_paths not in hooks["response"]:
+        hooks["response"].append(_refuse_paths)
+
+
+def _refuse_paths(response: Any, *_: Any, **__: Any) -> None:
+    for name in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
+        value = response.headers.get(name, "").removeprefix("W/").strip('"')
+        if re.search(r"[/\\\0]|^\.+$", value):
+            raise HostileAnswerError(f"{name} {value[:60]!r}")
+
+
+class HostileAnswerError(Exception):
+    """An answer that tries to make huggingface_hub write outside its cache."""
+
+
 def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
+    _guard()
     return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT, **options, **more))
 
 
 def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     """Put a question to the Hub, three times unless the answer is final."""
+    from huggingface_hub import errors
+
     attempt = 0
     while True:
         attempt += 1
@@ -131,7 +172,8 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
             if reason is None and attempt == TRIES:
                 reason = f"tried {TRIES} times, {_answer(error)}; try later, or --offline if it is in the cache"
             if reason:
-                raise SourceError(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
+                kind = CheckpointError if isinstance(error, errors.SafetensorsParsingError) else SourceError
+                raise kind(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
             time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
@@ -140,6 +182,8 @@ def _explanation(error: BaseException) -> str | None:
     from huggingface_hub import errors
 
     status = _status(error)
+    if isinstance(error, HostileAnswerError):
+        return f"the server answers with {error}, which leads out of the cache: do not trust it"
     if isinstance(error, errors.GatedRepoError):
         return "gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -156,7 +200,7 @@ def _explanation(error: BaseException) -> str | None:
     if isinstance(error, errors.HFValidationError):
         return f"neither a folder nor a Hub id: {_one_line(error)}"
     if isinstance(error, errors.SafetensorsParsingError):
-        return f"a damaged file: {_one_line(error)}"
+        return f"found a damaged file, expected safetensors: {_one_line(error)}"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "no token found: log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
