@@ -87,6 +87,7 @@ def test_a_single_file_is_equal_byte_for_byte(name, tmp_path):
     assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore::archport.errors.NotFiniteWarning")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_nan_payloads_and_negative_zero_survive(name, tmp_path):
     _, state, hf = written(name, tmp_path / "theirs")

@@ -61,22 +61,26 @@ class WeightsFile(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A config, the headers of all tensors, and the files to read them from (none where only headers were fetched)."""
+    """A config, the headers of all tensors, and the files to read them from (none where only headers were fetched).
+
+    `copied` asks for memory of their own for all tensors, wherever files could be mapped.
+    """
 
     origin: Origin
     headers: Mapping[str, Header]
     names: tuple[str, ...]
     file_bytes: int
     files: Mapping[str, WeightsFile]
+    copied: bool = False
 
     @property
     def mapped(self) -> bool:
         """Whether tensors are used where they lie on disk."""
-        return all(file.mapped for file in self.files.values())
+        return not self.copied and all(file.mapped for file in self.files.values())
 
     def read(self, key: str, *, own: bool = False) -> Tensor:
         """One tensor by the file's own key, mapped where the file is, or in memory of its `own`."""
-        return self.files[key].tensor(key, own=own)
+        return self.files[key].tensor(key, own=own or self.copied)
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a contiguous piece go that was read and copied; the file still has it."""

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,19 +61,29 @@ def load(
     offline: Offline = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="read weights into memory, map no file")] = False,
+    check_finite: Annotated[bool, typer.Option("--check-finite", help="look for NaN and infinities")] = False,
+    check_hash: Annotated[bool, typer.Option("--check-hash", help="compare cached files with their hashes")] = False,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from . import port, registry, summary
+    from . import checkpoint, errors, port, registry, summary
 
+    if dry_run and (copy or check_finite or check_hash):
+        raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
     start = time.perf_counter()
-    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run)
+    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
+    if check_hash:
+        checkpoint.check_hashes(plan.checkpoint)
+    warned: list[warnings.WarningMessage] = []
     if dry_run:
         model = registry.skeleton(plan.architecture, plan.config)
     else:
         plan = port.settle_tie(plan)
-        model = port.carry_out(plan, device, progress=_progress)
+        with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
+            model = port.carry_out(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.summary(plan, model)
+    facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
     facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
     if source is None and not dry_run:
         facts["prompt"], facts["next_tokens"] = summary.PROMPT, summary.next_tokens(model)
@@ -98,6 +109,8 @@ def _print_load(facts: dict[str, Any]) -> None:
         "memory": summary.memory(facts),
         "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
     }
+    if facts["not_finite"]:
+        lines["NOT FINITE"] = f"NaN or infinity in {', '.join(facts['not_finite'])}"
     if facts["unknown_fields"]:
         lines["unknown"] = f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"
     if any(name.endswith(".bin") for name in facts["files"]):

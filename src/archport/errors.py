@@ -7,6 +7,8 @@ ArchportError
     CheckpointError       a file is missing, damaged or not what its name says
     MappingError          the checkpoint's tensors and the model's parameters do not match
     ExportError           the target cannot be written
+
+NotFiniteWarning          weights that were loaded hold NaN or infinities
 """
 
 from collections.abc import Sequence
@@ -54,3 +56,11 @@ class MappingError(ArchportError):
 
 class ExportError(ArchportError):
     """A target that cannot be written."""
+
+
+class NotFiniteWarning(UserWarning):
+    """Weights with NaN or infinities; `names` are the parameters."""
+
+    def __init__(self, names: Sequence[str], where: str) -> None:
+        self.names = tuple(names)
+        super().__init__(f"{where}: not finite: {', '.join(self.names[:SHOWN])}")

@@ -1,15 +1,19 @@
 """The writer: config, tensors and companions become a Hugging Face folder, complete or not at all."""
 
+import glob
 import json
 import shutil
 import stat
-import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from .checkpoint import COMPANIONS, CONFIG
+from filelock import FileLock, Timeout
+
+from .checkpoint import COMPANIONS, CONFIG, beside
 from .errors import ExportError
 from .translate import Outgoing
 
@@ -23,32 +27,75 @@ def write_checkpoint(
 ) -> Path:
     """Write everything into a temporary folder beside the target, then rename it.
 
-    Raises: ExportError when the target holds something already or cannot be written; it is then as it was.
+    What a killed export to the same target left behind is removed first. Raises: ExportError when the target holds
+    something already or cannot be written, CheckpointError for a companion that is a link elsewhere; the target is
+    then as it was.
     """
+    from safetensors import SafetensorError
+
     partial = None
     try:
         folder = folder.resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        (partial / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-        for name in COMPANIONS:
-            if companions and (companions / name).is_file():
-                shutil.copyfile(companions / name, partial / name)
-        _write_tensors(partial, tensors, max_shard_size)
-        # Temporary folders and safetensors files are private; a checkpoint is as readable as its config.
-        mode = stat.S_IMODE((partial / CONFIG).stat().st_mode)
-        for path in partial.iterdir():
-            path.chmod(mode)
-        partial.chmod(mode | (mode & 0o444) >> 2)
-        partial.rename(folder)
-    except (OSError, ValueError, TypeError) as error:
+        _remove_stale(folder)
+        needed, free = sum(tensor.header.bytes for tensor in tensors.values()), shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise ExportError(f"{folder}: {free} bytes are free, expected {needed} for the weights alone")
+        partial = folder.with_name(f"{_prefix(folder)}{uuid4().hex}")
+        with _held(partial):
+            partial.mkdir()
+            _fill(partial, hf, tensors, companions, max_shard_size)
+            partial.rename(folder)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)
     return folder
+
+
+def _fill(
+    folder: Path,
+    hf: Mapping[str, Any],
+    tensors: Mapping[str, Outgoing],
+    companions: Path | None,
+    max_shard_size: int | str,
+) -> None:
+    (folder / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
+    for name in COMPANIONS:
+        if companions and (companions / name).exists():
+            shutil.copyfile(beside(companions, name), folder / name)
+    _write_tensors(folder, tensors, max_shard_size)
+    # Safetensors files are private; a checkpoint is as readable as its config.
+    mode = stat.S_IMODE((folder / CONFIG).stat().st_mode)
+    for path in folder.iterdir():
+        path.chmod(mode)
+
+
+def _prefix(folder: Path) -> str:
+    """How temporary folders of an export to a folder are called, beside it."""
+    return f".{folder.name}.partial-"
+
+
+@contextmanager
+def _held(partial: Path) -> Iterator[None]:
+    """Hold a temporary folder while this process lives, so that nobody takes it for stale. Raises: Timeout."""
+    lock = FileLock(partial.with_name(f"{partial.name}.lock"), blocking=False)
+    with lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what exports to this folder left behind when they were killed: nobody holds it any more."""
+    left = {path.with_suffix("") for path in folder.parent.glob(f"{glob.escape(_prefix(folder))}*")}
+    for partial in left:
+        with suppress(OSError, Timeout), _held(partial):
+            shutil.rmtree(partial)
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size: int | str) -> None:

@@ -1,8 +1,11 @@
 """From a name to a ready model: build, plan, load, export."""
 
+import gc
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -12,15 +15,15 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from .checkpoint import Checkpoint, open_folder
+from .checkpoint import Checkpoint, check_hashes, open_folder
 from .config import DecoderConfig, Origin
-from .errors import CheckpointError, ConfigError, ExportError, SourceError, UnsupportedError
+from .errors import CheckpointError, ConfigError, ExportError, NotFiniteWarning, SourceError, UnsupportedError
 from .export import write_checkpoint
 from .fields import read_config, write_config
 from .hub import HubOptions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .registry import Architecture, architecture, skeleton
-from .translate import Copy, Header, Plan, TensorStep, export_tensors, import_tensor, nearest, same_bytes
+from .translate import Copy, Header, Plan, TensorStep, export_tensors, import_tensor, is_finite, nearest, same_bytes
 from .translate import plan as plan_tensors
 
 DEMO = Path(__file__).parent / "demo"
@@ -68,16 +71,23 @@ def load(
     dtype: torch.dtype | str = "auto",
     device: str | torch.device = "cpu",
     offline: bool = False,
+    copy: bool = False,
+    check_finite: bool = False,
+    check_hash: bool = False,
     **hub: Unpack[HubOptions],
 ) -> Decoder:
     """A ready model, in eval mode, from a folder or a Hub id; without a source, the checkpoint that ships inside.
 
     `dtype` "auto" is what the config says, else what the weights are. Tensors whose layout is ours already are used
-    where they lie in the file.
+    where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
+    if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    return carry_out(plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, **hub), device)
+    planned = plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, copy=copy, **hub)
+    if check_hash:
+        check_hashes(planned.checkpoint)
+    return carry_out(planned, device, check_finite=check_finite)
 
 
 def plan(
@@ -87,13 +97,14 @@ def plan(
     dtype: torch.dtype | str = "auto",
     offline: bool = False,
     headers_only: bool = True,
+    copy: bool = False,
     **hub: Unpack[HubOptions],
 ) -> LoadPlan:
     """What `load` would do, one step a tensor. Of a Hub repository only config, index and headers are read.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    return plan_checkpoint(_open(source, revision, offline, headers_only, hub), dtype)
+    return plan_checkpoint(replace(_open(source, revision, offline, headers_only, hub), copied=copy), dtype)
 
 
 def from_state_dict(
@@ -146,17 +157,21 @@ def carry_out(
     plan: LoadPlan,
     device: str | torch.device = "cpu",
     *,
+    check_finite: bool = False,
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
     device = to_device(device)
     plan = settle_tie(plan)
     model = skeleton(plan.architecture, plan.config)
-    made, copies = {}, []
-    for step in plan.mapped:
-        made[step.name or ""], pieces = import_tensor(step, plan.axes, plan.checkpoint.read)
-        copies += pieces
-    _copy_all(plan.checkpoint, copies, progress)
+    with _without_garbage_collection():
+        made, odd = _weights(plan, progress)
+    if check_finite:
+        odd |= {name: None for name, tensor in made.items() if not is_finite(tensor)}
+    if odd:
+        warnings.warn(
+            NotFiniteWarning([name for name in made if name in odd], plan.checkpoint.origin.name), stacklevel=2
+        )
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in made.items():
@@ -167,6 +182,34 @@ def carry_out(
     model.tie()
     model.origin = plan.checkpoint.origin
     return model.eval()
+
+
+def _weights(
+    plan: LoadPlan, progress: Callable[[Sequence[Copy]], Iterable[Copy]]
+) -> tuple[dict[str, Tensor], dict[str, None]]:
+    """Every parameter by its name, and the names of those that were copied and are not finite."""
+    made: dict[str, Tensor] = {}
+    odd: dict[str, None] = {}
+    # What is mapped can all be opened at once; of what is not, one tensor is read at a time.
+    for steps in [plan.mapped] if plan.checkpoint.mapped else [[step] for step in plan.mapped]:
+        copies: list[Copy] = []
+        for step in steps:
+            made[step.name or ""], pieces = import_tensor(step, plan.axes, plan.checkpoint.read)
+            copies += pieces
+        odd |= _copy_all(plan.checkpoint, copies, progress if plan.checkpoint.mapped else iter)
+    return made, odd
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Many tensors are made and none is garbage; searching through all of them again and again takes longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def export(
@@ -245,19 +288,24 @@ class _InMemory:
 
 def _copy_all(
     checkpoint: Checkpoint, copies: Sequence[Copy], progress: Callable[[Sequence[Copy]], Iterable[Copy]]
-) -> None:
-    """Make all copies on all cores, a piece each, and let each source go when its piece is copied."""
+) -> dict[str, None]:
+    """Make all copies on all cores, a piece each, and let each source go when its piece is copied.
 
+    Returns the names of the parameters that are not finite.
+    """
     inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
 
-    def make(copy: Copy) -> None:
+    def make(copy: Copy) -> bool:
         with torch.inference_mode(inference):
             copy.target.copy_(copy.source)
         checkpoint.release(copy.source)
+        return is_finite(copy.target)
 
+    if not copies:
+        return {}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for _ in zip(progress(copies), pool.map(make, copies), strict=True):
-            pass
+        finite = [good for _, good in zip(progress(copies), pool.map(make, copies), strict=True)]
+    return {copy.name or "": None for copy, good in zip(copies, finite, strict=True) if not good}
 
 
 def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:

@@ -68,7 +68,7 @@ def account(facts: dict[str, Any]) -> str:
 
 def memory(facts: dict[str, Any]) -> str:
     """How many bytes are used where they lie, how many are copied, and the most at once."""
-    place = "used in place" if facts["mappable"] else "read into memory (this format cannot be mapped)"
+    place = "used in place" if facts["mappable"] else "read into memory"
     used = facts["bytes_in_place"] if facts["mappable"] else facts["file_bytes"]
     peak = facts["peak_bytes"] if facts["mappable"] else facts["file_bytes"] + facts["bytes_copied"]
     return f"{size(used)} {place}, {size(facts['bytes_copied'])} copied, {size(peak)} at the peak"

@@ -141,6 +141,7 @@ class Copy(NamedTuple):
 
     target: Tensor
     source: Tensor
+    name: str | None
 
 
 def import_tensor(
@@ -151,20 +152,20 @@ def import_tensor(
         source = read(step.keys[0])
         same = source.dtype == step.dtype
         tensor = source if same else torch.empty(source.shape, dtype=step.dtype)
-        copies = [] if same else _pieces(tensor, source)
+        copies = [] if same else _pieces(tensor, source, step.name)
         return tensor if step.pattern is None else rearrange(tensor, step.pattern), copies
     ours = torch.empty(step.shape, dtype=step.dtype)
     layout = _Layout(step.pattern, len(step.keys), axes)
     parts = zip(step.keys, layout.parts(ours), strict=True)
-    return ours, [piece for key, part in parts for piece in _pieces(part, layout.split(read(key)))]
+    return ours, [piece for key, part in parts for piece in _pieces(part, layout.split(read(key)), step.name)]
 
 
-def _pieces(target: Tensor, source: Tensor) -> list[Copy]:
+def _pieces(target: Tensor, source: Tensor, name: str | None) -> list[Copy]:
     """A copy in pieces of a few megabytes, so that cores share it and little of the source is in memory at a time."""
     rows = max(1, PIECE * len(source) // max(1, source.nbytes)) if source.ndim else 1
     if source.ndim == 0:
-        return [Copy(target, source)]
-    return [Copy(*pair) for pair in zip(torch.split(target, rows), torch.split(source, rows), strict=True)]
+        return [Copy(target, source, name)]
+    return [Copy(*pair, name) for pair in zip(torch.split(target, rows), torch.split(source, rows), strict=True)]
 
 
 class Outgoing(NamedTuple):
@@ -303,3 +304,11 @@ def same_bytes(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same bits: NaN equals itself, and 0.0 is not -0.0."""
     same = a.shape == b.shape and a.dtype == b.dtype
     return same and torch.equal(*(t.contiguous().view(-1).view(torch.uint8) for t in (a, b)))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor is free of NaN and infinities; a NaN is its own minimum, so two numbers tell."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    return bool(torch.isfinite(torch.stack(wide.detach().aminmax())).all())

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import Attention, Decoder
+from ..translate import is_finite
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:
     """A line for each tensor with a NaN or an infinity in it."""
-    return tuple(f"{whose}{name} is not finite" for name, tensor in tensors if not torch.isfinite(tensor).all())
+    return tuple(f"{whose}{name} is not finite" for name, tensor in tensors if not is_finite(tensor))
 
 
 def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:
