@@ -5,11 +5,18 @@ os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
+
+from .hub_server import REPO, HubServer
+from .references import reference
+
+SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -27,3 +34,37 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints that repositories may hold."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(["main", "step3000", "next", "sharded", "pickle", "large"]):
+        model = reference("gpt_neox", seed=seed, **SMALL | ({"vocab_size": 2000} if name == "large" else {}))
+        model.save_pretrained(root / name, max_shard_size="20KB" if name == "sharded" else "5GB")
+        if name == "pickle":
+            (root / name / "model.safetensors").unlink()
+            torch.save(model.state_dict(), root / name / "pytorch_model.bin")
+    (root / "main" / "tokenizer.json").write_text('{"version": "1.0"}')
+    (root / "main" / "merges.txt").write_text("a b\n")
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture
+def hub(folders, monkeypatch, tmp_path) -> Iterator[HubServer]:
+    """A server with one repository, and a client that does not wait between its tries."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr("archport.hub.PAUSE", 0)
+    for module in ("utils._http", "file_download"):  # these sleep up to 23 seconds between tries
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda _: None))
+    with HubServer() as server:
+        server.add(REPO, folders["main"])
+        yield server
+
+
+@pytest.fixture
+def at(hub, tmp_path) -> dict[str, object]:
+    """How to reach it, with a cache of one's own."""
+    return {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}

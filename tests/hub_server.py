@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+REPO = "ns/name"  # the repository that every test has
+
 
 @dataclass
 class Request:

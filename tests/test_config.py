@@ -119,7 +119,7 @@ BAD = {
     "eps NaN": ("gpt_neox", {"layer_norm_eps": math.nan}, "layer_norm_eps: found nan, expected a positive"),
     "eps zero": ("gpt2", {"layer_norm_epsilon": 0}, "layer_norm_epsilon: found 0"),
     "dropout of one": ("gpt2", {"resid_pdrop": 1.0}, "resid_pdrop: found 1.0, expected a rate"),
-    "heads do not divide": ("gpt2", {"n_head": 7}, "n_head: width 60 is not a multiple of 7 heads"),
+    "heads do not divide": ("gpt2", {"n_head": 7}, "n_head: found 7, expected a divisor of width 60"),
     "rotary too wide": ("gptj", {"rotary_dim": 30}, "rotary_dim: found 30, expected an even number up to"),
     "rotary odd": ("gptj", {"rotary_dim": 3}, "rotary_dim: found 3"),
     "rotary of nothing": ("gpt_neox", {"rotary_pct": 0.01}, "rotary_pct: 0.01 of head width 24 is 0"),

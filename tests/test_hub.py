@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,46 +17,12 @@ from archport import hub as archport_hub
 from archport.checkpoint import COMPANIONS, choose_weights
 from archport.errors import ArchportError, CheckpointError, SourceError
 
-from .hub_server import HubServer
-from .references import reference
+from .hub_server import REPO, HubServer
 
-REPO = "ns/name"
-SIZES = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 SECRET = "hf_secret"
 LOG_IN = "log in with `hf auth login`"
 OFFLINE = "try later, or --offline if it is in the cache"
 BOTH = pytest.mark.parametrize("ask", [archport.load, archport.plan])
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("checkpoints")
-    for seed, name in enumerate(["main", "step3000", "next", "sharded", "pickle", "large"]):
-        model = reference("gpt_neox", seed=seed, **SIZES | ({"vocab_size": 2000} if name == "large" else {}))
-        model.save_pretrained(root / name, max_shard_size="20KB" if name == "sharded" else "5GB")
-        if name == "pickle":
-            (root / name / "model.safetensors").unlink()
-            torch.save(model.state_dict(), root / name / "pytorch_model.bin")
-    (root / "main" / "tokenizer.json").write_text('{"version": "1.0"}')
-    (root / "main" / "merges.txt").write_text("a b\n")
-    return {path.name: path for path in root.iterdir()}
-
-
-@pytest.fixture
-def hub(folders, monkeypatch, tmp_path):
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr("archport.hub.PAUSE", 0)
-    for module in ("utils._http", "file_download"):  # these sleep up to 23 seconds between tries
-        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda _: None))
-    with HubServer() as server:
-        server.add(REPO, folders["main"])
-        yield server
-
-
-@pytest.fixture
-def at(hub, tmp_path) -> dict[str, object]:
-    return {"endpoint": hub.url, "cache_dir": tmp_path / "cache"}
 
 
 def same(model, folder: Path) -> bool:

@@ -167,7 +167,7 @@ def check_index(
     if faults:
         more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         listed = "; ".join(fault[:200] for fault in faults[:SHOWN])
-        raise CheckpointError(f"{path}: index and shards disagree, fetch them again: {listed}{more}")
+        raise CheckpointError(f"{path}: expected shards as listed, found: {listed}{more}: fetch them again")
 
 
 def _suffix(index: Path) -> str:

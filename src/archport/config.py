@@ -54,7 +54,7 @@ class DecoderConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         """Pairs of a field and what is wrong with its value; an architecture adds its own checks."""
         if self.width % self.heads:
-            yield "heads", f"width {self.width} is not a multiple of {self.heads} heads"
+            yield "heads", f"found {self.heads}, expected a divisor of width {self.width}"
 
     @property
     def head_width(self) -> int:

@@ -42,7 +42,7 @@ def write_checkpoint(
         _remove_stale(folder)
         needed, free = sum(tensor.header.bytes for tensor in tensors.values()), shutil.disk_usage(folder.parent).free
         if needed > free:
-            raise ExportError(f"{folder}: {free} bytes are free, expected {needed} for the weights alone")
+            raise ExportError(f"{folder}: found {free} bytes free, expected {needed} for the weights alone")
         partial = folder.with_name(f"{_prefix(folder)}{uuid4().hex}")
         with _held(partial):
             partial.mkdir()

@@ -23,7 +23,7 @@ NAMES = {
     "torch._utils _rebuild_tensor_v2",
     "torch.storage UntypedStorage",
 }
-MAX_OPCODES = 100 * MAX_TENSORS
+MAX_OPCODES = 1_000_000
 LEGACY_PICKLES = 5  # magic number, protocol version, byte order, the state_dict, keys of its storages
 
 
@@ -46,8 +46,10 @@ class PickleFile:
             raise self._no_checkpoint(error) from None
         code = next((name for name in names if not _is_storage(name)), None)
         if code:
-            named = code.replace(" ", ".")[:100]
-            raise CheckpointError(f"{self.path}: holds code ({named}), refused: ask its author for safetensors")
+            raise CheckpointError(
+                f"{self.path}: found a call of {code.replace(' ', '.')[:100]}, expected names and dense tensors only: "
+                "it was not run; ask for safetensors"
+            )
         tensors = self._load(map_location="meta")
         self._check_sizes(tensors)
         return {key: Header(tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
@@ -71,7 +73,9 @@ class PickleFile:
             for key, tensor in state.items()
         )
         if not tensors:
-            raise CheckpointError(f"{self.path}: found something else than a dictionary of names and dense tensors")
+            raise CheckpointError(
+                f"{self.path}: found something else, expected a dictionary of names and dense tensors"
+            )
         return state  # type: ignore[no-any-return]
 
     def _check_sizes(self, tensors: dict[str, Tensor]) -> None:
@@ -98,9 +102,8 @@ class PickleFile:
             entries = container.infolist()
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                    raise CheckpointError(
-                        f"{self.path}: {entry.filename[:100]!r} is compressed or encrypted, expected it stored as it is"
-                    )
+                    packed = f"found {entry.filename[:100]!r} compressed or encrypted"
+                    raise CheckpointError(f"{self.path}: {packed}, expected it stored as it is")
             pickles = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
             if len(pickles) != 1 or len(entries) > MAX_TENSORS:
                 raise ValueError(f"{len(pickles)} times data.pkl among {len(entries)} entries")
@@ -109,8 +112,9 @@ class PickleFile:
             return container.read(pickles[0])
 
     def _no_checkpoint(self, error: Exception) -> CheckpointError:
-        reason = " ".join(str(error).split())[:100]
-        return CheckpointError(f"{self.path}: found {what_is(self.path)}, expected a PyTorch checkpoint ({reason})")
+        found = what_is(self.path)
+        reason = f" ({' '.join(str(error).split())[:100]})" if "something else" in found else ""
+        return CheckpointError(f"{self.path}: found {found}, expected a PyTorch checkpoint{reason}")
 
 
 def _named(stream: Any) -> Iterator[str]:

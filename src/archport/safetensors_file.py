@@ -14,8 +14,8 @@ from .errors import CheckpointError
 from .translate import Header
 
 # Far above any published checkpoint, far below what would hang or fill the machine.
-MAX_HEADER = 16 << 20  # bytes
-MAX_TENSORS = 100_000
+MAX_HEADER = 8 << 20  # bytes
+MAX_TENSORS = 50_000
 MAX_DIMS = 8
 
 DTYPES = {
@@ -82,29 +82,29 @@ def read_headers(path: Path) -> dict[str, Header]:
         if length > MAX_HEADER:
             raise CheckpointError(f"{path}: found a header of {length} bytes, expected at most {MAX_HEADER}")
         raw = file.read(length)
+    if raw.count(b"{") > MAX_TENSORS + 2:
+        raise CheckpointError(f"{path}: found {raw.count(b'{') - 1} tensors, expected at most {MAX_TENSORS}")
     try:
         entries = strict_json.parse(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the header is not that of a safetensors file: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected a safetensors header, found {error}: fetch it again") from None
     return checked(entries, str(path), size - 8 - length)
 
 
 def checked(entries: Any, where: str, data: int) -> dict[str, Header]:
     """The headers in a parsed header, which lie one after another in `data` bytes. Raises: CheckpointError."""
     if not isinstance(entries, dict):
-        raise CheckpointError(f"{where}: the header is a JSON {type(entries).__name__}, expected an object")
+        raise CheckpointError(f"{where}: found a JSON {type(entries).__name__} for a header, expected an object")
     entries.pop("__metadata__", None)
-    if len(entries) > MAX_TENSORS:
-        raise CheckpointError(f"{where}: found {len(entries)} tensors, expected at most {MAX_TENSORS}")
     headers = {key: _header(key, entry, where) for key, entry in entries.items()}
     ranges = sorted(entry["data_offsets"] for entry in entries.values())
     if any(end != start for (_, end), (start, _) in pairwise([[0, 0], *ranges])):
-        raise CheckpointError(f"{where}: tensors overlap or leave gaps, expected one right after another")
+        raise CheckpointError(f"{where}: found tensors that overlap or leave gaps, expected one right after another")
     end = ranges[-1][1] if ranges else 0
     if end > data:
         raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: truncated, fetch it again")
     if end < data:
-        raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: something follows the last one")
+        raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: fetch it again")
     return headers
 
 
@@ -112,15 +112,15 @@ def _header(key: str, entry: Any, where: str) -> Header:
     """What a header says of one tensor, its numbers consistent."""
     named = f"{where}: tensor {key[:100]!r}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{named}: expected its dtype, shape and data_offsets, found something else")
+        raise CheckpointError(f"{named}: found {str(entry)[:60]}, expected its dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{named} is {str(dtype)[:40]!r}, a type archport does not know")
+        raise CheckpointError(f"{named}: found dtype {str(dtype)[:40]!r}, expected {', '.join(DTYPES)}")
     if not _whole(shape) or len(shape) > MAX_DIMS:
         raise CheckpointError(f"{named}: found shape {str(shape)[:60]}, expected at most {MAX_DIMS} whole numbers")
     size = math.prod(shape) * DTYPES[dtype].itemsize
     if not _whole(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != size:
-        raise CheckpointError(f"{named}: {dtype} {shape} takes {size} bytes, found them at {str(offsets)[:60]}")
+        raise CheckpointError(f"{named}: found bytes {str(offsets)[:60]}, expected {size} of them for {dtype} {shape}")
     return Header(tuple(shape), DTYPES[dtype])
 
 

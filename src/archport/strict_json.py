@@ -17,19 +17,34 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > limit:
-        raise CheckpointError(f"{path}: found {path.stat().st_size} bytes, expected a JSON file of at most {limit}")
+        raise CheckpointError(f"{path}: found {path.stat().st_size} bytes, expected at most {limit} of JSON")
     try:
         value = parse(raw)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a JSON object in UTF-8, found something else: {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected a JSON object, found {error}: correct it or fetch it again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: found a JSON {type(value).__name__}, expected an object")
     return value
 
 
 def parse(raw: bytes) -> Any:
-    """A JSON value. Raises: ValueError, also for a key that is there twice; RecursionError."""
-    return json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
+    """A JSON value. Raises: ValueError, which says what was found instead."""
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a byte at {error.start} that is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("brackets nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"something else at line {error.lineno}, column {error.colno}") from None
+    except _TwiceError:
+        raise
+    except ValueError:  # of int()
+        raise ValueError("a number of thousands of digits") from None
+
+
+class _TwiceError(ValueError):
+    pass
 
 
 def regular_file(path: Path) -> None:
@@ -48,5 +63,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice[:60]!r} is there twice")
+        raise _TwiceError(f"{twice[:60]!r} twice")
     return value
