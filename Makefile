@@ -4,8 +4,10 @@ VENV := .venv
 COMPAT := .venv-compat
 # The oldest transformers archport accepts; pyproject.toml says the same.
 OLDEST := transformers==4.51.*
+# Fuzzed inputs for each door.
+RUNS := 20000
 
-.PHONY: demo test lint compat benchmark clean
+.PHONY: demo test lint compat fuzz benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -22,6 +24,10 @@ lint: $(VENV)/ready
 
 compat: $(COMPAT)/ready
 	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py
+
+fuzz: $(VENV)/ready
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
+	$(VENV)/bin/python -m tests.fuzz --runs $(RUNS)
 
 benchmark: $(VENV)/ready
 	$(VENV)/bin/python benchmarks/load.py

@@ -3,6 +3,8 @@
 DOORS is the table of all messages for folders; those of the Hub follow it. `{folder}` is the checkpoint's folder.
 """
 
+import json
+import random
 import signal
 import subprocess
 import sys
@@ -12,16 +14,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import archport
 from archport.errors import ArchportError, CheckpointError, ExportError, NotFiniteWarning, SourceError
+from archport.safetensors_file import DTYPES, read_headers
 
+from . import fuzz
 from .doors import DOORS, HUB, WPE, WTE, Evil, config, pickled, weights
 from .hub_server import REPO
 from .references import reference
 from .test_cli import run
 
+ANY = list(DTYPES.values())
 SECONDS = 10  # much more than any refusal takes, much less than what a hostile file could cost
 
 
@@ -121,6 +129,62 @@ def test_an_export_does_not_take_a_linked_companion_along(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: found a link to"):
         archport.export(archport.load(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in fuzz.CRASHES.glob("*")))
+def test_inputs_that_once_broke_a_promise(name, tmp_path):
+    target = fuzz.TARGETS[name.partition("-")[0]]
+    fuzz.held_to_promises(target, tmp_path)((fuzz.CRASHES / name).read_bytes())
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_good_inputs_and_small_changes_of_them_keep_the_promises(target, tmp_path):
+    """A short run without atheris; the long one is ``python -m tests.fuzz``."""
+    run = fuzz.held_to_promises(fuzz.TARGETS[target], tmp_path)
+    dice = random.Random(0)
+    for good in fuzz.seeds()[target]:
+        run(good)
+        for _ in range(200):
+            raw = bytearray(good)
+            for _ in range(dice.randint(1, 4)):
+                raw[dice.randrange(len(raw))] = dice.randrange(256)
+            run(bytes(raw))
+
+
+NUMBERS = st.integers(-1, 9) | st.sampled_from([1 << 31, 1 << 62, 1 << 63, 1 << 64, 2.0, True, None])
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "BF16", "I64", "U8", "BOOL", "F4", "", 1]),
+        "shape": st.lists(NUMBERS, max_size=3) | st.none(),
+        "data_offsets": st.lists(NUMBERS, min_size=1, max_size=3) | st.just([0, 4]) | st.just([4, 8]),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.text(max_size=3), ENTRIES, max_size=3), st.integers(0, 40))
+def test_every_header_that_is_accepted_is_what_safetensors_reads(tmp_path_factory, entries, size):
+    path = tmp_path_factory.mktemp("header") / "model.safetensors"
+    raw = json.dumps(entries).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(size))
+    try:
+        found = read_headers(path)
+    except CheckpointError:
+        return
+    with safe_open(path, "pt") as theirs:
+        assert {key: theirs.get_slice(key).get_shape() for key in theirs.keys()} == {  # noqa: SIM118
+            key: list(header.shape) for key, header in found.items()
+        }
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), st.tuples(st.lists(st.integers(0, 4), max_size=4), st.sampled_from(ANY))))
+def test_every_file_that_safetensors_writes_is_accepted(tmp_path_factory, tensors):
+    path = tmp_path_factory.mktemp("header") / "model.safetensors"
+    save_file({key: torch.zeros(shape, dtype=dtype) for key, (shape, dtype) in tensors.items() if key}, path)
+    assert {key: (list(h.shape), h.dtype) for key, h in read_headers(path).items()} == {
+        key: value for key, value in tensors.items() if key
+    }
 
 
 # --- weights that are not finite ---
