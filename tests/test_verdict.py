@@ -1,6 +1,7 @@
 """verify's verdict holds: ports wrong in places hard to see are red, right ones beside odd references green."""
 
 import copy
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 
 import archport
 from archport.errors import CheckpointError, ConfigError, SourceError
-from archport.layers import MLP, Attention, Decoder, SequentialBlock
+from archport.layers import MLP, Attention, Decoder, Rotary, Rotation, SequentialBlock
+from archport.parity import verify_by_block
 from archport.parity.verify import ids_for
 
 from .references import hf_dict, reference
@@ -59,8 +61,9 @@ def test_dropout_that_acts_in_train_mode_only(hf, port):
     port.blocks[1].mlp.dropout.p = 0.5
     port.blocks[2].attn.score_dropout = 0.25
     assert archport.verify(port, reference=hf).problems == (
-        "blocks.1.mlp.dropout.p is 0.5, the reference's 0.1",
-        "blocks.2.attn.score_dropout is 0.25, the reference's 0.1",
+        "blocks.1.mlp.dropout is p=0.5, inplace=False, the reference's p=0.1, inplace=False",
+        "blocks.2.attn is heads=5, head_width=12, scale=0.288675, score_dropout=0.25, "
+        "the reference's heads=5, head_width=12, scale=0.288675, score_dropout=0.1",
     )
 
 
@@ -121,6 +124,105 @@ def test_a_fault_far_along_the_sequence_is_located(hf, port):
     assert report.fault.place == "blocks.1.attn"
 
 
+class AnglesInTheModelsDtype(Rotary):
+    def forward(self, positions, dtype):
+        frequencies = 1.0 / self.base ** (torch.arange(0, self.width, 2).to(dtype) / self.width)
+        angles = positions[:, None].to(dtype) * frequencies
+        return Rotation(angles.cos(), angles.sin(), self.pairing)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gptj", "gpt_neox"])
+def test_angles_that_only_half_precision_spoils(name, dtype):
+    model = reference(name, **{"n_positions" if name == "gptj" else "max_position_embeddings": 1500})
+    port = archport.from_state_dict(hf_dict(model), model.state_dict()).to(dtype)
+    assert archport.verify(port, reference=model).ok
+    port.rotary.__class__ = AnglesInTheModelsDtype
+    assert "logits, full context" in failing(archport.verify(port, reference=model))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("embed.tokens.padding_idx", 60, "embed.tokens is 131, 60, padding_idx=60"),
+        ("embed.tokens.sparse", True, "embed.tokens is 131, 60, sparse=True"),
+        ("blocks.0.norm_attn.eps", 1e-12, "blocks.0.norm_attn is (60,), eps=1e-12"),
+    ],
+)
+def test_a_setting_that_hardly_shows(hf, port, setting, value, said):
+    module, _, name = setting.rpartition(".")
+    setattr(port.get_submodule(module), name, value)
+    assert archport.verify(port, reference=hf).problems[0].startswith(said)
+
+
+def test_a_block_too_few_and_a_block_repeated(hf, port):
+    port.blocks[1].load_state_dict(port.blocks[2].state_dict())
+    report = archport.verify(port, reference=hf)
+    assert report.fault.fault is None
+    assert "blocks 1 and 2 exchanged" in report.fault.ruled_out
+    del port.blocks[1]
+    report = archport.verify(port, reference=hf)
+    assert report.problems[0] == "it has 2 blocks, the reference 3"
+    assert report.fault.fault is None
+
+
+class Scaled(Decoder):
+    def forward(self, ids):
+        return super().forward(ids) * 0.5
+
+
+def test_what_follows_the_head(hf, port):
+    port.__class__ = Scaled
+    report = archport.verify(port, reference=hf)
+    assert report.fault.place == "decoder"
+    assert report.fault.words.startswith("decoder: what it makes (2, 24, 131) differs by 5.0e-01 of the")
+
+
+def test_a_reference_in_half_precision_is_compared_as_it_is():
+    model = reference("gpt_neox").bfloat16()
+    port = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    for layer in model.gpt_neox.layers:
+        layer.mlp.act = nn.ReLU()
+    assert archport.verify(port, reference=model).fault.fault.name == "activation ReLU"
+
+
+# Right ports, written in another way.
+
+
+class UpcastNorm(nn.LayerNorm):
+    def forward(self, x):
+        parameters = self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+        return nn.functional.layer_norm(x.float(), *parameters).to(x.dtype)
+
+
+class UpcastGELU(nn.GELU):
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
+def test_a_port_may_drop_to_float32_inside_a_module_of_its_own(hf, port):
+    for block in port.blocks:
+        block.norm_attn.__class__ = UpcastNorm
+        block.mlp.activation.__class__ = UpcastGELU
+    report = archport.verify(port, reference=hf)
+    assert report.ok, str(report)
+    port.blocks[1].norm_attn.eps = 0.1
+    assert archport.verify(port, reference=hf).fault.place == "blocks.1.norm_attn"
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gpt_neox"])
+def test_contexts_of_a_few_tokens(name, seed):
+    context = "max_position_embeddings" if name == "gpt_neox" else "n_positions"
+    model = reference(name, seed=seed, **{context: 2 + seed % 2})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    port = archport.from_state_dict(hf_dict(model), model.state_dict())
+    report = archport.verify(port, reference=model)
+    assert report.ok, str(report)
+
+
 # Another model altogether, or no model.
 
 
@@ -151,6 +253,48 @@ def test_weights_of_the_reference_that_are_not_finite(hf, port):
     assert archport.verify(port, reference=hf).problems == (
         "the reference's transformer.h.1.mlp.c_proj.bias is not finite",
     )
+
+
+def test_ports_that_cannot_be_run(hf, port):
+    with pytest.raises(SourceError, match=r"embed\.tokens\.weight is on meta and has no values"):
+        archport.verify(copy.deepcopy(port).to("meta"), reference=hf)
+    patched = copy.deepcopy(port)
+    patched.blocks[1].attn.forward = lambda x, step: x  # noqa: ARG005
+    with pytest.raises(SourceError, match=r"blocks\.1\.attn has a forward of its own set on the instance"):
+        archport.verify(patched, reference=hf)
+    bare = Decoder(embed=port.embed, blocks=port.blocks, norm=port.norm, head=port.head, tied=True)
+    with pytest.raises(SourceError, match=r"has no config or architecture: make it with archport\.build"):
+        archport.verify(bare, reference=hf)
+    port.norm = port.head = nn.Identity()
+    report = archport.verify(port, reference=hf)
+    assert line(report, "logits, one token").detail == "(1, 1, 60), expected (1, 1, 131)"
+
+
+def test_a_dtype_that_nothing_higher_can_check():
+    for ask in (archport.verify, verify_by_block):
+        with pytest.raises(ConfigError, match="found float64, expected float32, float16 or bfloat16"):
+            ask(dtype="float64")
+
+
+def test_a_reference_with_other_weights_is_one_line(port):
+    from transformers import GPT2Config, GPT2DoubleHeadsModel
+
+    model = GPT2DoubleHeadsModel(GPT2Config(**hf_dict(reference("gpt2"))))
+    with pytest.raises(SourceError, match="the reference has other weights than the models") as caught:
+        archport.verify(port, reference=model)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_registers_must_be_an_architecture():
+    for parts, said in (
+        ({"name": ""}, "name: found '', expected a model_type"),
+        ({"config_class": dict}, "config_class: found <class 'dict'>, expected a subclass of DecoderConfig"),
+        ({"build": None}, "build: found None, expected a function"),
+        ({"table": {}}, "table: found {}, expected a Table"),
+    ):
+        given = dataclasses.replace(archport.registry.architecture("gpt2"), name="other").__dict__ | parts
+        with pytest.raises(ConfigError, match=said):
+            archport.register(given.pop("name"), **given)
 
 
 # Ports that raise, or are called in another way.
@@ -205,7 +349,7 @@ def test_attention_that_upcasts_in_half_precision():
     assert archport.verify(port, reference=model).ok
 
 
-@pytest.mark.parametrize("std", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("std", [0.02, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "gpt_neox"])
 def test_weights_of_any_size(name, std):
     for seed in range(3):
@@ -264,3 +408,18 @@ def test_bad_input_is_one_line(tmp_path):
     for text, said in (("def", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("import nothing_at_all", "No module")):
         plugin.write_text(text)
         assert said in run("--plugin", "plugin", "models", code=2, cwd=tmp_path).stderr
+        assert said in run("--plugin", str(plugin), "models", code=2).stderr
+    plugin.write_text("raise SystemExit(3)")
+    assert "SystemExit" in run("--plugin", str(plugin), "models", code=2).stderr
+
+
+def test_tokenizers_that_do_not_fit(tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE, WordLevel
+
+    reference("gpt2").save_pretrained(tmp_path)
+    Tokenizer(BPE()).save(str(tmp_path / "tokenizer.json"))  # gives no ids
+    assert archport.verify(tmp_path, quick=True).ok
+    Tokenizer(WordLevel({"a": 0})).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+        archport.verify(tmp_path, quick=True)

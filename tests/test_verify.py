@@ -255,7 +255,7 @@ def test_block_by_block(variant, tmp_path):
     report = verify_by_block(tmp_path)
     assert report.ok, str(report)
     names = [check.name for check in report.checks]
-    assert [name for name in names if "." not in name] == ["embed", "norm", "head", "logits"]
+    assert [name for name in names if "." not in name] == ["embed", "norm", "head", "logits", "units, one by one"]
     assert {"blocks.0", "blocks.1", "blocks.2", "embed.tokens"} <= set(names)
 
 
@@ -267,7 +267,7 @@ def test_block_by_block_finds_the_block(tmp_path, monkeypatch):
     monkeypatch.setattr(wrong, "ParallelBlock", wrong.SequentialBlock)
     report = verify_by_block(tmp_path)
     failed = [check.name for check in report.checks if not check.ok]
-    assert failed == ["blocks.0", "blocks.1", "blocks.2", "logits"]
+    assert failed == ["blocks.0", "blocks.1", "blocks.2", "logits", "units, one by one"]
 
 
 UNDER_A_LIMIT = """
@@ -297,6 +297,6 @@ def test_block_by_block_fits_where_the_model_does_not(tmp_path):
         subprocess.run([*words, way], capture_output=True, text=True, env=env) for way in ("whole", "by block")
     )
     assert whole.returncode != 0
-    assert "memory" in whole.stderr
+    assert "memory" in whole.stderr.lower()
     assert by_block.returncode == 0, by_block.stderr
     assert "the same model as transformers (eager), block by block" in by_block.stdout

@@ -44,10 +44,12 @@ def options(
 ) -> None:
     """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
     for name in plugin or ():
-        sys.path.insert(0, str(Path.cwd()))
+        # A module that Python finds from here, or a file.
+        folder, module = (Path(name).resolve().parent, Path(name).stem) if name.endswith(".py") else (Path.cwd(), name)
+        sys.path.insert(0, str(folder))
         try:
-            importlib.import_module(name.removesuffix(".py").replace("/", "."))
-        except Exception as error:  # it is somebody else's code
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # it is somebody else's code
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise typer.BadParameter(f"--plugin {name}: {reason}") from None
 
@@ -184,7 +186,7 @@ def export(
 @app.command()
 def verify(
     source: Annotated[str | None, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")] = None,
-    dtype: DtypeOption = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
     device: DeviceOption = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="compare logits and embeddings only")] = False,

@@ -157,7 +157,8 @@ class Attention(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings, for print."""
-        return f"heads={self.heads}, head_width={self.head_width}, scale={self.scale:.4g}"
+        dropout = f", score_dropout={self.score_dropout:g}" if self.score_dropout else ""
+        return f"heads={self.heads}, head_width={self.head_width}, scale={self.scale:g}" + dropout
 
 
 class MLP(nn.Module):

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import models
 from .config import DecoderConfig
-from .errors import UnsupportedError
+from .errors import ConfigError, UnsupportedError
 from .layers import Decoder
 from .table import Table
 
@@ -27,6 +27,24 @@ class Architecture:
     build: Callable[[Any], Decoder]
     table: Table
 
+    def __post_init__(self) -> None:
+        expected = {
+            "name": (isinstance(self.name, str) and bool(self.name), "a model_type"),
+            "config_class": (
+                isinstance(self.config_class, type) and issubclass(self.config_class, DecoderConfig),
+                "a subclass of DecoderConfig",
+            ),
+            "build": (callable(self.build), "a function of a config"),
+            "table": (isinstance(self.table, Table), "a Table"),
+        }
+        faults = {
+            part: f"found {getattr(self, part)!r:.60}, expected {what}"
+            for part, (good, what) in expected.items()
+            if not good
+        }
+        if faults:
+            raise ConfigError(faults, f"architecture {self.name!r:.60}")
+
 
 _registered: dict[str, Architecture] = {}
 
@@ -37,7 +55,7 @@ def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[A
     A package does the same for everyone who installs it by an entry point in the group `archport.architectures`: its
     name is the model_type, its value a module with `Config`, `build` and `TABLE`.
 
-    Raises: UnsupportedError when the name is taken.
+    Raises: UnsupportedError when the name is taken, ConfigError when a part is not what it should be.
     """
     if is_architecture(name):
         raise UnsupportedError({"model_type": f"{name!r} is registered already"})
@@ -86,7 +104,8 @@ def _imported(name: str) -> Architecture:
     else:
         model = import_module(f".models.{name}", __package__)
         mapping = import_module(f".mappings.{name}", __package__)
-    return Architecture(name, model.Config, model.build, mapping.TABLE)
+    parts = getattr(model, "Config", None), getattr(model, "build", None), getattr(mapping, "TABLE", None)
+    return Architecture(name, *parts)  # type: ignore[arg-type]  # which looks at them
 
 
 class without_drawing(TorchFunctionMode):

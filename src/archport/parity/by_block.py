@@ -4,8 +4,10 @@ Both models run as a whole, but the weights of each block are read from the file
 after. While the reference runs, our block gets the reference's input beside it; at the end the logits are compared.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from ..registry import skeleton, without_drawing
 from . import references
 from .compare import Check, check
 from .counterparts import canonical, counterparts, first_tensor
-from .locate import converted
+from .locate import LOOSE, converted, relative_error
 from .report import Report
 from .running import RaisedError, in_a_line, run
 from .settings import not_finite
+from .verify import precision
 
 TOKENS = 256
 
@@ -41,7 +44,8 @@ def verify_by_block(
     Each is held to the reference's own block in float64, and the logits of our whole model to the reference's.
     Raises: as `verify` does.
     """
-    planned = settle_tie(plan(source, dtype=dtype, revision=revision, offline=offline, headers_only=False))
+    target = precision(dtype)
+    planned = settle_tie(plan(source, dtype=target, revision=revision, offline=offline, headers_only=False))
     comparison = _ByBlock(planned)
     problems: list[str] = []
     try:
@@ -52,9 +56,9 @@ def verify_by_block(
     name = planned.checkpoint.origin.name
     plain = str(planned.dtype).removeprefix("torch.")
     against = "transformers (eager), block by block"
-    return Report(
-        name, against, plain, tuple(comparison.checks), problems=(*comparison.problems, *dict.fromkeys(problems))
-    )
+    if comparison.problems:  # which leave nothing to compare
+        return Report(name, against, plain, (), problems=tuple(comparison.problems))
+    return Report(name, against, plain, (*comparison.checks, comparison.worst), problems=tuple(problems))
 
 
 class _ByBlock:
@@ -69,6 +73,7 @@ class _ByBlock:
         self.ids = torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(1))
         self.ids[0, :2] = torch.tensor([0, vocab - 1])[:length]
         self.checks: list[Check] = []
+        self.worst = Check("units, one by one", 0.0, 0.0, LOOSE, "", "relative, fed the reference's input, float64")
         self.problems: dict[str, None] = {}
         self.keys = self._file_keys()
         self.pairs = counterparts(self.port, self.reference, planned.architecture.table)
@@ -150,19 +155,30 @@ class _ByBlock:
         if name == "blocks.0":
             embedded = self._made("embed", self.ids, positions)
             self.checks.append(check("embed", embedded, taken, taken.double(), self.dtype))
-        more = [self.port.step(positions, self.dtype)] if name.startswith("blocks.") else []
-        self.checks.append(check(name, self._made(name, taken, *more), theirs, exact, self.dtype))
+        for dtype in (self.dtype, torch.float64):
+            more = [self.port.step(positions, dtype)] if name.startswith("blocks.") else []
+            made = self._made(name, *converted([taken, *more], dtype), dtype=dtype)
+            if dtype == self.dtype:
+                self.checks.append(check(name, made, theirs, exact, self.dtype))
+            else:
+                error = relative_error(made, exact)
+                self.worst = max(self.worst, replace(self.worst, port_error=error, part=name), key=_error)
 
-    def _made(self, name: str, *args: Any) -> Tensor:
+    def _made(self, name: str, *args: Any, dtype: torch.dtype | None = None) -> Tensor:
         """What a unit of ours makes, its weights read for this once. Raises: RaisedError."""
         unit = self.port.get_submodule(name)
         self._ours(unit, name)
+        unit.to(dtype or self.dtype)
         try:
             made: Tensor = unit(*args)
         except Exception as error:
             raise RaisedError(f"{name} raises {in_a_line(error)}") from error
         _drop(unit)
         return made
+
+
+def _error(one: Check) -> float:
+    return math.inf if math.isnan(one.port_error) else one.port_error
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

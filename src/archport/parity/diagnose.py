@@ -1,10 +1,12 @@
 """What is wrong there? Every fault of the catalogue that can show at a place is tried as a hypothesis.
 
-archport's own port of the reference, with one fault planted, is run up to the place. If it makes there what the port
-makes, the port has that fault. If it makes what the reference makes, archport's port lacks what the reference does.
+archport's own port of the reference, with one fault planted, is run beside it. If it first differs where the port does,
+makes there what the port makes, and nowhere differs where the port agrees, the port has that fault. If it makes what
+the reference makes and archport's own port does not, that one lacks what the reference does.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,18 +26,13 @@ class Diagnosis:
     ruled_out: tuple[str, ...] = ()
 
 
-def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
-    """Name the fault behind a finding, given a clean port of the same reference in float64."""
+def diagnose(found: Sequence[Finding], clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
+    """Name the fault behind the first finding that differs, given a clean port of the same reference in float64."""
+    finding = next(one for one in found if one.differs)
     place = finding.place
-
-    def there(port: Decoder) -> Finding | None:
-        """What a port makes at the place; None when it differs before, or never gets there."""
-        made = findings(
-            port, reference, ids, until=lambda one: one.at == finding.at or (clean_is_right and one.differs)
-        )
-        return made[-1] if made and made[-1].at == finding.at else None
-
-    clean_is_right = not any(one.differs and one.at == finding.at for one in findings(clean, reference, ids))
+    differing = {one.at for one in found if one.differs}
+    made_right = {one.at: one for one in findings(clean, reference, ids)}
+    clean_is_right = finding.at not in made_right or not made_right[finding.at].differs
     ruled_out: dict[str, None] = {}
     for fault in CATALOGUE:
         for site in fault.sites(clean):
@@ -43,8 +40,11 @@ def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) ->
                 continue
             guess = copy.deepcopy(clean)
             fault.plant(guess, site)
-            made = there(guess)
-            if made and clean_is_right and relative_error(made.ours, finding.ours) <= finding.limit:
+            guessed = findings(guess, reference, ids)
+            made = next((one for one in guessed if one.at == finding.at), None)
+            first = next((one for one in guessed if one.differs), None)
+            contradicted = any(one.differs and one.at not in differing for one in guessed)
+            if made and clean_is_right and made is first and not contradicted and _explains(made, finding):
                 words = f"{fault.faulty}; the reference {fault.right}: see {fault.see}"
                 return Diagnosis(place, fault, f"{place}: {words}")
             if made and not clean_is_right and not made.differs:
@@ -56,3 +56,8 @@ def diagnose(finding: Finding, clean: Decoder, reference: Trace, ids: Tensor) ->
     what = "what it makes" if finding.side == "output" else f"what it feeds {finding.module}"
     words = f"{what} {shape} differs by {finding.error:.1e} of the largest element; no known fault explains it"
     return Diagnosis(place, None, f"{place}: {words}, ruled out: {', '.join(ruled_out) or 'none'}", tuple(ruled_out))
+
+
+def _explains(made: Finding, finding: Finding) -> bool:
+    """Whether a fault makes what the port makes: not merely as near to it as the reference is."""
+    return relative_error(made.ours, finding.ours) <= min(finding.limit, finding.error / 10)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,8 @@ def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     yield arch.name, sizes
     default = arch.config_class(**sizes)
     for field, values in VARIANTS.items():
-        for value in values if field in known else ():
+        meaning = arch.table.field(field)[1] if field in known else {}
+        for value in [v for v in values if field in known and (not meaning or v in meaning.values())]:
             if getattr(default, field) != value:
                 yield f"{arch.name}, {field} {value}", sizes | {field: value}
 
@@ -126,4 +128,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return textwrap.shorten(str(error), 300, placeholder="...") or type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any
 from .compare import Check
 from .diagnose import Diagnosis
 
+SHOWN = 5  # problems in the verdict
 HEADINGS = ("compared", "port error", "reference error", "ratio", "budget", "verdict", "detail")
 
 
@@ -35,7 +36,9 @@ class Report:
         failed = sum(not check.ok for check in self.checks)
         if self.ok:
             return f"{self.name}: the same model as {self.against} in {self.dtype}, by all {len(self.checks)} checks"
-        reasons = [*self.problems, *([f"{failed} of {len(self.checks)} checks fail"] if failed else [])]
+        more = len(self.problems) - SHOWN
+        listed = [*self.problems[:SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
+        reasons = [*listed, *([f"{failed} of {len(self.checks)} checks fail"] if failed else [])]
         return f"{self.name}: NOT the same model as {self.against} in {self.dtype}: {'; '.join(reasons)}"
 
     def rows(self) -> list[tuple[str, ...]]:

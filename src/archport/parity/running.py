@@ -5,6 +5,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
+from ..layers import Decoder
+
 
 class RaisedError(Exception):
     """A port's forward or backward pass raised; the text says where and what."""
@@ -22,7 +24,8 @@ def run(model: nn.Module, ids: Tensor) -> Tensor:
     except Stop:
         raise
     except Exception as error:
-        raise RaisedError(f"{_where(model, ids)} raises {in_a_line(error)}") from error
+        whose = "" if isinstance(model, Decoder) else "the reference's "
+        raise RaisedError(f"{whose}{_where(model, ids)} raises {in_a_line(error)}") from error
 
 
 def backward(loss: Tensor) -> None:

@@ -6,6 +6,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from ..config import DecoderConfig
+from ..errors import SourceError
 from ..layers import Attention, Decoder
 from ..translate import is_finite
 
@@ -13,6 +15,20 @@ from ..translate import is_finite
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:
     """A line for each tensor with a NaN or an infinity in it."""
     return tuple(f"{whose}{name} is not finite" for name, tensor in tensors if not is_finite(tensor))
+
+
+def admit(port: Decoder) -> None:
+    """Take a Decoder that knows what it is and has values. Raises: SourceError."""
+    if not isinstance(getattr(port, "config", None), DecoderConfig) or not hasattr(port, "architecture"):
+        raise SourceError("the model has no config or architecture: make it with archport.build or from_state_dict")
+    lost = next((name for name, tensor in port.named_parameters() if tensor.is_meta), None)
+    if lost:
+        raise SourceError(f"{port.architecture}: {lost} is on meta and has no values")
+    for name, module in port.named_modules():
+        if "forward" in vars(module):
+            raise SourceError(
+                f"{name or port.architecture} has a forward of its own set on the instance: make it a class"
+            )
 
 
 def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:
@@ -30,16 +46,23 @@ def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:
 
 
 def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
-    """A line for each config field and dropout rate that differs from those of archport's port of the reference."""
+    """A line for each setting that differs from archport's port of the reference: config, blocks, modules, dropout."""
     for field in fields(clean.config):
         ours, theirs = getattr(port.config, field.name, None), getattr(clean.config, field.name)
         if ours != theirs:
             yield f"config.{field.name} is {ours!r}, the reference's {theirs!r}"
-    ours_at, theirs_at = dict(dropout_rates(port)), dict(dropout_rates(clean))
-    for name in theirs_at | ours_at:
-        ours, theirs = ours_at.get(name, 0.0), theirs_at.get(name, 0.0)
-        if ours != theirs:
-            yield f"{name} is {ours:g}, the reference's {theirs:g}"
+    if len(port.blocks) != len(clean.blocks):
+        yield f"it has {len(port.blocks)} blocks, the reference {len(clean.blocks)}"
+    right = dict(clean.named_modules())
+    for name, module in port.named_modules():
+        other = right.get(name)
+        if other is not None and type(module) is type(other) and module.extra_repr() != other.extra_repr():
+            yield f"{name} is {module.extra_repr()}, the reference's {other.extra_repr()}"
+    dropped = {name: module.p for name, module in right.items() if isinstance(module, nn.Dropout)}
+    for name, module in port.named_modules():
+        if isinstance(module, nn.Dropout) and dropped.pop(name, 0.0) == 0 < module.p:
+            yield f"{name} drops {module.p:g} in train mode, the reference nothing"
+    yield from (f"{name} is missing, the reference's drops {rate:g}" for name, rate in dropped.items() if rate)
 
 
 def mixed_dtypes(port: Decoder) -> Iterator[str]:
@@ -49,15 +72,6 @@ def mixed_dtypes(port: Decoder) -> Iterator[str]:
         names.setdefault(parameter.dtype, []).append(name)
     usual = max(names, key=lambda dtype: len(names[dtype]))
     yield from (f"{some[0]} is {dtype}, most are {usual}" for dtype, some in names.items() if dtype != usual)
-
-
-def dropout_rates(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """Each place that drops something in train mode, with its probability."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout):
-            yield f"{name}.p", module.p
-        elif isinstance(module, Attention):
-            yield f"{name}.score_dropout", module.score_dropout
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

@@ -1,22 +1,23 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SourceError
+from ..errors import CheckpointError, ConfigError, SourceError
 from ..layers import Decoder
 from ..port import load, to_device, to_dtype
 from ..registry import architecture, skeleton
 from . import references
-from .compare import Check, Comparison
+from .compare import EMBEDDINGS, Check, Comparison
 from .diagnose import Diagnosis, diagnose
 from .report import Report
 from .running import RaisedError
-from .settings import mixed_dtypes, not_comparable, not_finite, unlike
+from .settings import admit, mixed_dtypes, not_comparable, not_finite, unlike
 
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
 
@@ -43,12 +44,13 @@ def verify(
     """
     device = to_device(device)
     if isinstance(model, Decoder):
+        admit(model)
         port = copy.deepcopy(model)
         problems = [] if dtype else [*mixed_dtypes(port)]
-        target = to_dtype(dtype or port.norm.weight.dtype)
+        target = precision(dtype or next(port.parameters()).dtype)
     elif model is None or isinstance(model, str | Path):
         port, problems = load(model, revision=revision, offline=offline), []
-        target = to_dtype(dtype or torch.float32)
+        target = precision(dtype or torch.float32)
     else:
         raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
     name = port.origin.name if port.origin else port.architecture
@@ -82,7 +84,9 @@ def verify_architecture(
     arch = architecture(name)
     reports = []
     for variant, sizes in references.variants(arch.name):
-        comparison = loud_comparison(arch.name, sizes, dtype=to_dtype(dtype), against=against, device=to_device(device))
+        comparison = loud_comparison(
+            arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
+        )
         reports.append(compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick))
     return reports
 
@@ -118,9 +122,10 @@ def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = F
 
 
 def _lines(port: Decoder, comparison: Comparison, quick: bool) -> Iterator[Check]:
-    yield from comparison.logits(port)
+    of_logits = list(comparison.logits(port))
+    yield from of_logits
     yield comparison.embeddings(port)
-    if quick:
+    if quick or any(math.isinf(check.port_error) for check in of_logits):  # of another shape: no loss to speak of
         return
     yield comparison.train_mode(port)
     yield comparison.modules(comparison.findings(port))
@@ -139,19 +144,22 @@ def explain(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ())
     Looked for module by module on a few tokens, then on the ids of a line of logits that failed; a line that fails
     while every module agrees gives its own place.
     """
-    ids, seen = comparison.short, comparison.trace
+    ids, seen = comparison.short, comparison.trace(port)
     failed = [check for check in checks if not check.ok]
-    found = comparison.findings(port)
+    found = comparison.findings(port, seen)
     if not any(one.differs for one in found):
         lines = [check.name.removeprefix("logits, ") for check in failed]
         longer = next((line for line in lines if line in comparison.ids), None)
         if longer is not None:
             ids = comparison.ids[longer]
-            seen = comparison.trace_of(ids)
+            seen = comparison.trace(port, ids)
             found = comparison.findings(port, seen, ids)
     first = next((finding for finding in found if finding.differs), None)
+    lookup = next((check for check in failed if check.name == EMBEDDINGS), None)
+    if first is not None and first.module == "head" and port.tied and lookup:
+        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
     if first is not None:
-        return diagnose(first, comparison.clean, seen, ids)
+        return diagnose(found, comparison.clean, seen, ids)
     for check in failed:
         if check.part:
             return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
@@ -170,8 +178,18 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
         text = _tokenized(folder / "tokenizer.json", TEXT)
-        ids["text"] = torch.tensor([text[:context]]).clamp(max=vocab - 1)
+        ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
     return {name: tokens.to(device) for name, tokens in ids.items()}
+
+
+def precision(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that can be held against a higher one. Raises: ConfigError."""
+    allowed = (torch.float32, torch.float16, torch.bfloat16)
+    if to_dtype(dtype) not in allowed:
+        raise ConfigError(
+            {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
+        )
+    return to_dtype(dtype)
 
 
 def _tokenized(file: Path, text: str) -> list[int]:
@@ -179,9 +197,9 @@ def _tokenized(file: Path, text: str) -> list[int]:
 
     try:
         tokenizer = Tokenizer.from_file(str(file))
+        ids: list[int] = tokenizer.encode(text).ids
     except Exception as error:  # the library raises no narrower one
         raise CheckpointError(f"{file}: not a tokenizer: {error}") from None
-    ids: list[int] = tokenizer.encode(text).ids
     return ids
 
 
