@@ -231,10 +231,10 @@ def main() -> None:
         words = [sys.executable, "-m", "tests.fuzz", name, "--runs", str(asked.runs)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         verdict = "clean" if done.returncode == 0 else "BROKEN"
-        print(f"{name}: {asked.runs} runs, {verdict}, {time.monotonic() - start:.0f} s", flush=True)  # noqa: T201
+        print(f"{name}: {asked.runs} runs, {verdict}, {time.monotonic() - start:.0f} s", flush=True)
         if done.returncode:
             failed.append(name)
-            print(done.stderr[-3000:])  # noqa: T201
+            print(done.stderr[-3000:])
     sys.exit(bool(failed))
 
 

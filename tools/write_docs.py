@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-BLOCK = re.compile(r"<!-- begin: ((?:archport|python benchmarks/verify.py)[^\n]*?) -->\n(.*?)<!-- end -->", re.S)
+BLOCK = re.compile(
+    r"<!-- begin: ((?:archport|python benchmarks/verify.py|python tools/count_cases.py)[^\n]*?) -->\n(.*?)<!-- end -->",
+    re.S,
+)
 # What differs from run to run and from machine to machine.
 MOVING = re.compile(r"^seconds .*$|^(logits|embeddings|modules|residual|loss|gradients),? .*$", re.M)
 SLOW = ("archport faults bundled", "python benchmarks/verify.py")  # written, but not checked
@@ -21,7 +24,8 @@ def printed(command: str) -> str:
     words = [sys.executable, *([] if program == "python" else ["-m", program]), *rest]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     lines = "\n".join(line.rstrip() for line in done.stdout.splitlines())
-    return f"<!-- begin: {command} -->\n```\n$ {command}\n{lines}\n```\n<!-- end -->"
+    shown = lines if lines.startswith("|") else f"```\n$ {command}\n{lines}\n```"
+    return f"<!-- begin: {command} -->\n{shown}\n<!-- end -->"
 
 
 def rewritten(text: str) -> str:
