@@ -91,8 +91,8 @@ def test_a_parameter_that_gets_no_gradient(hf, port):
 
 
 class Flat(Decoder):
-    def forward(self, ids):
-        return super().forward(ids).flatten(0, 1)
+    def forward(self, ids, **how):
+        return super().forward(ids, **how).flatten(0, 1)
 
 
 def test_logits_of_another_shape(hf, port):
@@ -167,8 +167,8 @@ def test_a_block_too_few_and_a_block_repeated(hf, port):
 
 
 class Scaled(Decoder):
-    def forward(self, ids):
-        return super().forward(ids) * 0.5
+    def forward(self, ids, **how):
+        return super().forward(ids, **how) * 0.5
 
 
 def test_what_follows_the_head(hf, port):
@@ -421,5 +421,5 @@ def test_tokenizers_that_do_not_fit(tmp_path):
     Tokenizer(BPE()).save(str(tmp_path / "tokenizer.json"))  # gives no ids
     assert archport.verify(tmp_path, quick=True).ok
     Tokenizer(WordLevel({"a": 0})).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot encode .*WordLevel error"):
         archport.verify(tmp_path, quick=True)

@@ -7,6 +7,7 @@ ArchportError
     CheckpointError       a file is missing, damaged or not what its name says
     MappingError          the checkpoint's tensors and the model's parameters do not match
     ExportError           the target cannot be written
+    GenerationError       a prompt cannot be gone on with, or the model makes no numbers
 
 NotFiniteWarning          weights that were loaded hold NaN or infinities
 """
@@ -56,6 +57,10 @@ class MappingError(ArchportError):
 
 class ExportError(ArchportError):
     """A target that cannot be written."""
+
+
+class GenerationError(ArchportError):
+    """A prompt that cannot be gone on with, or a model that makes no numbers of it."""
 
 
 class NotFiniteWarning(UserWarning):

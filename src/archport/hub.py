@@ -3,7 +3,7 @@
 import re
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -42,25 +42,43 @@ class HubOptions(TypedDict, total=False):
 
 def open_repository(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Checkpoint:
     """Download what is not in the cache yet, and open it. Raises: SourceError, CheckpointError."""
+    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    if not any(name in names for name in WEIGHTS) and (offline or _told_to_stay_offline()):
+        raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
+    weights = choose_weights(names, repo)
+    first = fetch(weights)
+    wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
+    _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
+    return open_folder(folder, name=repo, revision=revision, commit=folder.name)
+
+
+def open_companions(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Path:
+    """The folder in the cache with config and tokenizer, fetched if need be. Raises: SourceError, CheckpointError."""
+    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    _fetch_all(fetch, [name for name in COMPANIONS if name in names])
+    return folder
+
+
+def _snapshot(
+    repo: str, revision: str | None, offline: bool, options: HubOptions
+) -> tuple[Path, list[str], Callable[[str], Path]]:
+    """A commit's folder in the cache with its config, the names of its files, and how to fetch one."""
     offline = offline or _told_to_stay_offline()
     names = [] if offline else _listing(repo, revision, options)
 
     def fetch(name: str, at: str | None) -> Path:
         return _ask(repo, revision, lambda: _download(repo, name, at, options, local_files_only=offline))
 
-    config = fetch(CONFIG, revision)
-    commit = config.parent.name  # of all the other files too, wherever the branch moves in the meantime
+    folder = fetch(CONFIG, revision).parent
     if offline:
-        names = [path.name for path in config.parent.iterdir()]
-        if not any(name in names for name in WEIGHTS):
-            raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
-    weights = choose_weights(names, repo)
-    first = fetch(weights, commit)
-    wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
-    wanted += [name for name in COMPANIONS if name in names]
+        names = [path.name for path in folder.iterdir()]
+    # All other files are of this commit too, wherever the branch moves in the meantime.
+    return folder, names, lambda name: fetch(name, folder.name)
+
+
+def _fetch_all(fetch: Callable[[str], Path], names: Sequence[str]) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: fetch(name, commit), wanted))
-    return open_folder(config.parent, name=repo, revision=revision, commit=commit)
+        list(pool.map(fetch, names))
 
 
 def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Checkpoint:

@@ -1,9 +1,9 @@
 """The parts every GPT is made of, and the Decoder that strings them together: pure mathematics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ QKV = "(head qkv dim)"
 class Rotation:
     """Rotary angles of some positions, ready to turn queries and keys."""
 
-    cos: Tensor  # (seq, pairs)
-    sin: Tensor  # (seq, pairs)
+    cos: Tensor  # (seq, pairs), or (batch, 1, seq, pairs) where rows differ
+    sin: Tensor
     pairing: str
 
     def __call__(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
@@ -58,7 +58,7 @@ class Rotary(nn.Module):
         super().__init__()
         self.width, self.base, self.pairing, self.factor = width, base, pairing, factor
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq)
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq) or (batch, 1, seq)
         """Angles in float32 from whole positions, cast last: half precision cannot hold position 2049."""
         angles = positions[..., None].float() * self.frequencies(positions.device)  # (seq, pairs)
         return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
@@ -75,15 +75,50 @@ class Rotary(nn.Module):
         )
 
 
+class Memory(Protocol):
+    """The keys and values that one layer has made so far."""
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (batch, heads, seq, head_width) of each, and return all of them."""
+
+
+class Memories(Protocol):
+    """The memory of each layer, for the `length` tokens that went before."""
+
+    length: int
+    layers: Sequence[Memory]
+
+
 @dataclass(frozen=True)
 class Step:
-    """What every block needs to know of one forward pass besides the stream itself; made once by the Decoder."""
+    """What every block needs to know of one forward pass besides the stream itself; made once by the Decoder.
+
+    `mask` is true where a query may look, for passes that `causal`, every token at those before it, does not describe.
+    """
 
     rotation: Rotation | None
+    mask: Tensor | None = None  # (batch or 1, 1, seq, keys)
+    causal: bool = True
+    memory: Memory | None = None
 
     def rotate(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
         """Give queries or keys their positions, in models that do so here."""
         return x if self.rotation is None else self.rotation(x)
+
+    def remember(
+        self, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, head_width), (.., keys, ..)
+        """Put keys and values after those of the tokens before."""
+        return (k, v) if self.memory is None else self.memory.extend(k, v)
+
+
+def visible(mask: Tensor | None, seq: int, past: int, device: torch.device) -> Tensor:  # (batch or 1, 1, seq, keys)
+    """Where the queries of `seq` tokens after `past` others may look: not ahead, and not at padding but their own."""
+    earlier = torch.ones(seq, past + seq, dtype=torch.bool, device=device).tril(past)
+    if mask is None:
+        return earlier[None, None]
+    own = torch.ones_like(earlier).tril(past).triu(past)  # or padding would see nothing and become NaN
+    return earlier & mask[:, None, None].bool() | own
 
 
 class Embed(nn.Module):
@@ -150,8 +185,9 @@ class Attention(nn.Module):
         by_head = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width))  # (batch, seq, heads, 3, head_width)
         q, k, v = by_head.permute(3, 0, 2, 1, 4)  # (batch, heads, seq, head_width) each
         dropout = self.score_dropout if self.training else 0.0
+        k, v = step.remember(step.rotate(k), v)
         mixed = F.scaled_dot_product_attention(
-            step.rotate(q), step.rotate(k), v, is_causal=True, scale=self.scale, dropout_p=dropout
+            step.rotate(q), k, v, attn_mask=step.mask, is_causal=step.causal, scale=self.scale, dropout_p=dropout
         )
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2)))
 
@@ -262,24 +298,47 @@ class Decoder(nn.Module):
         if self.tied:
             self.head.weight = self.embed.tokens.weight
 
-    def forward(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq, vocab_size)
-        """Logits of the next token after each prefix: output i has seen tokens 0..i only."""
-        return self.head(self.norm(self.stream(ids)))
+    def forward(
+        self, ids: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Memories | None = None
+    ) -> Tensor:  # (batch, seq) -> (batch, seq, vocab_size)
+        """Logits of the next token after each prefix: output i has seen tokens 0..i only.
 
-    def stream(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq, width)
-        """The residual stream after the last block. Raises: ValueError when ids have another rank."""
+        With a `cache`, ids go on where it ends, and are added to it. `mask` (batch, cached + seq) is true for tokens,
+        false for padding, which no token sees. `positions` (seq) or (batch, seq) count the tokens from 0 unless given.
+        """
+        return self.head(self.norm(self.stream(ids, positions=positions, mask=mask, cache=cache)))
+
+    def stream(
+        self, ids: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Memories | None = None
+    ) -> Tensor:  # (batch, seq) -> (batch, seq, width)
+        """The residual stream after the last block; the rest is as in `forward`. Raises: ValueError."""
+        past = cache.length if cache else 0
         if ids.ndim != 2:
             raise ValueError(f"ids of shape {tuple(ids.shape)}, expected (batch, seq)")
-        positions = torch.arange(ids.shape[-1], device=ids.device)  # (seq)
+        batch, seq = ids.shape
+        if mask is not None and mask.shape != (batch, past + seq):
+            raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, past + seq)}")
+        if positions is None:
+            positions = torch.arange(past, past + seq, device=ids.device)  # (seq)
+            if mask is not None:
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]  # (batch, seq)
         x = self.embed(ids, positions)  # (batch, seq, width)
         step = self.step(positions, x.dtype)
-        for block in self.blocks:
-            x = block(x, step)
+        if mask is not None or (past and seq > 1):
+            step = replace(step, mask=visible(mask, seq, past, ids.device), causal=False)
+        elif past:
+            step = replace(step, causal=False)
+        for number, block in enumerate(self.blocks):
+            x = block(x, replace(step, memory=cache.layers[number]) if cache else step)
+        if cache:
+            cache.length += seq
         return x
 
-    def step(self, positions: Tensor, dtype: torch.dtype) -> Step:  # (seq)
-        """What the blocks need to know of a pass over these positions."""
-        return Step(rotation=None if self.rotary is None else self.rotary(positions, dtype))
+    def step(self, positions: Tensor, dtype: torch.dtype) -> Step:  # (seq) or (batch, seq)
+        """What the blocks need to know of a pass over these positions, each token seeing those before it."""
+        if self.rotary is None:
+            return Step(rotation=None)
+        return Step(rotation=self.rotary(positions if positions.ndim == 1 else positions[:, None], dtype))
 
 
 @torch.no_grad()

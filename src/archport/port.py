@@ -20,7 +20,7 @@ from .config import DecoderConfig, Origin
 from .errors import CheckpointError, ConfigError, ExportError, NotFiniteWarning, SourceError, UnsupportedError
 from .export import write_checkpoint
 from .fields import read_config, write_config
-from .hub import HubOptions, open_headers, open_repository
+from .hub import HubOptions, open_companions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .registry import Architecture, architecture, skeleton
 from .translate import Copy, Header, Plan, TensorStep, export_tensors, import_tensor, is_finite, nearest, same_bytes
@@ -254,22 +254,41 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
     return replace(model.config, tied=False), found
 
 
+def companions(
+    source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, **hub: Unpack[HubOptions]
+) -> Path:
+    """The folder with the tokenizer's files of a source; of a Hub repository nothing else is fetched.
+
+    Raises: SourceError, CheckpointError.
+    """
+    found = _folder_or_id(source, revision)
+    return found if isinstance(found, Path) else open_companions(found, revision, offline=offline, options=hub)
+
+
 def _open(
     source: str | Path | None, revision: str | None, offline: bool, headers_only: bool, hub: HubOptions
 ) -> Checkpoint:
+    found = _folder_or_id(source, revision)
+    if isinstance(found, Path):
+        return open_folder(found, name=BUNDLED if source is None else str(source))
+    if headers_only and not offline:
+        return open_headers(found, revision, options=hub)
+    return open_repository(found, revision, offline=offline, options=hub)
+
+
+def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
+    """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
     folder = DEMO if source is None else Path(source).expanduser()
     if source is not None and not str(source).strip():
         raise SourceError("the source is empty, expected a folder or a Hub id")
     if folder.is_dir() and revision is not None:
         raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
     if folder.is_dir():
-        return open_folder(folder, name=BUNDLED if source is None else str(source))
+        return folder
     name = str(source)
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise SourceError(f"{name}: {'a file' if folder.exists() else 'no such folder'}, expected a folder or a Hub id")
-    if headers_only and not offline:
-        return open_headers(name, revision, options=hub)
-    return open_repository(name, revision, offline=offline, options=hub)
+    return name
 
 
 class _InMemory:

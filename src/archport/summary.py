@@ -1,11 +1,11 @@
 """What a load did or would do, in words and figures: one dictionary, printed for people or as JSON."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import text
 from .layers import Block, Decoder
 from .port import LoadPlan
 from .translate import TensorStep
@@ -100,12 +100,9 @@ def how(step: TensorStep) -> str:
 
 @torch.no_grad()
 def next_tokens(model: Decoder, prompt: str = PROMPT, count: int = 3) -> list[tuple[str, float]]:
-    """The likeliest next tokens after a prompt with their probabilities, read with the origin's tokenizer.json."""
-    from tokenizers import Tokenizer
-
-    folder = model.origin.folder if model.origin else None
-    tokenizer = Tokenizer.from_file(str((folder or Path()) / "tokenizer.json"))
-    logits = model(torch.tensor([tokenizer.encode(prompt).ids]))[0, -1].float()
+    """The likeliest next tokens after a prompt with their probabilities, read with the origin's tokenizer."""
+    tokenizer = text.tokenizer(model)
+    logits = model(torch.tensor([text.encoded(tokenizer, prompt)]))[0, -1].float()
     best = logits[: tokenizer.get_vocab_size()].softmax(-1).topk(count)
     return [
         (tokenizer.decode([index]), value)

@@ -9,13 +9,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import MappingError, SourceError
+from ..cache import KVCache
+from ..errors import ArchportError, MappingError, SourceError
+from ..generate import generate
 from ..layers import Decoder
 from ..port import from_state_dict
 from ..registry import architecture
@@ -23,7 +26,7 @@ from ..translate import export_tensors, same_bytes
 from .counterparts import canonical, counterparts, first_tensor, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace
 from .references import of_config
-from .running import Stop, backward, run
+from .running import RaisedError, Stop, backward, in_a_line, run
 from .settings import without_dropout
 
 ALLOWANCE = 1.5  # times the reference's own error
@@ -33,6 +36,8 @@ GRADIENT_ULPS = 4096  # for the fused attention's backward pass subtracts sums t
 MANY = 16  # tokens
 NUDGES = 4  # other runs of the reference when a line fails
 EMBEDDINGS = "embeddings, every token"
+CACHED, PADDED = "logits, cached", "logits, left-padded"
+PADS, GREEDY = 5, 8  # tokens
 CHUNK = 4096  # tokens looked up at once
 
 
@@ -172,6 +177,43 @@ class Comparison:
         ids = next(iter(self.ids))
         made = logits(without_dropout(copy.deepcopy(port)), self.ids[ids])
         return self._held(partial(self._against, "logits, train mode", made, ids))
+
+    def cached(self, port: Decoder) -> Check:
+        """Logits made through a cache: one token, several, and the last ones each alone."""
+        return self._held(partial(self._against, CACHED, cached_logits(port, self._first_ids), self._first))
+
+    def padded(self, port: Decoder) -> Check:
+        """Logits of a row that is padded on the left beside a longer one, against the reference of that row alone."""
+        ours, alone = padded_logits(port, self._first_ids)
+        exact = logits(self.exact, alone)
+        return self._held(lambda model: check(PADDED, ours, logits(model, alone), exact, self.dtype))
+
+    def greedy(self, port: Decoder) -> Check:
+        """Greedy tokens through the cache: how much likelier, by the reference, another token would have been."""
+        prompt = self._first_ids[:1, : max(1, self._first_ids.shape[-1] // 2)]
+        more = min(GREEDY, self.config_context - prompt.shape[-1])
+        text = torch.tensor([greedy_tokens(port, prompt, more)], device=prompt.device)
+        start = prompt.shape[-1] - 1
+        chosen = text[0, start + 1 :, None]
+        theirs, exact = (logits(model, text)[0, start:-1] for model in (self.reference, self.exact))
+        lost = (exact.amax(-1, keepdim=True) - exact.gather(-1, chosen)).max().item()
+        own, scale = _largest(theirs - exact), _largest(exact)
+        # Two logits may each be off by as much.
+        budget = 2 * (ALLOWANCE * own + ULPS * torch.finfo(self.dtype).eps * scale)
+        return Check("greedy tokens", lost, own, budget, note=f"{more} tokens through the cache")
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.ids))
+
+    @property
+    def _first_ids(self) -> Tensor:
+        return self.ids[self._first]
+
+    @property
+    def config_context(self) -> int:
+        """The longest sequence of the reference."""
+        return self.clean.config.context
 
     def findings(self, port: Decoder, seen: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
         """The port beside the reference in float64, module by module."""
@@ -330,6 +372,37 @@ def outputs(model: nn.Module, names: list[str], ids: Tensor) -> list[Tensor]:
     for handle in handles:
         handle.remove()
     return [made[name] for name in names if name in made]
+
+
+@torch.no_grad()
+def cached_logits(port: Decoder, ids: Tensor) -> Tensor:
+    """Logits of ids that go through a cache in pieces: 1, 7, the rest but 4, and these one by one."""
+    length = ids.shape[-1]
+    bounds = sorted({0, *(n for n in (1, 8, length - 4, length - 3, length - 2, length - 1) if 0 < n < length), length})
+    cache = KVCache(port, batch=len(ids), capacity=length)
+    return torch.cat([run(port, ids[:, start:end], cache=cache) for start, end in pairwise(bounds)], dim=1)
+
+
+@torch.no_grad()
+def padded_logits(port: Decoder, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of a row padded on the left beside a longer one, and the ids of that row alone."""
+    pads = min(PADS, ids.shape[-1] - 1)
+    alone = ids[-1:, pads:]
+    batch = torch.cat((ids[:1], torch.cat((torch.zeros_like(ids[:1, :pads]), alone), dim=1)))
+    mask = torch.ones_like(batch, dtype=torch.bool)
+    mask[1, :pads] = False
+    return run(port, batch, mask=mask)[1:, pads:], alone
+
+
+def greedy_tokens(port: Decoder, prompt: Tensor, more: int) -> list[int]:
+    """A prompt and what follows it. Raises: RaisedError."""
+    try:
+        [row] = generate(port, prompt, max_new_tokens=more, greedy=True, end=[])
+        return row
+    except ArchportError:
+        raise
+    except Exception as error:
+        raise RaisedError(f"generate raises {in_a_line(error)}") from error
 
 
 @torch.no_grad()

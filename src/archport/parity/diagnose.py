@@ -6,14 +6,16 @@ the reference makes and archport's own port does not, that one lacks what the re
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..layers import Decoder
+from .compare import CACHED, PADDED, cached_logits, padded_logits
 from .faults import CATALOGUE, Fault
-from .locate import Finding, Trace, findings, relative_error
+from .locate import DECODER, Finding, Trace, findings, relative_error
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def diagnose(found: Sequence[Finding], clean: Decoder, reference: Trace, ids: Te
     ruled_out: dict[str, None] = {}
     for fault in CATALOGUE:
         for site in fault.sites(clean):
-            if fault.equivalent or not fault.shows(site, place):
+            if fault.equivalent or fault.line or not fault.shows(site, place):
                 continue
             guess = copy.deepcopy(clean)
             fault.plant(guess, site)
@@ -56,6 +58,30 @@ def diagnose(found: Sequence[Finding], clean: Decoder, reference: Trace, ids: Te
     what = "what it makes" if finding.side == "output" else f"what it feeds {finding.module}"
     words = f"{what} {shape} differs by {finding.error:.1e} of the largest element; no known fault explains it"
     return Diagnosis(place, None, f"{place}: {words}, ruled out: {', '.join(ruled_out) or 'none'}", tuple(ruled_out))
+
+
+# How a line's logits are made, for those that show what no module does alone.
+MADE: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
+    CACHED: cached_logits,
+    PADDED: lambda port, ids: padded_logits(port, ids)[0],
+}
+
+
+def diagnose_line(line: str, clean: Decoder, port: Decoder, ids: Tensor) -> Diagnosis:
+    """Name the fault behind a line about cache or padding, while every module agrees."""
+    port = copy.deepcopy(port).to(torch.float64)
+    made, right = (MADE[line](model, ids) for model in (port, clean))
+    ruled_out: dict[str, None] = {}
+    for fault in CATALOGUE:
+        for site in fault.sites(clean) if fault.line == line else ():
+            guess = copy.deepcopy(clean)
+            fault.plant(guess, site)
+            if relative_error(MADE[line](guess, ids), made) <= relative_error(right, made) / 10:
+                words = f"{fault.faulty}; the reference {fault.right}: see {fault.see}"
+                return Diagnosis(DECODER, fault, f"{DECODER}: {words}")
+            ruled_out[fault.name] = None
+    words = f"every module agrees, but not the line: {line}; ruled out: {', '.join(ruled_out) or 'none'}"
+    return Diagnosis(DECODER, None, f"{DECODER}: {words}", tuple(ruled_out))
 
 
 def _explains(made: Finding, finding: Finding) -> bool:

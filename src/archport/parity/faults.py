@@ -34,7 +34,8 @@ class Fault:
 
     `faulty` says what the faulty port does, `right` what a right one does, `see` where to look. `sites` lists the
     modules of a model where it can exist, "decoder" for the whole; `plant` puts it into one. `shows_at` are the places
-    where it first shows, given its site. `equivalent` is the reason why it changes nothing, where it does not.
+    where it first shows, given its site; `line` is the line of a report that shows what no module does alone.
+    `equivalent` is the reason why it changes nothing, where it does not.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Fault:
     plant: Plant
     shows_at: Callable[[str], tuple[str, ...]] = lambda site: (site,)
     equivalent: str | None = None
+    line: str = ""
 
     def shows(self, site: str, place: str) -> bool:
         """Whether a place is where this fault, at this site, first shows."""
@@ -340,6 +342,13 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("blocks 1 and 2 exchanged", "blocks 1 and 2 have changed places", "has them in order",
           "the layer numbers in the key table", _decoder(lambda m: len(m.blocks) > 2), _changes(_swaps_blocks),
           lambda _: ("blocks.1",)),
+    Fault("cache forgets its first token", "later tokens do not see the first one in the cache", "lets them see all",
+          "KVCache and Decoder.stream", _decoder(), _becomes(planted.ForgetfulDecoder), line="logits, cached"),
+    Fault("cached positions restart", "positions after the cache start at 0 again", "goes on counting",
+          "positions in Decoder.stream", _decoder(), _becomes(planted.RestartingDecoder), line="logits, cached"),
+    Fault("padding counted as positions", "padding counts as positions", "counts tokens only",
+          "positions in Decoder.stream", _decoder(lambda m: isinstance(m.embed, PositionedEmbed)),
+          _becomes(planted.PaddingCounted), line="logits, left-padded"),
     Fault("weight rounded through bfloat16", "a weight was rounded through bfloat16", "has all its bits",
           "the dtype it was loaded in", _of(nn.Linear, where=_loses_bits), _changes(_rounds), _parent),
 )  # fmt: skip

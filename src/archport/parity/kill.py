@@ -50,8 +50,9 @@ def kill_table(model: str) -> Iterator[Kill]:
         site = sites[len(sites) // 2]
         faulty = copy.deepcopy(port)
         fault.plant(faulty, site)
-        said = explain(comparison, faulty)
-        noticed = said is not None or not all(check.ok for check in comparison.logits(faulty))
+        checks = [*comparison.logits(faulty), comparison.cached(faulty), comparison.padded(faulty)]
+        said = explain(comparison, faulty, checks)
+        noticed = said is not None or not all(check.ok for check in checks)
         place, name = (said.place, said.fault.name if said.fault else None) if said else (None, None)
         yield Kill(fault, model, site, noticed, place, name)
 

@@ -1,6 +1,7 @@
 """Modules that are wrong on purpose: each is one of ours with one step changed, planted by its class."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class SteppedAttention(Attention):
     def forward(self, x: Tensor, step: Step) -> Tensor:
         q, k, v = self.split(self.qkv(x))
         q, k, v = self.turned(q, k, v, step)
-        scores = self.masked(q @ k.transpose(-1, -2) * self.scale)
+        k, v = step.remember(k, v)
+        scores = self.masked(q @ k.transpose(-1, -2) * self.scale, step)
         return self.projected((self.probabilities(scores) @ v).transpose(1, 2).flatten(-2))
 
     def split(self, fused: Tensor) -> tuple[Tensor, ...]:
@@ -46,9 +48,10 @@ class SteppedAttention(Attention):
     def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         return step.rotate(q), step.rotate(k), v
 
-    def masked(self, scores: Tensor, diagonal: int = 1, value: float = -math.inf) -> Tensor:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(diagonal)
-        return scores.masked_fill(later, value)
+    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -math.inf) -> Tensor:
+        past = scores.shape[-1] - scores.shape[-2]
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(past + ahead)
+        return scores.masked_fill(hidden if step.mask is None or ahead > 1 else ~step.mask, value)
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return scores.softmax(-1)
@@ -105,22 +108,22 @@ class NoRotary(SteppedAttention):
 class NoMask(SteppedAttention):
     """Sees every token."""
 
-    def masked(self, scores: Tensor, diagonal: int = 1, value: float = -math.inf) -> Tensor:
+    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -math.inf) -> Tensor:
         return scores
 
 
 class MaskOneTooFar(SteppedAttention):
     """Sees the next token."""
 
-    def masked(self, scores: Tensor, diagonal: int = 2, value: float = -math.inf) -> Tensor:
-        return super().masked(scores, diagonal, value)
+    def masked(self, scores: Tensor, step: Step, ahead: int = 2, value: float = -math.inf) -> Tensor:
+        return super().masked(scores, step, ahead, value)
 
 
 class FiniteMask(SteppedAttention):
     """Masks by a large number."""
 
-    def masked(self, scores: Tensor, diagonal: int = 1, value: float = -1e4) -> Tensor:
-        return super().masked(scores, diagonal, value)
+    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -1e4) -> Tensor:
+        return super().masked(scores, step, ahead, value)
 
 
 class HalfSoftmax(SteppedAttention):
@@ -257,12 +260,42 @@ class ResidualAfterSharedNorm(Block):
 class NormedTwice(Decoder):
     """Applies the final norm twice."""
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.norm(self.norm(self.stream(ids))))
+    def forward(self, ids: Tensor, **how: Any) -> Tensor:
+        return self.head(self.norm(self.norm(self.stream(ids, **how))))
 
 
 class NeverNormed(Decoder):
     """Forgets the final norm."""
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.stream(ids))
+    def forward(self, ids: Tensor, **how: Any) -> Tensor:
+        return self.head(self.stream(ids, **how))
+
+
+class ForgetfulDecoder(Decoder):
+    """Hides the first token of the cache from those that come later."""
+
+    def stream(self, ids: Tensor, *, cache: Any = None, **how: Any) -> Tensor:
+        if cache is not None and cache.length:
+            keys = cache.length + ids.shape[-1]
+            how["positions"] = torch.arange(cache.length, keys, device=ids.device)
+            how["mask"] = torch.ones(len(ids), keys, dtype=torch.bool, device=ids.device)
+            how["mask"][:, 0] = False
+        return super().stream(ids, cache=cache, **how)
+
+
+class RestartingDecoder(Decoder):
+    """Counts the positions of every pass from 0, whatever is in the cache."""
+
+    def stream(self, ids: Tensor, **how: Any) -> Tensor:
+        if how.get("mask") is None:
+            how["positions"] = torch.arange(ids.shape[-1], device=ids.device)
+        return super().stream(ids, **how)
+
+
+class PaddingCounted(Decoder):
+    """Counts padding as positions."""
+
+    def stream(self, ids: Tensor, *, cache: Any = None, **how: Any) -> Tensor:
+        past = cache.length if cache else 0
+        how["positions"] = torch.arange(past, past + ids.shape[-1], device=ids.device)
+        return super().stream(ids, cache=cache, **how)

@@ -1,6 +1,7 @@
 """Run a port and, where it raises, say in which module."""
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,16 @@ class Stop(Exception):
     """Ends a forward pass whose rest is of no interest."""
 
 
-def run(model: nn.Module, ids: Tensor) -> Tensor:
+def run(model: nn.Module, ids: Tensor, **how: Any) -> Tensor:
     """Logits of a model, ours or theirs. Raises: RaisedError."""
     try:
-        result = model(ids)
+        result = model(ids, **how)
         return result if isinstance(result, Tensor) else result.logits
     except Stop:
         raise
     except Exception as error:
         whose = "" if isinstance(model, Decoder) else "the reference's "
-        raise RaisedError(f"{whose}{_where(model, ids)} raises {in_a_line(error)}") from error
+        raise RaisedError(f"{whose}{_where(model, ids, how)} raises {in_a_line(error)}") from error
 
 
 def backward(loss: Tensor) -> None:
@@ -41,7 +42,7 @@ def in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _where(model: nn.Module, ids: Tensor) -> str:
+def _where(model: nn.Module, ids: Tensor, how: dict[str, Any]) -> str:
     """The innermost module that is running when the model raises."""
     inside: list[str] = []
     handles = []
@@ -49,7 +50,7 @@ def _where(model: nn.Module, ids: Tensor) -> str:
         handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
         handles.append(module.register_forward_hook(lambda _, __, ___: inside.pop() and None))
     with suppress(Exception), torch.no_grad():
-        model(ids)
+        model(ids, **how)
     for handle in handles:
         handle.remove()
     return (inside and inside[-1]) or "decoder"

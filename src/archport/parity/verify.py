@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ConfigError, SourceError
+from ..errors import ConfigError, SourceError
 from ..layers import Decoder
 from ..port import load, to_device, to_dtype
 from ..registry import architecture, skeleton
+from ..text import encoded, tokenizer
 from . import references
 from .compare import EMBEDDINGS, Check, Comparison
-from .diagnose import Diagnosis, diagnose
+from .diagnose import MADE, Diagnosis, diagnose, diagnose_line
 from .report import Report
 from .running import RaisedError
 from .settings import admit, mixed_dtypes, not_comparable, not_finite, unlike
@@ -128,6 +129,10 @@ def _lines(port: Decoder, comparison: Comparison, quick: bool) -> Iterator[Check
     if quick or any(math.isinf(check.port_error) for check in of_logits):  # of another shape: no loss to speak of
         return
     yield comparison.train_mode(port)
+    if comparison.short.shape[-1] > 1:
+        yield comparison.cached(port)
+        yield comparison.padded(port)
+        yield comparison.greedy(port)
     yield comparison.modules(comparison.findings(port))
     yield comparison.stream(port)
     if comparison.short.shape[-1] > 1:
@@ -161,6 +166,8 @@ def explain(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ())
     if first is not None:
         return diagnose(found, comparison.clean, seen, ids)
     for check in failed:
+        if check.name in MADE:
+            return diagnose_line(check.name, comparison.clean, port, comparison.short)
         if check.part:
             return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
     return None
@@ -177,7 +184,7 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
         "full context": torch.randint(vocab, (1, context), generator=generator),
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
-        text = _tokenized(folder / "tokenizer.json", TEXT)
+        text = encoded(tokenizer(folder), TEXT)
         ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
     return {name: tokens.to(device) for name, tokens in ids.items()}
 
@@ -190,17 +197,6 @@ def precision(dtype: torch.dtype | str) -> torch.dtype:
             {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
         )
     return to_dtype(dtype)
-
-
-def _tokenized(file: Path, text: str) -> list[int]:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-        ids: list[int] = tokenizer.encode(text).ids
-    except Exception as error:  # the library raises no narrower one
-        raise CheckpointError(f"{file}: not a tokenizer: {error}") from None
-    return ids
 
 
 def _plain(dtype: torch.dtype) -> str:
