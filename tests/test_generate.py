@@ -128,7 +128,7 @@ def test_a_cropped_and_a_forked_cache(name):
 
 
 def test_a_cache_that_is_full_or_does_not_fit():
-    port = port_of(reference("gpt_neox"))
+    port = port_of(reference("gpt_neox")).requires_grad_(False)
     cache = KVCache(port, capacity=4)
     with pytest.raises(ValueError, match="1 rows and 5 tokens do not fit into a cache of 1 rows and 4 tokens"):
         port(torch.zeros(1, 5, dtype=torch.long), cache=cache)
@@ -139,6 +139,8 @@ def test_a_cache_that_is_full_or_does_not_fit():
         cache.crop(3)
     with pytest.raises(ValueError, match="has learned 37 positions"):
         KVCache(port_of(reference("gpt2")), capacity=38)
+    with pytest.raises(ValueError, match="a cache keeps no gradients: use it inside"):
+        port.requires_grad_(True)(torch.zeros(1, 3, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match=r"a mask of shape \(1, 2\), expected \(1, 3\)"):
         port(torch.zeros(1, 3, dtype=torch.long), mask=torch.ones(1, 2))
 

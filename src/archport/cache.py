@@ -20,6 +20,8 @@ class LayerCache:
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write (batch, heads, seq, head_width) of each after what is there; return all so far. Raises: ValueError."""
+        if torch.is_grad_enabled() and k.requires_grad:
+            raise ValueError("a cache keeps no gradients: use it inside torch.no_grad() or torch.inference_mode()")
         start, end = self.cache.length, self.cache.length + k.shape[-2]
         if end > self.cache.capacity or len(k) != self.cache.batch:
             given = f"{len(k)} rows and {end} tokens"
