@@ -28,6 +28,8 @@ app = typer.Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
+WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
+
 SourceArgument = Annotated[str, typer.Argument(help="a folder or a Hub id", metavar="SOURCE")]
 OptionalSource = Annotated[
     str | None, typer.Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
@@ -191,6 +193,7 @@ def verify(
     against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
     device: DeviceOption = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="compare logits and embeddings only")] = False,
+    packed: Annotated[bool, typer.Option("--packed", help="the port with its linear maps packed for speed")] = False,
     by_block: Annotated[bool, typer.Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -203,7 +206,9 @@ def verify(
     of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
     if report is not None and report.suffix not in (".md", ".html"):
         raise typer.BadParameter(f"--report {report}: expected a name ending in .md or .html")
-    if by_block and (of_architecture or quick or against != "eager" or device != "cpu"):
+    if packed and (of_architecture or quick):
+        raise typer.BadParameter("--packed is for a SOURCE, and has lines of its own")
+    if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
         raise typer.BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
     if of_architecture and (revision or offline):
         raise typer.BadParameter(f"{source} is an architecture: --revision and --offline are for a SOURCE")
@@ -213,7 +218,7 @@ def verify(
     elif by_block:
         reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
     else:
-        verify = partial(parity.verify, source, dtype=dtype, against=against, device=device, quick=quick)
+        verify = partial(parity.verify, source, dtype=dtype, against=against, device=device, quick=quick, packed=packed)
         reports = [verify(revision=revision, offline=offline)]
     if as_json:
         facts = [one.to_dict() for one in reports]
@@ -266,6 +271,7 @@ def generate(
     greedy: Annotated[bool, typer.Option("--greedy", help="always the likeliest token")] = False,
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same text")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="end before this text; may be repeated")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: rounded weights, faster on a CPU")] = None,
     slide: Annotated[bool, typer.Option("--slide", help="past the context, drop the oldest tokens")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="print the whole text at the end")] = False,
     revision: Revision = None,
@@ -275,7 +281,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Go on with a prompt. One sample appears as it is made; several come together, divided by a line."""
-    from . import port, text
+    from . import linears, port, text
     from .generate import generate as rows_of
     from .generate import stream
 
@@ -285,6 +291,10 @@ def generate(
     model = port.load(source, revision=revision, dtype=dtype, device=device, offline=offline)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
+    if quantize is not None:
+        linears.swap(model, quantize)
+    elif device == "cpu" and max_new_tokens >= WORTH_PACKING:
+        linears.swap(model)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options: dict[str, Any] = sampling | {"repetition_penalty": repetition_penalty, "greedy": greedy, "seed": seed}
     options |= {"max_new_tokens": max_new_tokens, "slide": slide, "vocabulary": tokenizer.get_vocab_size()}
@@ -314,6 +324,7 @@ def score(
         typer.Argument(help="a text in UTF-8, or - for stdin; before it, a SOURCE", metavar="[SOURCE] FILE|-"),
     ],
     stride: Annotated[int | None, typer.Option(help="how far the window moves; half of the context")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: what rounding the weights costs")] = None,
     revision: Revision = None,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
@@ -321,7 +332,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a text; with --json of every token."""
-    from . import port, text
+    from . import linears, port, text
     from .score import score as score_of
 
     if len(words) > 2:
@@ -330,6 +341,8 @@ def score(
     source = words[0] if len(words) == 2 else None
     model = port.load(source, revision=revision, dtype=dtype, device=device, offline=offline)
     tokenizer = text.tokenizer(model)
+    if quantize is not None:
+        linears.swap(model, quantize)
     ids = text.encoded(tokenizer, given)
     found = score_of(model, ids, stride=stride)
     size = len(given.encode())

@@ -1,0 +1,98 @@
+"""Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import archport
+from archport.errors import ConfigError, ExportError
+from archport.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap
+
+from .references import SIZES, VARIANTS, hf_dict, reference, sequences
+
+SHAPES = [(48, 32), (17, 32), (70, 45), (3, 96), (16, 1)]
+
+
+def linear(out, width, dtype=torch.float32):
+    made = nn.Linear(width, out, dtype=torch.float32)
+    with torch.no_grad():
+        made.weight.normal_(generator=torch.Generator().manual_seed(0))
+    return made.to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_packed_model_is_the_reference(variant):
+    model = reference(variant)
+    port = swap(archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict())))
+    assert any(isinstance(module, PackedLinear) for module in port.modules())
+    assert not any(isinstance(module, nn.Linear) for module in port.modules())
+    with torch.no_grad():
+        for ids in sequences(model):
+            assert (port(ids) - model(ids).logits).abs().max() <= 2e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(SIZES))
+def test_verify_takes_packed_models(name, dtype, tmp_path):
+    reference(name).save_pretrained(tmp_path)
+    report = archport.verify(tmp_path, packed=True, dtype=dtype)
+    assert report.ok, str(report)
+    assert "logits, cached" in [check.name for check in report.checks]
+    assert "gradients" not in [check.name for check in report.checks]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_int8_rounds_to_the_nearest_of_255_steps(shape, rows):
+    whole = linear(*shape)
+    made = KINDS["int8"](copy.deepcopy(whole).bfloat16())
+    exact = whole.weight.bfloat16().double()
+    step = exact.abs().amax(1, keepdim=True) / 127
+    assert ((made.unpacked().double() - exact).abs() <= 0.5 * step + 2**-7 * exact.abs()).all()
+    x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = x.double() @ made.unpacked().double().T + whole.bias.double()
+    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_int4_rounds_to_the_nearest_of_16_steps(shape, rows):
+    whole = linear(*shape)
+    made = Int4Linear(copy.deepcopy(whole).bfloat16())
+    filled = nn.functional.pad(whole.weight.bfloat16().double(), (0, -shape[1] % GROUP))
+    groups = filled.unflatten(1, (-1, GROUP))
+    step = (groups.amax(-1) - groups.amin(-1)) / 15
+    allowed = (0.5 * step[..., None] + 2**-6 * groups.abs().amax(-1, keepdim=True)).expand_as(groups).flatten(1)
+    error = (made.unpacked().double() - whole.weight.bfloat16().double()).abs()
+    assert (error <= allowed[:, : shape[1]]).all()
+    x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = x.double() @ made.unpacked().double().T + whole.bias.double()
+    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
+
+
+def test_what_rounding_costs_on_the_trained_model():
+    ids = archport.tokenizer().encode(Path(__file__).read_text()[:3000]).ids
+    loss = {kind: archport.score(swap(archport.load(), kind), ids).loss for kind in KINDS if kind != "packed"}
+    loss["float32"] = archport.score(archport.load(dtype="float32"), ids).loss
+    assert abs(loss["int8"] - loss["float32"]) < 0.02
+    assert abs(loss["int4"] - loss["float32"]) < 0.2
+
+
+def test_generation_with_every_kind():
+    for kind in KINDS:
+        port = swap(archport.load(dtype="float32"), kind)
+        assert len(archport.generate(port, [5, 17, 3], samples=2, max_new_tokens=8, seed=0)) == 2
+
+
+def test_what_cannot_be_swapped(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="kind: found 'int2', expected packed, int8, int4"):
+        swap(archport.load(), "int2")
+    monkeypatch.setattr(PackedLinear, "operators", ("mkldnn.no_such_operator",))
+    with pytest.warns(UserWarning, match=r"the linear maps stay as they are: torch .* has no mkldnn\.no_such_operator"):
+        port = swap(archport.load())
+    assert isinstance(port.head, nn.Linear)
+    with pytest.raises(ExportError, match="is not what its config says"):
+        archport.export(swap(archport.load(dtype="float32"), "int8"), tmp_path / "out")
