@@ -80,7 +80,7 @@ class Int8Linear(Quantized):
 
     def pack(self, weight: Tensor) -> None:
         """Round to 255 steps of the row's largest."""
-        filled = F.pad(weight.float(), (0, -self.in_features % LANES))
+        filled = F.pad(weight.float(), (0, -self.in_features % LANES)).contiguous()
         scale = filled.abs().amax(1).clamp(min=1e-12) / 127
         self.packed = (filled / scale[:, None]).round().to(torch.int8)
         self.scale = scale.bfloat16()
@@ -103,7 +103,7 @@ class Int4Linear(Quantized):
 
     def pack(self, weight: Tensor) -> None:
         """Round to 16 steps between the smallest and the largest of each group."""
-        filled = F.pad(weight.float(), (0, -self.in_features % GROUP, 0, -self.out_features % 16))
+        filled = F.pad(weight.float(), (0, -self.in_features % GROUP, 0, -self.out_features % 16)).contiguous()
         groups = filled.reshape(len(filled), -1, GROUP)
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         scale = ((high - low) / 15).clamp(min=1e-12)
