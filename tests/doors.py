@@ -1,8 +1,10 @@
 """The table of doors: how a checkpoint or an answer of the Hub is damaged, and the message it gets, word for word."""
 # ruff: noqa: E501
 
+import io
 import json
 import os
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,63 @@ def compressed(folder: Path) -> None:
     (folder / "new").rename(plain)
 
 
+def zipped(pickle: bytes, **entries: bytes) -> Callable[[Path], None]:
+    """A zip container around a pickle, with other entries of torch's."""
+
+    def damage(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(container(pickle, **entries))
+
+    return damage
+
+
+def container(pickle: bytes, **entries: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a/data.pkl", pickle)
+        for name, content in ({"byteorder": b"little", "version": b"3"} | entries).items():
+            file.writestr(f"a/{name.replace('__', '/')}", content)
+    return buffer.getvalue()
+
+
+def rezipped(name: str, content: bytes) -> Callable[[Path], None]:
+    """What torch writes, with one entry changed."""
+
+    def damage(folder: Path) -> None:
+        pickled({WTE: torch.ones(131, 60)})(folder)
+        path = folder / "pytorch_model.bin"
+        with zipfile.ZipFile(path) as old:
+            entries = {entry: old.read(entry) for entry in old.namelist()}
+        with zipfile.ZipFile(path, "w") as new:
+            for entry, held in entries.items():
+                new.writestr(entry, content if entry.endswith(name) else held)
+
+    return damage
+
+
+def two_directories(folder: Path) -> None:
+    """A container that one reader takes for a sound one and another for a packed one."""
+    (folder / "model.safetensors").unlink()
+    first, second = container(b"\x80\x02}.\x80"), container(b"\x80\x02}.")
+    (folder / "pytorch_model.bin").write_bytes(first + second)
+
+
+LEGACY_CLAIM = (
+    b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+    b"X\x01\0\0\x000X\x03\0\0\0cpu\x8a\x06" + (5 * 10**8).to_bytes(6, "little") + b"NtQK\0K\x01\x85K\x01\x85\x89"
+    b"ccollections\nOrderedDict\n)RtRs."
+)
+
+
+def claims(folder: Path) -> None:
+    """An older container of 365 bytes whose one storage claims two gigabytes."""
+    (folder / "model.safetensors").unlink()
+    order = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    before = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, order))
+    after = pickle.dumps(["0"], 2) + (5 * 10**8).to_bytes(8, "little") + bytes(64)
+    (folder / "pytorch_model.bin").write_bytes(before + LEGACY_CLAIM + after)
+
+
 def linked(name: str, target: str) -> Callable[[Path], None]:
     """A link in place of a file."""
 
@@ -197,6 +256,29 @@ DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
     "config: eps NaN": (
         config(layer_norm_epsilon=float("nan")),
         C + ": layer_norm_epsilon: found nan, expected a positive number",
+    ),
+    "config: eps of 400 digits": (
+        config(layer_norm_epsilon=10**400),
+        C
+        + ": layer_norm_epsilon: found 1000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000 ... 00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000, expected a positive number",
+    ),
+    "config: a megabyte for a size": (
+        config(n_layer="x" * 900_000),
+        C
+        + ": n_layer: found 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ... xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', expected a whole number from 1 to 1024",
+    ),
+    "config: a name that moves the cursor": (
+        config(activation_function="\x1b[2Jgelu\nseconds 0"),
+        C
+        + ": activation_function: found '\\x1b[2Jgelu\\nseconds 0', archport builds gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu",
+    ),
+    "config: a byte order mark": (
+        content("config.json", b"\xef\xbb\xbf{}"),
+        C + ": expected a JSON object, found a byte order mark before it: correct it or fetch it again",
+    ),
+    "config: a type of torch's that is none of weights": (
+        config(dtype="float4_e2m1fn_x2", torch_dtype="float4_e2m1fn_x2"),
+        "config: dtype: found 'float4_e2m1fn_x2', expected float32, float16, bfloat16, float64",
     ),
     "config: heads do not divide the width": (
         config(n_head=7),
@@ -289,6 +371,14 @@ DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
         W
         + ": tensor 'a': found dtype 'F4', expected F64, F32, F16, BF16, F8_E4M3, F8_E5M2, I64, I32, I16, I8, U8, BOOL",
     ),
+    "header: a name of a million letters": (
+        header({"a" * 1_000_000: entry([1], 0, 4)}, 4),
+        W + ": found a name of 1000000 letters, expected at most 500",
+    ),
+    "header: metadata that is a number": (
+        header({"__metadata__": 5}),
+        W + ": found metadata 5, expected names and texts",
+    ),
     "header: an entry without shape": (
         header({"a": {"dtype": "F32"}}),
         W + ": tensor 'a': found {{'dtype': 'F32'}}, expected its dtype, shape and data_offsets",
@@ -358,6 +448,10 @@ DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
         linked("config.json", "../outside"),
         C + ": found a link to {folder}/../outside, expected a file inside its folder: copy it there",
     ),
+    "a link in a circle": (
+        linked("config.json", "config.json"),
+        C + ": found something that leads nowhere (Too many levels of symbolic links), expected a file",
+    ),
     "a link to nowhere": (linked("config.json", "nowhere"), C + ": not found, expected a file"),
     # pytorch_model.bin
     "pickle: code": (
@@ -383,6 +477,34 @@ DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
         pickled({WTE: torch.zeros(1).expand(1_000_000, 1_000_000)}),
         BIN + ": transformer.wte.weight: found 4 bytes, expected (1000000, 1000000) of 4000000000000 bytes",
     ),
+    "pickle: the other byte order": (
+        rezipped("byteorder", b"big"),
+        BIN + ": found byte order b'big', expected little: convert it to safetensors",
+    ),
+    "pickle: an alignment of nothing": (
+        rezipped(".storage_alignment", b"0"),
+        BIN + ": found 32598 bytes of something else, expected a PyTorch checkpoint (a storage alignment that is none)",
+    ),
+    "pickle: tuples in tuples": (
+        zipped(b"\x80\x02})" + b"\x85" * 900_000 + b"Ns."),
+        BIN
+        + ": found 900324 bytes of something else, expected a PyTorch checkpoint (a tuple of more than 10000 elements)",
+    ),
+    "pickle: tuples that double": (
+        zipped(b"\x80\x02)q\x01" + b"h\x01h\x01\x86q\x01" * 60 + b"}h\x01Ns."),
+        BIN
+        + ": found 748 bytes of something else, expected a PyTorch checkpoint (a tuple of more than 10000 elements)",
+    ),
+    "pickle: two directories": (
+        two_directories,
+        BIN
+        + ": found 643 bytes of something else, expected a PyTorch checkpoint (a zip container with something before or after its directory)",
+    ),
+    "pickle: half a storage": (
+        rezipped("data/0", b"abc"),
+        BIN + ": found 3 bytes of storage '0', expected 31440: fetch it again",
+    ),
+    "pickle: more than the older container has": (claims, BIN + ": found 72 bytes, expected 2000000000 of tensors"),
     "pickle: a list": (
         pickled([torch.zeros(1)]),
         BIN + ": found something else, expected a dictionary of names and dense tensors",
@@ -432,7 +554,7 @@ HUB: dict[str, tuple[dict[str, Any], str]] = {
     "a body that is always cut": ({"path": "*.safetensors", "method": "GET", "cut": True}, "try later"),
     "an ETag that leads out": (
         {"path": "*/config.json", "status": 200, "headers": {"ETag": '"../../../x"', "X-Repo-Commit": "c" * 40}},
-        "the server answers with ETag '../../../x', which leads out of the cache: do not trust it",
+        """the server answers with ETag '"../../../x"', which leads out of the cache: do not trust it""",
     ),
     "a linked ETag that leads out": (
         {

@@ -20,7 +20,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import archport
-from archport.errors import ArchportError, CheckpointError, ExportError, NotFiniteWarning, SourceError
+from archport.errors import (
+    ArchportError,
+    CheckpointError,
+    ExportError,
+    MappingError,
+    NotFiniteWarning,
+    SourceError,
+)
 from archport.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
@@ -376,3 +383,108 @@ def test_two_processes_that_load_from_the_hub_at_once(hub, at):
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     assert len(list(Path(at["cache_dir"]).rglob("*.incomplete"))) == 0
+
+
+def test_what_a_killed_export_left_is_told_from_what_looks_like_it(tmp_path):
+    names = [".out", ".out.partial-0123", ".out.partial-" + "g" * 32, ".out2.partial-" + "0" * 32]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("precious")
+    stale = tmp_path / (".out.partial-" + "0" * 32)
+    stale.mkdir()
+    archport.export(archport.load(), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "out"])
+
+
+@pytest.mark.parametrize("name", ["n" * 200, "n" * 255, "n" * 300])
+def test_targets_with_long_names(name, tmp_path):
+    if len(name) < 256:
+        archport.load(archport.export(archport.load(), tmp_path / name))
+    else:
+        with pytest.raises(ExportError, match="File name too long"):
+            archport.export(archport.load(), tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_that_are_none(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    for model, target, said in (
+        (archport.load(), tmp_path / "circle", "Symlink loop|cannot be written"),
+        (archport.load(), None, "found a Decoder and NoneType, expected a Decoder and a folder"),
+        (None, tmp_path / "out", "found a NoneType and PosixPath"),
+    ):
+        with pytest.raises(ExportError, match=said):
+            archport.export(model, target)
+
+
+@pytest.mark.parametrize("source", ["a" * 300, "./" + "a" * 300, "~nobodyx/y", 5, b"x", True, "a\0b"])
+def test_sources_that_are_none(source):
+    with pytest.raises(SourceError) as caught:
+        archport.load(source, endpoint="http://127.0.0.1:9", offline=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_without_checksums_load(folder):
+    torch.serialization.set_crc32_options(False)
+    try:
+        pickled(load_file(folder / "model.safetensors"))(folder)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    archport.load(folder)
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_pickles_of_either_protocol_load_without_a_warning(protocol, folder):
+    pickled(load_file(folder / "model.safetensors"), pickle_protocol=protocol)(folder)
+    archport.load(folder)
+
+
+def test_a_cache_whose_blobs_lie_on_another_disk(at, tmp_path):
+    archport.load(REPO, **at)
+    blobs = next(Path(at["cache_dir"]).rglob("blobs"))
+    blobs.rename(tmp_path / "disk")
+    blobs.symlink_to(tmp_path / "disk")
+    archport.load(REPO, **at)
+
+
+def test_many_unknown_tensors_are_named_in_time(folder):
+    config(n_layer=500)(folder)
+    entries = {f"transformer.x{i}.foo": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
+    raw = json.dumps(entries).encode()
+    (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw)
+    start = time.monotonic()
+    with pytest.raises(MappingError) as caught:
+        archport.load(folder)
+    assert time.monotonic() - start < SECONDS
+    assert len(str(caught.value).splitlines()) == 3
+    assert len(caught.value.faults) > 20_000
+
+
+def test_offsets_that_are_none_in_a_header_on_the_hub(hub, at, folder):
+    hub.add("ns/odd", folder)
+    for offsets in ([0], [], {"a": 1}, [0, "x"], [0, None], None):
+        raw = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": offsets}}).encode()
+        (folder / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(4))
+        with pytest.raises(CheckpointError):
+            archport.plan("ns/odd", **at)
+
+
+def test_an_answer_that_is_too_large_is_not_taken_in(hub, at):
+    hub.fail(
+        "*/config.json",
+        status=200,
+        headers={"ETag": '"a"', "X-Repo-Commit": "c" * 40, "Content-Length": str(9 * 10**8)},
+    )
+    said = refused(SourceError, at)
+    assert (
+        "the server answers with 900000000 bytes for /ns/name/resolve/main/config.json, expected at most 1048576"
+        in said
+    )
+
+
+def test_names_of_a_config_do_not_reach_the_terminal_as_they_are(folder):
+    config(**{"\x1b[2Jred": 1, "a\nseconds     0.001": 2, "\ud800": 3})(folder)
+    done = run("load", str(folder))
+    assert "\x1b" not in done.stdout
+    assert r"\x1b[2Jred" in done.stdout
+    assert sum(line.startswith("seconds") for line in done.stdout.splitlines()) == 1

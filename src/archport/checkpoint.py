@@ -88,17 +88,22 @@ class Checkpoint:
             _drop_pages(tensor)
 
 
-def open_folder(folder: Path, *, name: str, revision: str | None = None, commit: str | None = None) -> Checkpoint:
-    """Read a folder's config and headers. Raises: CheckpointError when a file is missing, damaged or lies elsewhere."""
-    hf = read_json(beside(folder, CONFIG), MAX_CONFIG)
+def open_folder(
+    folder: Path, *, name: str, revision: str | None = None, commit: str | None = None, blobs: Path | None = None
+) -> Checkpoint:
+    """Read a folder's config and headers; `blobs` is where files of the Hub's cache may lie.
+
+    Raises: CheckpointError when a file is missing, damaged or lies elsewhere.
+    """
+    hf = read_json(beside(folder, CONFIG, blobs), MAX_CONFIG)
     present = [path.name for path in folder.iterdir()]
-    weights = beside(folder, choose_weights(present, name))
+    weights = beside(folder, choose_weights(present, name), blobs)
     index = None
     shards = [weights.name]
     if weights.suffix == ".json":
         index = read_index(weights)
         shards = [shard for shard in shard_names(index) if shard in present]
-    opened = [open_weights(beside(folder, shard)) for shard in shards]
+    opened = [open_weights(beside(folder, shard, blobs)) for shard in shards]
     if index is not None:
         held = {file.path.name: file.headers.keys() for file in opened}
         others = [file for file in present if SHARD.fullmatch(file) and file.endswith(_suffix(weights))]
@@ -109,12 +114,13 @@ def open_folder(folder: Path, *, name: str, revision: str | None = None, commit:
     return Checkpoint(Origin(name, hf, folder, revision, commit), headers, tuple(shards), size, files)
 
 
-def beside(folder: Path, name: str) -> Path:
-    """A file of a folder; links may lead out of it only inside the Hub's cache. Raises: CheckpointError."""
+def beside(folder: Path, name: str, blobs: Path | None = None) -> Path:
+    """A file of a folder; links may lead out of it only into `blobs` of the Hub's cache. Raises: CheckpointError."""
     path = folder / name
     regular_file(path)
     real, home = path.resolve(), folder.resolve()
-    blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if blobs is None:
+        blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
     if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
         raise CheckpointError(f"{path}: found a link to {real}, expected a file inside its folder: copy it there")
     return path

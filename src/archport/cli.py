@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .errors import ArchportError, ExportError, SourceError
+from .errors import ArchportError, ExportError, SourceError, plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,7 +127,7 @@ def _print_load(facts: dict[str, Any]) -> None:
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
     lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
     for label, text in lines.items():
-        out.print(f"{label:<11} {text}", markup=False)
+        out.print(f"{label:<11} {plain(text)}", markup=False)
 
 
 @app.command()
@@ -164,7 +164,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -404,7 +404,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(plain(str(value)) for value in row.values()))
     Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000).print(table)
 
 

@@ -1,6 +1,5 @@
 """What a model is and where it came from: DecoderConfig, checked on construction, and Origin."""
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from .errors import ConfigError
 LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
 LIMITS |= {"mlp_width": 1 << 22, "rotary_width": 1 << 20}
 LIMIT = 1 << 24  # of any other whole number
+LARGEST = 1e30  # of any other number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,8 @@ class DecoderConfig:
             object.__setattr__(self, "mlp_width", 4 * self.width)
         faults = dict(_type_faults(self))
         for field in fields(self):
+            if field.name in faults:
+                continue
             if float in (field.type, *get_args(field.type)) and type(getattr(self, field.name)) is int:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
         if not faults:
@@ -92,7 +94,7 @@ def _problem(name: str, kind: Any, value: object) -> str | None:
         limit = LIMITS.get(name, LIMIT)
         whole = type(value) is int and 1 <= value <= limit
         return None if whole else f"found {value!r}, expected a whole number from 1 to {limit}"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     if name.endswith("_dropout"):
         return None if number and 0 <= cast(float, value) < 1 else f"found {value!r}, expected a rate in [0, 1)"
     return None if number and cast(float, value) > 0 else f"found {value!r}, expected a positive number"

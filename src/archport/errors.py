@@ -14,7 +14,14 @@ NotFiniteWarning          weights that were loaded hold NaN or infinities
 
 from collections.abc import Sequence
 
-SHOWN = 30
+SHOWN = 10  # faults in a message
+LONG = 300  # letters of a fault
+
+
+def plain(text: str) -> str:
+    """Text of a stranger's file as one short line that no terminal takes for a command."""
+    kept = text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in kept)
 
 
 class ArchportError(Exception):
@@ -28,7 +35,9 @@ class ConfigError(ArchportError):
     """
 
     def __init__(self, faults: dict[str, str], where: str = "config") -> None:
-        super().__init__(f"{where}: " + "; ".join(f"{field}: {text}" for field, text in faults.items()))
+        said = [plain(f"{field}: {text}") for field, text in faults.items()]
+        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+        super().__init__(f"{where}: {'; '.join(said[:SHOWN])}{more}")
         self.faults = faults
 
 
@@ -49,10 +58,10 @@ class MappingError(ArchportError):
 
     def __init__(self, faults: Sequence[str], where: str) -> None:
         self.faults = tuple(faults)
-        more = len(self.faults) - SHOWN
-        lines = [*self.faults[:SHOWN], *([f"... and {more} more"] if more > 0 else [])]
         count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
-        super().__init__(f"{where}: {count} between checkpoint and model, nothing was loaded\n  " + "\n  ".join(lines))
+        more = f"\n  and {len(self.faults) - SHOWN} more: see faults" if len(self.faults) > SHOWN else ""
+        listed = "; ".join(plain(fault) for fault in self.faults[:SHOWN])
+        super().__init__(f"{where}: {count} between checkpoint and model, nothing was loaded\n  {listed}{more}")
 
 
 class ExportError(ArchportError):

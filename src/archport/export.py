@@ -1,7 +1,7 @@
 """The writer: config, tensors and companions become a Hugging Face folder, complete or not at all."""
 
-import glob
 import json
+import re
 import shutil
 import stat
 from collections import Counter
@@ -35,7 +35,7 @@ def write_checkpoint(
 
     partial = None
     try:
-        folder = folder.resolve()
+        folder = folder.expanduser().resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def write_checkpoint(
         needed, free = sum(tensor.header.bytes for tensor in tensors.values()), shutil.disk_usage(folder.parent).free
         if needed > free:
             raise ExportError(f"{folder}: found {free} bytes free, expected {needed} for the weights alone")
-        partial = folder.with_name(f"{_prefix(folder)}{uuid4().hex}")
+        partial = folder.parent / _temporary(folder, uuid4().hex)
         with _held(partial):
             partial.mkdir()
             _fill(partial, hf, tensors, companions, max_shard_size)
             partial.rename(folder)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     finally:
         if partial is not None and partial.exists():
@@ -74,9 +74,9 @@ def _fill(
         path.chmod(mode)
 
 
-def _prefix(folder: Path) -> str:
-    """How temporary folders of an export to a folder are called, beside it."""
-    return f".{folder.name}.partial-"
+def _temporary(folder: Path, tail: str) -> str:
+    """How the temporary folder of an export to a folder is called, beside it; names have a limit."""
+    return f".{folder.name[:100]}.partial-{tail}"
 
 
 @contextmanager
@@ -92,10 +92,11 @@ def _held(partial: Path) -> Iterator[None]:
 
 def _remove_stale(folder: Path) -> None:
     """Remove what exports to this folder left behind when they were killed: nobody holds it any more."""
-    left = {path.with_suffix("") for path in folder.parent.glob(f"{glob.escape(_prefix(folder))}*")}
-    for partial in left:
-        with suppress(OSError, Timeout), _held(partial):
-            shutil.rmtree(partial)
+    ours = re.compile(re.escape(_temporary(folder, "")) + r"[0-9a-f]{32}(\.lock)?")
+    left = {path.name.removesuffix(".lock") for path in folder.parent.iterdir() if ours.fullmatch(path.name)}
+    for name in left:
+        with suppress(OSError, Timeout), _held(folder.parent / name):
+            shutil.rmtree(folder.parent / name)
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size: int | str) -> None:
@@ -103,8 +104,8 @@ def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file
 
-    if isinstance(max_shard_size, int) and max_shard_size <= 0:
-        raise ValueError(f"the largest shard is {max_shard_size} bytes, expected more than 0")
+    if not re.fullmatch(r"[1-9]\d*(\.\d+)?\s*([KMGT]?B)?", str(max_shard_size), re.IGNORECASE):
+        raise ValueError(f"the largest shard is {max_shard_size!r}, expected a size as 500MB")
     split = split_state_dict_into_shards_factory(
         dict(tensors),
         get_storage_size=lambda tensor: tensor.header.bytes,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 from .checkpoint import (
     COMPANIONS,
     CONFIG,
     MAX_CONFIG,
+    MAX_INDEX,
     WEIGHTS,
     Checkpoint,
     check_index,
@@ -30,6 +32,8 @@ T = TypeVar("T")
 TRIES = 3
 PAUSE = 0.5  # seconds before the second try, doubled before the third
 TIMEOUT = 10.0  # seconds without an answer
+MAX_LISTING = 32 << 20  # bytes
+LIMITS = {CONFIG: MAX_CONFIG, **{name: MAX_INDEX for name in WEIGHTS if name.endswith(".json")}}
 
 
 class HubOptions(TypedDict, total=False):
@@ -49,7 +53,8 @@ def open_repository(repo: str, revision: str | None, *, offline: bool, options: 
     first = fetch(weights)
     wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
     _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
-    return open_folder(folder, name=repo, revision=revision, commit=folder.name)
+    blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
+    return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs)
 
 
 def open_companions(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Path:
@@ -98,12 +103,10 @@ def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Che
     def fetch(shard: str) -> dict[str, Header]:
         found = _ask(repo, revision, lambda: _header(repo, shard, commit, options))
         entries = {
-            key: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(tensor.data_offsets)}
+            key: {"dtype": tensor.dtype, "shape": _listed(tensor.shape), "data_offsets": _listed(tensor.data_offsets)}
             for key, tensor in found.items()
         }
-        return checked(
-            entries, f"{repo}/{shard}", max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        )
+        return checked(entries, f"{repo}/{shard}", None)
 
     with ThreadPoolExecutor(8) as pool:
         held = dict(zip(shards, pool.map(fetch, shards), strict=True))
@@ -113,6 +116,10 @@ def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Che
     size = sum(header.bytes for header in headers.values())
     hf = read_json(config, MAX_CONFIG)
     return Checkpoint(Origin(repo, hf, None, revision, commit), headers, tuple(shards), size, {})
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _header(repo: str, name: str, commit: str, options: HubOptions) -> dict[str, Any]:
@@ -141,6 +148,7 @@ def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
     token = options.get("token")
     if isinstance(token, str) and not re.fullmatch("[!-~]*", token):
         raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
+    _guard()
     info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if CONFIG not in names:
@@ -160,13 +168,18 @@ def _guard() -> None:
 
 def _refuse_paths(response: Any, *_: Any, **__: Any) -> None:
     for name in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
-        value = response.headers.get(name, "").removeprefix("W/").strip('"')
+        value = response.headers.get(name, "").lstrip("W/").strip('"')  # as huggingface_hub does
         if re.search(r"[/\\\0]|^\.+$", value):
-            raise HostileAnswerError(f"{name} {value[:60]!r}")
+            raise HostileAnswerError(f"{name} {response.headers[name][:60]!r}, which leads out of the cache")
+    path = urlsplit(str(response.url)).path
+    limit = MAX_LISTING if path.startswith("/api/") else LIMITS.get(path.rpartition("/")[2])
+    size = response.headers.get("Content-Length", "")
+    if limit is not None and size.isdigit() and int(size) > limit:
+        raise HostileAnswerError(f"{size} bytes for {path[:60]}, expected at most {limit}")
 
 
 class HostileAnswerError(Exception):
-    """An answer that tries to make huggingface_hub write outside its cache."""
+    """An answer that would make huggingface_hub write outside its cache, or take in more than it should."""
 
 
 def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
@@ -201,7 +214,7 @@ def _explanation(error: BaseException) -> str | None:
 
     status = _status(error)
     if isinstance(error, HostileAnswerError):
-        return f"the server answers with {error}, which leads out of the cache: do not trust it"
+        return f"the server answers with {error}: do not trust it"
     if isinstance(error, errors.GatedRepoError):
         return "gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -221,6 +234,8 @@ def _explanation(error: BaseException) -> str | None:
         return f"found a damaged file, expected safetensors: {_one_line(error)}"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "no token found: log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, TypeError | KeyError | AttributeError):  # JSON, but not the Hub's
+        return "the answer is not the Hub's: check HF_ENDPOINT if you set it"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
         return f"the cache cannot be used: {_one_line(error)}"
     if status == 429:

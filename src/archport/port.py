@@ -28,6 +28,9 @@ from .translate import plan as plan_tensors
 
 DEMO = Path(__file__).parent / "demo"
 BUNDLED = "the bundled demo"
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+}
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,9 @@ def export(
 
     Raises: ExportError, and leaves the target as it was.
     """
+    if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
+        found = f"{type(model).__name__} and {type(folder).__name__}"
+        raise ExportError(f"found a {found}, expected a Decoder and a folder to export it to")
     arch = architecture(model.architecture)
     config, parameters = _exportable(model, arch)
     hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
@@ -278,16 +284,22 @@ def _open(
 
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
     """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
-    folder = DEMO if source is None else Path(source).expanduser()
+    if source is not None and not isinstance(source, str | Path):
+        raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
     if source is not None and not str(source).strip():
         raise SourceError("the source is empty, expected a folder or a Hub id")
-    if folder.is_dir() and revision is not None:
-        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
-    if folder.is_dir():
-        return folder
     name = str(source)
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SourceError(f"{name}: {'a file' if folder.exists() else 'no such folder'}, expected a folder or a Hub id")
+    try:
+        folder = DEMO if source is None else Path(source).expanduser()
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody
+        raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
+    if is_folder and revision is not None:
+        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
+    if is_folder:
+        return folder
+    if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SourceError(f"{name}: {'a file' if is_there else 'no such folder'}, expected a folder or a Hub id")
     return name
 
 
@@ -388,7 +400,7 @@ def _dtype(asked: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
 
 def to_dtype(name: torch.dtype | str) -> torch.dtype:
     """A floating-point type by its name. Raises: ConfigError."""
-    dtype = name if isinstance(name, torch.dtype) else getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ConfigError({"dtype": f"found {name!r}, expected float32, float16, bfloat16 or float64"})
+    dtype = name if isinstance(name, torch.dtype) else DTYPES.get(str(name).removeprefix("torch."))
+    if dtype is None or dtype not in DTYPES.values():
+        raise ConfigError({"dtype": f"found {name!r}, expected {', '.join(DTYPES)}"})
     return dtype

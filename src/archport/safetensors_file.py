@@ -17,6 +17,7 @@ from .translate import Header
 MAX_HEADER = 8 << 20  # bytes
 MAX_TENSORS = 50_000
 MAX_DIMS = 8
+MAX_NAME = 500  # letters
 
 DTYPES = {
     "F64": torch.float64,
@@ -91,16 +92,28 @@ def read_headers(path: Path) -> dict[str, Header]:
     return checked(entries, str(path), size - 8 - length)
 
 
-def checked(entries: Any, where: str, data: int) -> dict[str, Header]:
-    """The headers in a parsed header, which lie one after another in `data` bytes. Raises: CheckpointError."""
+def checked(entries: Any, where: str, data: int | None) -> dict[str, Header]:
+    """The headers in a parsed header, which lie one after another in `data` bytes, if that is known.
+
+    Raises: CheckpointError.
+    """
     if not isinstance(entries, dict):
         raise CheckpointError(f"{where}: found a JSON {type(entries).__name__} for a header, expected an object")
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None)
+    if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
+        raise CheckpointError(f"{where}: found metadata {str(metadata)[:60]}, expected names and texts")
+    if len(entries) > MAX_TENSORS:
+        raise CheckpointError(f"{where}: found {len(entries)} tensors, expected at most {MAX_TENSORS}")
+    long = next((key for key in entries if len(key) > MAX_NAME), None)
+    if long is not None:
+        raise CheckpointError(f"{where}: found a name of {len(long)} letters, expected at most {MAX_NAME}")
     headers = {key: _header(key, entry, where) for key, entry in entries.items()}
     ranges = sorted(entry["data_offsets"] for entry in entries.values())
     if any(end != start for (_, end), (start, _) in pairwise([[0, 0], *ranges])):
         raise CheckpointError(f"{where}: found tensors that overlap or leave gaps, expected one right after another")
     end = ranges[-1][1] if ranges else 0
+    if data is None:
+        return headers
     if end > data:
         raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: truncated, fetch it again")
     if end < data:

@@ -1,5 +1,6 @@
 """JSON objects from strangers: of limited size, in UTF-8, and without a key that is there twice."""
 
+import codecs
 import json
 import stat
 from pathlib import Path
@@ -29,6 +30,8 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
 
 def parse(raw: bytes) -> Any:
     """A JSON value. Raises: ValueError, which says what was found instead."""
+    if raw.startswith(codecs.BOM_UTF8):
+        raise ValueError("a byte order mark before it")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
@@ -53,6 +56,10 @@ def regular_file(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found, expected a file") from None
+    except OSError as error:  # links in a circle, or through something that is no folder
+        raise CheckpointError(
+            f"{path}: found something that leads nowhere ({error.strerror}), expected a file"
+        ) from None
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise CheckpointError(f"{path}: found {kind}, expected a file")

@@ -15,6 +15,7 @@ from .config import DecoderConfig
 from .errors import MappingError
 from .table import Row, Table
 
+MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
 PIECE = 2 << 20  # bytes of a source that are copied at a time
 
 
@@ -106,6 +107,7 @@ def plan(
     spelling = _spellings(table, wanted | ties.keys(), found, faults)
     unclaimed = [theirs for key, theirs in spelling.items() if key not in wanted]
     absent = [key for key in wanted if key not in spelling]
+    hints = len(unclaimed) * len(absent) <= MAX_PAIRS
 
     steps: list[TensorStep] = []
     for name, parameter in model.named_parameters():
@@ -114,7 +116,9 @@ def plan(
         keys, pattern = rows[name]
         shape = tuple(parameter.shape)
         missing = [key for key in keys if key not in spelling]
-        faults += [f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed)}" for key in missing]
+        faults += [
+            f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed if hints else ())}" for key in missing
+        ]
         if not missing:
             theirs = tuple(spelling[key] for key in keys)
             faults += _header_faults(name, shape, theirs, _Layout(pattern, len(keys), cfg.axes), found)
@@ -130,7 +134,9 @@ def plan(
         elif why is not None:
             steps.append(TensorStep("ignored", None, (theirs_key,), *header, header.dtype, why=why))
         else:
-            faults.append(f"{theirs_key}: found {header.shape}, but no parameter takes it{nearest(key, absent)}")
+            faults.append(
+                f"{theirs_key}: found {header.shape}, but no parameter takes it{nearest(key, absent if hints else ())}"
+            )
     if faults:
         raise MappingError(sorted(faults, key=_natural), where)
     return Plan(tuple(steps), cfg.axes, dtype)
