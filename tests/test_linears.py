@@ -9,7 +9,7 @@ from torch import nn
 
 import archport
 from archport.errors import ConfigError, ExportError
-from archport.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap
+from archport.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap, why_not
 
 from .references import SIZES, VARIANTS, hf_dict, reference, sequences
 
@@ -102,5 +102,13 @@ def test_what_cannot_be_swapped(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"the linear maps stay as they are: torch .* has no mkldnn\.no_such_operator"):
         port = swap(archport.load())
     assert isinstance(port.head, nn.Linear)
+    monkeypatch.undo()
+
+    def refuses(*_):
+        raise RuntimeError("needs instructions that are not here")
+
+    monkeypatch.setattr(PackedLinear, "pack", refuses)
+    assert why_not(archport.load()) == "float16 on this CPU: needs instructions that are not here"
+    monkeypatch.undo()
     with pytest.raises(ExportError, match="is not what its config says"):
         archport.export(swap(archport.load(dtype="float32"), "int8"), tmp_path / "out")

@@ -72,7 +72,7 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from . import checkpoint, errors, port, registry, summary
+    from . import checkpoint, errors, loading, port, registry, summary
 
     if dry_run and (copy or check_finite or check_hash):
         raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
@@ -84,9 +84,9 @@ def load(
     if dry_run:
         model = registry.skeleton(plan.architecture, plan.config)
     else:
-        plan = port.settle_tie(plan)
+        plan = loading.settle_tie(plan)
         with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
-            model = port.carry_out(plan, device, check_finite=check_finite, progress=_progress)
+            model = loading.carry_out(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.summary(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
     facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
@@ -293,7 +293,7 @@ def generate(
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
     if quantize is not None:
         linears.swap(model, quantize)
-    elif device == "cpu" and max_new_tokens >= WORTH_PACKING:
+    elif max_new_tokens >= WORTH_PACKING and linears.why_not(model) is None:
         linears.swap(model)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     options: dict[str, Any] = sampling | {"repetition_penalty": repetition_penalty, "greedy": greedy, "seed": seed}

@@ -135,14 +135,11 @@ def swap(model: Decoder, kind: str = "packed") -> Decoder:
     `packed` computes the same in the same dtype; `int8` and `int4` round the weights and make the model bfloat16. The
     model is returned; a warning says so where torch lacks the operators. Raises: ConfigError.
     """
-    if kind not in KINDS:
-        raise ConfigError({"kind": f"found {kind!r}, expected {', '.join(KINDS)}"}, "linears")
-    stand_in = KINDS[kind]
-    missing = [name for name in stand_in.operators if not _has(name)]
-    if missing or model.norm.weight.device.type != "cpu":
-        reason = f"torch {torch.__version__} has no {missing[0]}" if missing else "the model is not on a CPU"
+    reason = why_not(model, kind)
+    if reason:
         warnings.warn(f"the linear maps stay as they are: {reason}", stacklevel=2)
         return model
+    stand_in = KINDS[kind]
     if issubclass(stand_in, Quantized):
         model.to(torch.bfloat16)
     for module in list(model.modules()):
@@ -150,6 +147,23 @@ def swap(model: Decoder, kind: str = "packed") -> Decoder:
             if isinstance(child, nn.Linear):
                 setattr(module, name, stand_in(child))
     return model.requires_grad_(False)
+
+
+def why_not(model: Decoder, kind: str = "packed") -> str | None:
+    """Why a model's linear maps cannot be swapped here; None when they can. Raises: ConfigError."""
+    if kind not in KINDS:
+        raise ConfigError({"kind": f"found {kind!r}, expected {', '.join(KINDS)}"}, "linears")
+    stand_in, weight = KINDS[kind], model.norm.weight
+    missing = next((name for name in stand_in.operators if not _has(name)), None)
+    if missing or weight.device.type != "cpu":
+        return f"torch {torch.__version__} has no {missing}" if missing else "the model is not on a CPU"
+    dtype = torch.bfloat16 if issubclass(stand_in, Quantized) else weight.dtype
+    try:
+        with torch.inference_mode():
+            stand_in(nn.Linear(32, 16, dtype=dtype))(torch.zeros(1, 32, dtype=dtype))
+    except RuntimeError as error:  # not every CPU has instructions for every dtype
+        return f"{str(dtype).removeprefix('torch.')} on this CPU: {str(error).splitlines()[0]}"
+    return None
 
 
 def _has(operator: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from . import text
 from .layers import Block, Decoder
-from .port import LoadPlan
+from .loading import LoadPlan
 from .translate import TensorStep
 
 PROMPT = "def __init__("

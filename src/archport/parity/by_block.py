@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..port import LoadPlan, own_weight, plan, settle_tie
+from ..loading import LoadPlan, own_weight, settle_tie
+from ..port import plan
 from ..registry import skeleton, without_drawing
 from . import references
 from .compare import Check, check

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ..layers import Decoder
-from .compare import CACHED, PADDED, cached_logits, padded_logits
+from .compare import CACHED, PADDED
 from .faults import CATALOGUE, Fault
 from .locate import DECODER, Finding, Trace, findings, relative_error
+from .passes import cached_logits, padded_logits
 
 
 @dataclass(frozen=True)

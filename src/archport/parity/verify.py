@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError, SourceError
 from ..layers import Decoder
 from ..linears import swap
-from ..port import load, to_device, to_dtype
+from ..loading import to_device, to_dtype
+from ..port import load
 from ..registry import architecture, skeleton
 from ..text import encoded, tokenizer
 from . import references
