@@ -503,7 +503,18 @@ def test_a_prompt_that_is_not_utf8_and_one_that_is_empty(tmp_path):
 
 
 def test_an_interrupt_leaves_what_was_written():
-    words = [sys.executable, "-m", "archport", "generate", "--prompt", "def", "--max-new-tokens", "100000", "--slide"]
+    words = [
+        sys.executable,
+        "-m",
+        "archport",
+        "generate",
+        "--prompt",
+        "def",
+        "--max-new-tokens",
+        "100000",
+        "--slide",
+        "--greedy",
+    ]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
