@@ -10,9 +10,10 @@ from torch import nn
 
 import archport
 from archport.errors import CheckpointError, ConfigError, SourceError
-from archport.layers import MLP, Attention, Decoder, Rotary, Rotation, SequentialBlock
+from archport.layers import MLP, Attention, Decoder, SequentialBlock
 from archport.parity import verify_by_block
 from archport.parity.verify import ids_for
+from archport.rotary import Rotary, Rotation
 
 from .references import hf_dict, reference
 from .test_cli import run

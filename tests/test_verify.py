@@ -13,10 +13,11 @@ from torch import nn
 
 import archport
 from archport.errors import SourceError
-from archport.layers import Attention, Rotary
+from archport.layers import Attention
 from archport.parity import faults, kill, verify_architecture, verify_by_block
 from archport.parity.counterparts import counterparts
 from archport.registry import architecture
+from archport.rotary import Rotary
 
 from .references import SIZES, hf_dict, reference
 from .test_cli import run

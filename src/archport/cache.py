@@ -1,13 +1,12 @@
 """The key-value cache: what attention made of the tokens so far, allocated once and written in place."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .layers import Decoder, Memory, PositionedEmbed
+from .layers import Decoder, PositionedEmbed
 
 
 @dataclass
@@ -51,7 +50,7 @@ class KVCache:
 
     def _fill(self, held: Tensor, length: int) -> None:
         self._held, self.length = held, length  # (2, layers, batch, heads, capacity, head_width)
-        self.layers: Sequence[Memory] = [LayerCache(k, v, self) for k, v in zip(*held, strict=True)]
+        self.layers = [LayerCache(k, v, self) for k, v in zip(*held, strict=True)]
 
     @property
     def batch(self) -> int:
@@ -67,6 +66,14 @@ class KVCache:
     def bytes(self) -> int:
         """Memory it takes, filled or not."""
         return self._held.nbytes
+
+    def keys(self, seq: int) -> int:
+        """How many keys a layer gives back when it adds `seq` tokens."""
+        return self.length + seq
+
+    def advance(self, seq: int) -> None:
+        """Count tokens that every layer has added."""
+        self.length += seq
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens. Raises: ValueError when there are fewer."""

@@ -1,9 +1,9 @@
 """The parts every GPT is made of, and the Decoder that strings them together: pure mathematics."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from .config import DecoderConfig, Origin
 from .errors import ConfigError
+from .rotary import Rotary
+from .step import Memories, Step, visible
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -21,104 +23,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 # The rows of a fused `qkv` weight: head by head, and within a head its query, its key, its value. So a contiguous
 # slice of rows is a set of whole heads, and q, k and v are views of one product.
 QKV = "(head qkv dim)"
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Rotary angles of some positions, ready to turn queries and keys."""
-
-    cos: Tensor  # (seq, pairs), or (batch, 1, seq, pairs) where rows differ
-    sin: Tensor
-    pairing: str
-
-    def __call__(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
-        """Turn the first 2 * pairs elements of every head; the rest passes."""
-        turned, rest = x.tensor_split((2 * self.cos.shape[-1],), dim=-1)
-        if self.pairing == "halves":
-            a, b = self.pair(*turned.chunk(2, dim=-1))
-            return torch.cat((a, b, rest), dim=-1)
-        a, b = self.pair(turned[..., 0::2], turned[..., 1::2])
-        return torch.cat((torch.stack((a, b), dim=-1).flatten(-2), rest), dim=-1)
-
-    def pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, pairs) each
-        """Turn each point (a, b) of the plane by its angle."""
-        return a * self.cos - b * self.sin, b * self.cos + a * self.sin
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding: each pair of elements is turned by an angle proportional to its position.
-
-    `width` elements of each head are turned, in pairs of (i, i + width / 2) for `halves` or (2i, 2i + 1) for
-    `neighbours`. Pair i turns by position * base ** (-2i / width) / factor radians.
-
-    Source: RoFormer, arXiv 2104.09864; `factor`: position interpolation, arXiv 2306.15595.
-    """
-
-    def __init__(self, width: int, *, base: float = 10000.0, pairing: str = "halves", factor: float = 1.0) -> None:
-        super().__init__()
-        self.width, self.base, self.pairing, self.factor = width, base, pairing, factor
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq) or (batch, 1, seq)
-        """Angles in float32 from whole positions, cast last: half precision cannot hold position 2049."""
-        angles = positions[..., None].float() * self.frequencies(positions.device)  # (seq, pairs)
-        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
-
-    def frequencies(self, device: torch.device) -> Tensor:  # (pairs)
-        """Radians a position, for each pair."""
-        exponents = torch.arange(0, self.width, 2, device=device).float() / self.width
-        return 1.0 / self.base**exponents / self.factor
-
-    def extra_repr(self) -> str:
-        """The settings, for print."""
-        return f"{self.width}, base={self.base:g}, pairing={self.pairing!r}" + (
-            f", factor={self.factor:g}" if self.factor != 1 else ""
-        )
-
-
-class Memory(Protocol):
-    """The keys and values that one layer has made so far."""
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (batch, heads, seq, head_width) of each, and return all of them."""
-
-
-class Memories(Protocol):
-    """The memory of each layer, for the `length` tokens that went before."""
-
-    length: int
-    layers: Sequence[Memory]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What every block needs to know of one forward pass besides the stream itself; made once by the Decoder.
-
-    `mask` is true where a query may look, for passes that `causal`, every token at those before it, does not describe.
-    """
-
-    rotation: Rotation | None
-    mask: Tensor | None = None  # (batch or 1, 1, seq, keys)
-    causal: bool = True
-    memory: Memory | None = None
-
-    def rotate(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
-        """Give queries or keys their positions, in models that do so here."""
-        return x if self.rotation is None else self.rotation(x)
-
-    def remember(
-        self, k: Tensor, v: Tensor
-    ) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, head_width), (.., keys, ..)
-        """Put keys and values after those of the tokens before."""
-        return (k, v) if self.memory is None else self.memory.extend(k, v)
-
-
-def visible(mask: Tensor | None, seq: int, past: int, device: torch.device) -> Tensor:  # (batch or 1, 1, seq, keys)
-    """Where the queries of `seq` tokens after `past` others may look: not ahead, and not at padding but their own."""
-    earlier = torch.ones(seq, past + seq, dtype=torch.bool, device=device).tril(past)
-    if mask is None:
-        return earlier[None, None]
-    own = torch.ones_like(earlier).tril(past).triu(past)  # or padding would see nothing and become NaN
-    return earlier & mask[:, None, None].bool() | own
 
 
 class Embed(nn.Module):
@@ -312,26 +216,25 @@ class Decoder(nn.Module):
         self, ids: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Memories | None = None
     ) -> Tensor:  # (batch, seq) -> (batch, seq, width)
         """The residual stream after the last block; the rest is as in `forward`. Raises: ValueError."""
-        past = cache.length if cache else 0
         if ids.ndim != 2:
             raise ValueError(f"ids of shape {tuple(ids.shape)}, expected (batch, seq)")
         batch, seq = ids.shape
-        if mask is not None and mask.shape != (batch, past + seq):
-            raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, past + seq)}")
+        past, keys = (cache.length, cache.keys(seq)) if cache else (0, seq)
+        if mask is not None and mask.shape != (batch, keys):
+            raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, keys)}")
+        places = torch.arange(seq, device=ids.device) + past  # of the new tokens among the keys
         if positions is None:
-            positions = torch.arange(past, past + seq, device=ids.device)  # (seq)
-            if mask is not None:
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]  # (batch, seq)
+            positions = places if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)[:, places]
         x = self.embed(ids, positions)  # (batch, seq, width)
         step = self.step(positions, x.dtype)
-        if mask is not None or (past and seq > 1):
-            step = replace(step, mask=visible(mask, seq, past, ids.device), causal=False)
-        elif past:
+        if mask is not None or (keys > seq and (seq > 1 or isinstance(past, Tensor))):
+            step = replace(step, mask=visible(mask, places, keys), causal=False)
+        elif keys > seq:  # one token, which sees all that there is
             step = replace(step, causal=False)
         for number, block in enumerate(self.blocks):
             x = block(x, replace(step, memory=cache.layers[number]) if cache else step)
         if cache:
-            cache.length += seq
+            cache.advance(seq)
         return x
 
     def step(self, positions: Tensor, dtype: torch.dtype) -> Step:  # (seq) or (batch, seq)

@@ -7,7 +7,8 @@ from functools import partial
 from torch.nn import LayerNorm, Linear
 
 from ..config import DecoderConfig
-from ..layers import MLP, Attention, Decoder, Embed, ParallelBlock, Rotary, SequentialBlock
+from ..layers import MLP, Attention, Decoder, Embed, ParallelBlock, SequentialBlock
+from ..rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from functools import partial
 from torch.nn import LayerNorm, Linear
 
 from ..config import DecoderConfig
-from ..layers import MLP, Attention, Decoder, Embed, Rotary, SharedNormBlock
+from ..layers import MLP, Attention, Decoder, Embed, SharedNormBlock
+from ..rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)

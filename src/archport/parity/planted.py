@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, Rotation, Step
+from ..layers import Attention, Block, Decoder, Embed, PositionedEmbed
+from ..rotary import Rotary, Rotation
+from ..step import Step
 
 
 class QuickGELU(nn.Module):
