@@ -1,0 +1,21 @@
+"""The command line: parses and prints, no logic of its own."""
+
+import os
+import sys
+import warnings
+
+from ..errors import ArchportError
+from . import checkpoints, parity, texts  # noqa: F401  # each adds its commands
+from .app import app, err
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message on stderr and exit code 1."""
+    if not err.is_terminal:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = lambda message, *_: err.print(f"archport: {message}", markup=False, soft_wrap=True)
+    try:
+        app()
+    except ArchportError as error:
+        err.print(f"archport: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)

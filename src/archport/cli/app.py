@@ -1,0 +1,58 @@
+"""The application that commands add themselves to, the options they share, and how they print a table."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import plain
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+SourceArgument = Annotated[str, typer.Argument(help="a folder or a Hub id", metavar="SOURCE")]
+OptionalSource = Annotated[
+    str | None, typer.Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
+]
+Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the Hub")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or float64")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Offline = Annotated[bool, typer.Option("--offline", help="use the local cache only")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.callback()
+def options(
+    plugin: Annotated[list[str] | None, typer.Option(help="a module that registers architectures of your own")] = None,
+) -> None:
+    """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
+    for name in plugin or ():
+        # A module that Python finds from here, or a file.
+        folder, module = (Path(name).resolve().parent, Path(name).stem) if name.endswith(".py") else (Path.cwd(), name)
+        sys.path.insert(0, str(folder))
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # it is somebody else's code
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise typer.BadParameter(f"--plugin {name}: {reason}") from None
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows that have the same columns, as wide as they are where nobody looks on."""
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(str(value)) for value in row.values()))
+    Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000).print(table)

@@ -1,0 +1,177 @@
+"""Commands about checkpoints: load, build, export, models."""
+
+import json
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+
+from ..errors import plain
+from .app import (
+    DeviceOption,
+    DtypeOption,
+    Json,
+    Offline,
+    OptionalSource,
+    Revision,
+    SourceArgument,
+    app,
+    err,
+    out,
+    print_table,
+)
+
+
+@app.command()
+def load(
+    source: OptionalSource = None,
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "cpu",
+    offline: Offline = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="read weights into memory, map no file")] = False,
+    check_finite: Annotated[bool, typer.Option("--check-finite", help="look for NaN and infinities")] = False,
+    check_hash: Annotated[bool, typer.Option("--check-hash", help="compare cached files with their hashes")] = False,
+    as_json: Json = False,
+) -> None:
+    """Load a checkpoint and say what became of every tensor."""
+    from .. import checkpoint, errors, loading, port, registry, summary
+
+    if dry_run and (copy or check_finite or check_hash):
+        raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
+    start = time.perf_counter()
+    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
+    if check_hash:
+        checkpoint.check_hashes(plan.checkpoint)
+    warned: list[warnings.WarningMessage] = []
+    if dry_run:
+        model = registry.skeleton(plan.architecture, plan.config)
+    else:
+        plan = loading.settle_tie(plan)
+        with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
+            model = loading.carry_out(plan, device, check_finite=check_finite, progress=_progress)
+    facts = summary.summary(plan, model)
+    facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
+    facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
+    if source is None and not dry_run:
+        facts["prompt"], facts["next_tokens"] = summary.PROMPT, summary.next_tokens(model)
+    if explain:
+        facts["key_table"] = summary.key_table(plan)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _print_load(facts)
+
+
+def _print_load(facts: dict[str, Any]) -> None:
+    from .. import port, summary
+
+    if "key_table" in facts:
+        print_table(facts["key_table"])
+    where = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
+    lines = {
+        "source": where + (f", commit {facts['commit']}" if facts["commit"] else ""),
+        "model": f"{facts['architecture']}: {facts['in_words']}",
+        "files": f"{', '.join(facts['files'])} ({summary.size(facts['file_bytes'])})",
+        "tensors": summary.account(facts),
+        "memory": summary.memory(facts),
+        "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
+    }
+    if facts["not_finite"]:
+        lines["NOT FINITE"] = f"NaN or infinity in {', '.join(facts['not_finite'])}"
+    if facts["unknown_fields"]:
+        lines["unknown"] = f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"
+    if any(name.endswith(".bin") for name in facts["files"]):
+        lines["note"] = "this is a pickle, read with weights_only; a .safetensors file is safer and faster"
+    if "next_tokens" in facts:
+        likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
+        lines["likely"] = f"{facts['prompt']} -> {likely}"
+    lines["seconds"] = "planned only, no weights were read" if facts["seconds"] is None else str(facts["seconds"])
+    source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
+    lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
+    for label, text in lines.items():
+        out.print(f"{label:<11} {plain(text)}", markup=False)
+
+
+@app.command()
+def build(
+    architecture: Annotated[str, typer.Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
+    config: Annotated[Path | None, typer.Option(help="a config.json of that architecture")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a size of ours, as layers=6")] = None,
+) -> None:
+    """Print the module tree and the parameter count of an architecture; nothing is allocated.
+
+    Sizes are those of its first published model, but for the ones set.
+    """
+    from .. import checkpoint, port, published, registry, strict_json, summary
+
+    if config is not None and settings:
+        raise typer.BadParameter("give --config or --set, not both")
+    arch = registry.architecture(architecture)
+    if config is not None:
+        cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
+    else:
+        like, cfg = next((name, sizes) for name, (of, sizes) in published.PUBLISHED.items() if of == arch.name)
+        cfg = cfg | dict(_setting(text) for text in settings or ())
+    model = port.build(arch.name, cfg, device="meta")
+    out.print(str(model), markup=False)
+    out.print(f"{arch.name}: {summary.in_words(model)}", markup=False)
+    out.print(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}", markup=False)
+    if settings:
+        out.print(f"but for {', '.join(settings)}", markup=False)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+@app.command()
+def export(
+    source: SourceArgument,
+    folder: Annotated[Path, typer.Argument(help="a new folder", metavar="FOLDER")],
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    max_shard_size: Annotated[str, typer.Option(help="largest weights file, as 500MB")] = "5GB",
+    offline: Offline = False,
+) -> None:
+    """Write a checkpoint as a folder that transformers loads."""
+    from .. import port
+
+    model = port.load(source, revision=revision, dtype=dtype, offline=offline)
+    written = port.export(model, folder, max_shard_size=max_shard_size)
+    for path in sorted(written.iterdir()):
+        out.print(f"{path}  {path.stat().st_size:,} bytes", markup=False)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the architectures, and published models with their parameter counts."""
+    from .. import published, summary
+
+    rows = []
+    for name, (architecture, _) in published.PUBLISHED.items():
+        model = published.skeleton_of(name)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        rows.append({"model": name, "ARCH": architecture, "parameters": count, "sizes": summary.in_words(model)})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table([row | {"parameters": f"{row['parameters']:,}"} for row in rows])
+
+
+def _progress(copies: Sequence[Any]) -> Iterable[Any]:
+    """A bar on stderr when there is somebody to see it and something to wait for."""
+    slow = sum(copy.target.nbytes for copy in copies) > 500e6
+    return track(copies, "loading", console=err, transient=True) if slow and err.is_terminal else copies

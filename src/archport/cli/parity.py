@@ -1,0 +1,89 @@
+"""Commands about parity: verify, faults."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ExportError
+from .app import DeviceOption, Json, Offline, Revision, app, out, print_table
+
+
+@app.command()
+def verify(
+    source: Annotated[str | None, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+    against: Annotated[str, typer.Option(help="the reference's attention: eager or sdpa")] = "eager",
+    device: DeviceOption = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="compare logits and embeddings only")] = False,
+    packed: Annotated[bool, typer.Option("--packed", help="the port with its linear maps packed for speed")] = False,
+    by_block: Annotated[bool, typer.Option("--by-block", help="in the memory of a few blocks")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    report: Annotated[Path | None, typer.Option(help="write the report to a .md or .html file too")] = None,
+) -> None:
+    """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
+    from .. import parity, registry
+
+    of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
+    if report is not None and report.suffix not in (".md", ".html"):
+        raise typer.BadParameter(f"--report {report}: expected a name ending in .md or .html")
+    if packed and (of_architecture or quick):
+        raise typer.BadParameter("--packed is for a SOURCE, and has lines of its own")
+    if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
+        raise typer.BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
+    if of_architecture and (revision or offline):
+        raise typer.BadParameter(f"{source} is an architecture: --revision and --offline are for a SOURCE")
+    if of_architecture:
+        _one_thread()
+        reports = parity.verify_architecture(str(source), dtype=dtype, against=against, device=device, quick=quick)
+    elif by_block:
+        reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
+    else:
+        verify = partial(parity.verify, source, dtype=dtype, against=against, device=device, quick=quick, packed=packed)
+        reports = [verify(revision=revision, offline=offline)]
+    if as_json:
+        facts = [one.to_dict() for one in reports]
+        print(json.dumps(facts if of_architecture else facts[0], indent=2))
+    else:
+        print("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
+    if report is not None:
+        page = parity.to_html(reports) if report.suffix == ".html" else "\n".join(r.to_markdown() for r in reports)
+        try:
+            report.write_text(page, "utf-8")
+        except OSError as error:
+            raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
+    sys.exit(not all(one.ok for one in reports))
+
+
+@app.command()
+def faults(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="architectures, or bundled; all without", metavar="[ARCH]...")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Plant every known port bug, one at a time: is it noticed, located, named?"""
+    from .. import registry
+    from ..parity import kill
+
+    _one_thread()
+    names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
+    kills = [one for name in names or (*registry.architectures(), kill.BUNDLED) for one in kill.kill_table(name)]
+    rows = [kill.row(one) for one in kills]
+    if as_json:
+        print(json.dumps({"faults": rows, "score": kill.score(kills)}, indent=2))
+    else:
+        print_table(rows)
+        out.print(kill.score(kills), markup=False)
+
+
+def _one_thread() -> None:
+    """Threads only get in each other's way on models as small as these."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,162 @@
+"""Commands about texts: generate, score."""
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SourceError
+from .app import DeviceOption, DtypeOption, Json, Offline, OptionalSource, Revision, app
+
+if TYPE_CHECKING:
+    from ..layers import Decoder
+
+Quantize = Annotated[str | None, typer.Option(help="int8 or int4: rounded weights, faster on a CPU")]
+
+WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
+
+
+@app.command()
+def generate(
+    source: OptionalSource = None,
+    prompt: Annotated[str | None, typer.Option(help="the text to go on with")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="a file with it, in UTF-8")] = None,
+    samples: Annotated[int, typer.Option(help="how many times")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="at most so many tokens each")] = 30,
+    temperature: Annotated[float, typer.Option(help="divides the logits; 0 is greedy")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="keep the likeliest; 0 keeps all")] = 50,
+    top_p: Annotated[float, typer.Option(help="keep the likeliest that together reach this")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="keep what reaches this part of the likeliest")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1: repeat less")] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="always the likeliest token")] = False,
+    seed: Annotated[int | None, typer.Option(help="the same seed gives the same text")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="end before this text; may be repeated")] = None,
+    quantize: Quantize = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="compile each step first: worth it for long texts on a GPU")
+    ] = False,
+    slide: Annotated[bool, typer.Option("--slide", help="past the context, drop the oldest tokens")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="print the whole text at the end")] = False,
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "cpu",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a prompt. One sample appears as it is made; several come together, divided by a line."""
+    from .. import text
+    from ..generate import generate as rows_of
+    from ..generate import stream
+
+    if (prompt is None) == (prompt_file is None):
+        raise typer.BadParameter("give --prompt or --prompt-file")
+    if compiled and quantize is not None:
+        raise typer.BadParameter("--compile and --quantize do not go together")
+    given = prompt if prompt is not None else _read_text(str(prompt_file))
+    pack = max_new_tokens >= WORTH_PACKING and not compiled
+    model = _ready(source, revision, dtype, device, offline, quantize, pack=pack)
+    tokenizer = text.tokenizer(model)
+    ids = text.encoded(tokenizer, given) or text.start_ids(model)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    options: dict[str, Any] = sampling | {"repetition_penalty": repetition_penalty, "greedy": greedy, "seed": seed}
+    options |= {
+        "max_new_tokens": max_new_tokens,
+        "slide": slide,
+        "compiled": compiled,
+        "vocabulary": tokenizer.get_vocab_size(),
+    }
+    stops = [one for one in stop or () if one]
+    try:
+        if samples == 1 and not as_json and not no_stream:
+            tokens = stream(model, ids, **options)
+            for piece in itertools.chain([given], text.pieces(tokens, tokenizer, stops)):
+                print(piece, end="", flush=True)
+            print()
+            return
+        rows = rows_of(model, ids, samples=samples, **options)
+    except KeyboardInterrupt:
+        print()
+        sys.exit(130)
+    texts = [given + "".join(text.pieces(row[len(ids) :], tokenizer, stops)) for row in rows]
+    if as_json:
+        print(json.dumps({"prompt": given, "texts": texts, "ids": rows}, indent=2))
+    else:
+        print("\n---\n".join(texts))
+
+
+@app.command()
+def score(
+    words: Annotated[
+        list[str],
+        typer.Argument(help="a text in UTF-8, or - for stdin; before it, a SOURCE", metavar="[SOURCE] FILE|-"),
+    ],
+    stride: Annotated[int | None, typer.Option(help="how far the window moves; half of the context")] = None,
+    quantize: Quantize = None,
+    revision: Revision = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = "cpu",
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Loss, perplexity and bits per byte of a text; with --json of every token."""
+    from .. import text
+    from ..score import score as score_of
+
+    if len(words) > 2:
+        raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
+    given = _read_text(words[-1])
+    source = words[0] if len(words) == 2 else None
+    model = _ready(source, revision, dtype, device, offline, quantize)
+    tokenizer = text.tokenizer(model)
+    ids = text.encoded(tokenizer, given)
+    found = score_of(model, ids, stride=stride)
+    size = len(given.encode())
+    facts = {
+        "tokens": len(ids),
+        "bytes": size,
+        "loss": found.loss,
+        "perplexity": found.perplexity,
+        "bits_per_byte": found.bits_per_byte(size),
+    }
+    if as_json:
+        rows = [{"id": ids[0], "text": tokenizer.decode([ids[0]]), "loss": None}]
+        rows += [
+            {"id": token, "text": tokenizer.decode([token]), "loss": loss}
+            for token, loss in zip(ids[1:], found.losses, strict=True)
+        ]
+        print(json.dumps(facts | {"per_token": rows}, indent=2))
+    else:
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):<14} {value if isinstance(value, int) else format(value, '.4f')}")
+
+
+def _ready(
+    source: str | None,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    offline: bool,
+    quantize: str | None,
+    *,
+    pack: bool = False,
+) -> "Decoder":
+    """The model, its linear maps in few bits where asked, else packed where it is worth it and can be done here."""
+    from .. import linears, loading, port
+
+    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
+    packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None
+    return loading.carry_out(plan, device, linears=quantize or packed)
+
+
+def _read_text(name: str) -> str:
+    """A text in UTF-8 from a file, or from stdin. Raises: SourceError."""
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name}: found a byte at {error.start} that is not UTF-8, expected a text") from None
