@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,28 @@ def test_a_cache_that_is_full_or_does_not_fit():
         port.requires_grad_(True)(torch.zeros(1, 3, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match=r"a mask of shape \(1, 2\), expected \(1, 3\)"):
         port(torch.zeros(1, 3, dtype=torch.long), mask=torch.ones(1, 2))
+
+
+# --- compiled ---
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside of torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_compiled_steps_give_the_same_ids(name):
+    model = reference(name)
+    port, ids = port_of(model), prompts(model)
+    expected = theirs(model, ids, 12, do_sample=False, num_return_sequences=1)
+    assert archport.generate(port, ids, max_new_tokens=12, greedy=True, end=[], compiled=True) == expected
+    unequal = [ids[0].tolist(), ids[1, :3].tolist()]
+    options = {"max_new_tokens": 40, "samples": 2, "seed": 3, "slide": True, "end": []}
+    assert archport.generate(port, unequal, compiled=True, **options) == archport.generate(port, unequal, **options)
+
+
+def test_stand_ins_cannot_be_compiled():
+    port = archport.load(dtype="float32", linears="packed")
+    with pytest.raises(GenerationError, match="cannot read packed or quantised linear maps"):
+        archport.generate(port, [1, 2], compiled=True)
 
 
 # --- batches ---

@@ -83,8 +83,9 @@ class Checkpoint:
         return self.files[key].tensor(key, own=own or self.copied)
 
     def release(self, tensor: Tensor) -> None:
-        """Let the memory of a contiguous piece go that was read and copied; the file still has it."""
-        if self.mapped and tensor.is_contiguous():  # a strange stride may claim more bytes than the file has
+        """Let the memory of a piece go that was read and copied; the file still has it."""
+        # A stride that is neither of these may claim more bytes than the file has.
+        if self.mapped and (tensor.is_contiguous() or tensor.transpose(0, -1).is_contiguous()):
             _drop_pages(tensor)
 
 

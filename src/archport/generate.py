@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,48 +11,60 @@ from torch import Tensor
 
 from .cache import KVCache
 from .checkpoint import MAX_CONFIG, beside
+from .compiled import CompiledStep
 from .errors import ConfigError, GenerationError
 from .layers import Decoder, PositionedEmbed
+from .linears import StandIn
 from .sampling import Sampling
 from .strict_json import read_json
+
+ROOM = 256  # a cache for compiled steps has room for a multiple of so many tokens
 
 Prompts = Tensor | Sequence[int] | Sequence[Sequence[int]]
 
 
-def generate(
-    model: Decoder,
-    ids: Prompts,
-    *,
-    max_new_tokens: int = 30,
-    samples: int = 1,
-    seed: int | None = None,
-    end: Sequence[int] | None = None,
-    vocabulary: int | None = None,
-    slide: bool = False,
-    **sampling: Any,
-) -> list[list[int]]:
+@dataclass(frozen=True, kw_only=True)
+class Generation(Sampling):
+    """How to go on with prompts, besides how each token is chosen.
+
+    `samples` rows of each prompt come one after another, each of at most `max_new_tokens`. `end` are the ids that end a
+    row, the checkpoint's own unless given; ids from `vocabulary` on are never chosen. `slide` drops the oldest tokens
+    where the context is full. `compiled` runs the steps through torch.compile, on a GPU as one captured graph: slow to
+    start, fast from then on.
+
+    Raises: ConfigError.
+    """
+
+    max_new_tokens: int = 30
+    samples: int = 1
+    seed: int | None = None
+    end: Sequence[int] | None = None
+    vocabulary: int | None = None
+    slide: bool = False
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        faults = {
+            name: f"found {value!r}, expected a whole number from 1"
+            for name, value in (("max_new_tokens", self.max_new_tokens), ("samples", self.samples))
+            if type(value) is not int or value < 1
+        }
+        if faults:
+            raise ConfigError(faults, "generate")
+
+
+def generate(model: Decoder, ids: Prompts, **options: Any) -> list[list[int]]:
     """Go on with a prompt, or with several of any length: each row is its prompt and what follows, to its end.
 
-    `samples` rows of each prompt come one after another. `end` are the ids that end a row, the checkpoint's own unless
-    given; ids from `vocabulary` on are never chosen. `slide` drops the oldest tokens where the context is full. The
-    rest is as in `Sampling`. With one `seed`, prompts of one length give the ids that transformers gives.
+    `options` are the fields of `Generation` and `Sampling`. With one `seed`, prompts of one length give the ids that
+    transformers gives.
 
     Raises: GenerationError, ConfigError.
     """
-    asked = prompts(ids, model)
-    choices = steps(
-        model,
-        asked,
-        max_new_tokens=max_new_tokens,
-        samples=samples,
-        seed=seed,
-        end=end,
-        vocabulary=vocabulary,
-        slide=slide,
-        sampling=Sampling(**sampling),
-    )
-    rows = [list(prompt) for prompt in asked for _ in range(samples)]
-    for tokens in choices:
+    how, asked = Generation(**options), prompts(ids, model)
+    rows = [list(prompt) for prompt in asked for _ in range(how.samples)]
+    for tokens in steps(model, asked, how):
         for row, token in zip(rows, tokens, strict=True):
             row += [] if token is None else [token]
     return rows
@@ -58,87 +72,96 @@ def generate(
 
 def stream(model: Decoder, ids: Tensor | Sequence[int], **options: Any) -> Iterator[int]:
     """The tokens that follow one prompt, each as soon as it is chosen; options and errors are those of `generate`."""
-    asked = prompts(ids, model)
-    if len(asked) > 1 or options.pop("samples", 1) != 1:
+    how, asked = Generation(**options), prompts(ids, model)
+    if len(asked) * how.samples != 1:
         raise GenerationError("a stream goes on with one prompt, once: use generate for more")
-    known = {"max_new_tokens", "seed", "end", "vocabulary", "slide"}
-    sampling = Sampling(**{name: value for name, value in options.items() if name not in known})
-    rest = {name: value for name, value in options.items() if name in known}
-    rows = steps(model, asked, sampling=sampling, **rest)
-    return (token for [token] in rows if token is not None)
+    return (token for [token] in steps(model, asked, how) if token is not None)
 
 
-def steps(
-    model: Decoder,
-    prompts: Sequence[Sequence[int]],
-    *,
-    sampling: Sampling,
-    max_new_tokens: int = 30,
-    samples: int = 1,
-    seed: int | None = None,
-    end: Sequence[int] | None = None,
-    vocabulary: int | None = None,
-    slide: bool = False,
-) -> Iterator[list[int | None]]:
+def steps(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation) -> Iterator[list[int | None]]:
     """One token for every row at a time, None for rows that have ended; stops when all have."""
     longest = max(map(len, prompts))
-    _check(model, longest, max_new_tokens, samples, slide)
+    _check(model, longest, how)
     device = model.norm.weight.device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    ends = torch.tensor(sorted(end_ids(model) if end is None else set(end)), dtype=torch.long, device=device)
+    generator = None if how.seed is None else torch.Generator(device).manual_seed(how.seed)
+    ends = torch.tensor(sorted(end_ids(model) if how.end is None else set(how.end)), dtype=torch.long, device=device)
     padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
-    run = _Run(model, padded, None if mask.all() else mask, max_new_tokens, samples, slide)
+    run = _Run(model, padded, None if mask.all() else mask, how)
 
     def choose() -> Iterator[list[int | None]]:
-        training = model.training
-        model.eval()
-        try:
-            alive = torch.ones(len(prompts) * samples, dtype=torch.bool, device=device)
-            for number in range(max_new_tokens):
-                tokens = sampling(run.logits(vocabulary), run.seen, generator)
+        with in_eval_mode(model):
+            alive = torch.ones(len(prompts) * how.samples, dtype=torch.bool, device=device)
+            for number in range(how.max_new_tokens):
+                tokens = how(run.logits(), run.seen, generator)
                 yield [token if going else None for token, going in zip(tokens.tolist(), alive.tolist(), strict=True)]
                 alive &= ~torch.isin(tokens, ends)
-                if number + 1 == max_new_tokens or not alive.any():
+                if number + 1 == how.max_new_tokens or not alive.any():
                     return
                 run.add(tokens)
-        finally:
-            model.train(training)
 
     return choose()
+
+
+@contextmanager
+def in_eval_mode(model: Decoder) -> Iterator[None]:
+    """Without dropout, and afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class _Run:
     """The rows so far, and the cache of all but the last token of each."""
 
-    def __init__(self, model: Decoder, ids: Tensor, mask: Tensor | None, more: int, samples: int, slide: bool) -> None:
-        self.model, self.samples = model, samples
-        self.seen, self.mask = ids, mask
-        capacity = ids.shape[-1] + more - 1
-        self.capacity = min(capacity, model.config.context) if slide else capacity
-        self.seen = self.seen[:, -self.capacity :]
+    def __init__(self, model: Decoder, ids: Tensor, mask: Tensor | None, how: Generation) -> None:
+        self.model, self.how = model, how
+        capacity = ids.shape[-1] + how.max_new_tokens - 1
+        self.capacity = min(capacity, model.config.context) if how.slide else capacity
+        self.seen = ids[:, -self.capacity :]
         self.mask = mask if mask is None else mask[:, -self.capacity :]
+        self.rows = len(ids) * how.samples
         self.cache: KVCache | None = None
+        self.compiled: CompiledStep | None = None
 
     @torch.inference_mode()
-    def logits(self, vocabulary: int | None) -> Tensor:
+    def logits(self) -> Tensor:
         """Logits of the next token of every row, in float32. Raises: GenerationError when they are not finite."""
-        if self.cache is None:  # each prompt once, however often it is gone on with
-            self.cache = KVCache(self.model, batch=len(self.seen), capacity=self.capacity)
-            new = self.seen
+        if self.cache is None:
+            logits = self._read_prompts()
+        elif self.compiled is not None:
+            logits = self.compiled(self.seen[:, -1:])
         else:
-            new = self.seen[:, -1:]
-        stream = self.model.stream(new, mask=self.mask, cache=self.cache)
-        logits: Tensor = self.model.head(self.model.norm(stream[:, -1:]))[:, -1].float()
+            logits = self._last(self.seen[:, -1:], self.cache)
         if not torch.isfinite(logits.sum()) and not torch.isfinite(logits).all():
             raise GenerationError(_first_overflow(self.model, self.seen, self.mask))
-        if vocabulary is not None:
-            logits[:, vocabulary:] = -torch.inf
-        if self.samples > 1:
-            self.cache = self.cache.fork(self.samples)
-            self.seen, logits = (tensor.repeat_interleave(self.samples, 0) for tensor in (self.seen, logits))
-            self.mask = None if self.mask is None else self.mask.repeat_interleave(self.samples, 0)
-            self.samples = 1
+        if self.how.vocabulary is not None:
+            logits[:, self.how.vocabulary :] = -torch.inf
+        return logits
+
+    def _last(self, ids: Tensor, cache: KVCache) -> Tensor:
+        stream = self.model.stream(ids, mask=self.mask, cache=cache)
+        logits: Tensor = self.model.head(self.model.norm(stream[:, -1:]))[:, -1].float()
+        return logits
+
+    def _read_prompts(self) -> Tensor:
+        """Fill a cache with the rows so far; at first each prompt once, however often it is gone on with."""
+        copies = self.rows // len(self.seen)
+        room = self.capacity
+        if self.how.compiled:  # for many prompts alike, as each other size is compiled again
+            room = max(room, min(-(-room // ROOM) * ROOM, self.model.config.context))
+        cache = KVCache(self.model, batch=len(self.seen), capacity=room)
+        logits = self._last(self.seen, cache)
+        if copies > 1:
+            cache = cache.fork(copies)
+            self.seen, logits = (tensor.repeat_interleave(copies, 0) for tensor in (self.seen, logits))
+            self.mask = None if self.mask is None else self.mask.repeat_interleave(copies, 0)
+        self.cache = cache
+        if self.how.compiled:
+            self.compiled = CompiledStep(self.model, cache, self.mask)
         return logits
 
     def add(self, tokens: Tensor) -> None:
@@ -146,7 +169,7 @@ class _Run:
         self.seen = torch.cat((self.seen, tokens[:, None]), dim=-1)
         if self.mask is not None:
             self.mask = torch.cat((self.mask, torch.ones_like(self.mask[:, :1])), dim=-1)
-        if self.cache is not None and self.cache.length == self.cache.capacity:
+        if self.seen.shape[-1] > self.capacity:
             keep = max(1, 3 * self.capacity // 4)
             self.seen, self.cache = self.seen[:, -keep:], None
             self.mask = None if self.mask is None else self.mask[:, -keep:]
@@ -177,17 +200,12 @@ def prompts(ids: Prompts, model: Decoder) -> list[list[int]]:
     return made
 
 
-def _check(model: Decoder, longest: int, new: int, samples: int, slide: bool) -> None:
+def _check(model: Decoder, longest: int, how: Generation) -> None:
     context = model.config.context
-    faults = {
-        name: f"found {value!r}, expected a whole number from 1"
-        for name, value in (("max_new_tokens", new), ("samples", samples))
-        if type(value) is not int or value < 1
-    }
-    if faults:
-        raise ConfigError(faults, "generate")
-    if longest + new > context and not slide:
-        sizes = f"prompt {longest} + {new} new > context {context}"
+    if how.compiled and any(isinstance(module, StandIn) for module in model.modules()):
+        raise GenerationError("torch.compile cannot read packed or quantised linear maps: leave one of the two out")
+    if longest + how.max_new_tokens > context and not how.slide:
+        sizes = f"prompt {longest} + {how.max_new_tokens} new > context {context}"
         if isinstance(model.embed, PositionedEmbed):
             raise GenerationError(f"{sizes}, the positions this model has learned: shorten it, or slide")
         warnings.warn(f"{sizes}: past the length this model was trained on, texts get worse", stacklevel=4)

@@ -17,6 +17,7 @@ from .config import DecoderConfig
 from .errors import ConfigError, NotFiniteWarning, UnsupportedError
 from .fields import read_config
 from .layers import Decoder
+from .linears import swap
 from .registry import Architecture, architecture, skeleton
 from .translate import Copy, Plan, TensorStep, import_tensor, is_finite, same_bytes
 from .translate import plan as plan_tensors
@@ -75,6 +76,7 @@ def carry_out(
     device: str | torch.device = "cpu",
     *,
     check_finite: bool = False,
+    linears: str | None = None,
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
@@ -98,6 +100,14 @@ def carry_out(
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
     model.origin = plan.checkpoint.origin
+    if linears is not None:
+        in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}
+
+        def release(weight: Tensor) -> None:
+            if weight.data_ptr() in in_file:
+                plan.checkpoint.release(weight)
+
+        swap(model, linears, release=release)
     return model.eval()
 
 

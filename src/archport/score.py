@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import ConfigError, GenerationError
-from .generate import prompts
+from .generate import in_eval_mode, prompts
 from .layers import Decoder
 
 
@@ -50,9 +50,7 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
         raise GenerationError(f"{1 + len(more)} texts of {len(tokens)} tokens, expected one of at least 2")
     text = torch.tensor(tokens, device=model.norm.weight.device)
     losses: list[float] = []
-    training = model.training
-    model.eval()
-    try:
+    with in_eval_mode(model):
         for start in range(0, len(text) - 1, stride):
             window, following = text[:-1][start : start + context], text[1:][start : start + context]
             new = start + len(window) - len(losses)
@@ -60,6 +58,4 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
                 stream = model.stream(window[None])[0, -new:]
                 logits = model.head(model.norm(stream)).float()
                 losses += F.cross_entropy(logits, following[-new:], reduction="none").tolist()
-    finally:
-        model.train(training)
     return Score(tuple(losses))
