@@ -1,7 +1,6 @@
 """A repository of the Hugging Face Hub as a folder in the cache, or as headers alone; failures in one line."""
 
 import re
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from .checkpoint import (
     shard_names,
 )
 from .config import Origin
-from .errors import CheckpointError, SourceError
+from .errors import CheckpointError, SourceError, in_a_line
 from .safetensors_file import checked
 from .strict_json import read_json
 from .translate import Header
@@ -227,17 +226,17 @@ def _explanation(error: BaseException) -> str | None:
             return "not in the cache: run once without offline"
         return _explanation(cause) or f"{_answer(cause)}; try later"
     if isinstance(error, errors.EntryNotFoundError):
-        return f"a file is missing: {_one_line(error)}"
+        return f"a file is missing: {in_a_line(error)}"
     if isinstance(error, errors.HFValidationError):
-        return f"neither a folder nor a Hub id: {_one_line(error)}"
+        return f"neither a folder nor a Hub id: {in_a_line(error)}"
     if isinstance(error, errors.SafetensorsParsingError):
-        return f"found a damaged file, expected safetensors: {_one_line(error)}"
+        return f"found a damaged file, expected safetensors: {in_a_line(error)}"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "no token found: log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, TypeError | KeyError | AttributeError):  # JSON, but not the Hub's
         return "the answer is not the Hub's: check HF_ENDPOINT if you set it"
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-        return f"the cache cannot be used: {_one_line(error)}"
+        return f"the cache cannot be used: {in_a_line(error)}"
     if status == 429:
         return "the server asks to slow down (429): try again in some minutes, or log in"
     if status in (401, 403):
@@ -256,8 +255,4 @@ def _answer(error: BaseException) -> str:
     status = _status(error)
     if status is not None:
         return f"the server answers {status}"
-    return f"no usable answer ({type(error).__name__}: {_one_line(error)})"
-
-
-def _one_line(error: BaseException) -> str:
-    return textwrap.shorten(str(error), 200, placeholder="...")
+    return f"no usable answer ({type(error).__name__}: {in_a_line(error)})"

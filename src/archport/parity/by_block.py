@@ -23,7 +23,7 @@ from .compare import Check, check
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import LOOSE, converted, relative_error
 from .report import Report
-from .running import RaisedError, in_a_line, run
+from .running import RaisedError, run
 from .settings import not_finite
 from .verify import precision
 
@@ -173,7 +173,7 @@ class _ByBlock:
         try:
             made: Tensor = unit(*args)
         except Exception as error:
-            raise RaisedError(f"{name} raises {in_a_line(error)}") from error
+            raise RaisedError(name, error) from error
         _drop(unit)
         return made
 
