@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..fields import dtype_name
 from ..loading import LoadPlan, own_weight, settle_tie
 from ..port import plan
 from ..registry import skeleton, without_drawing
@@ -54,12 +55,11 @@ def verify_by_block(
             comparison.run()
     except RaisedError as error:
         problems.append(str(error))
-    name = planned.checkpoint.origin.name
-    plain = str(planned.dtype).removeprefix("torch.")
-    against = "transformers (eager), block by block"
+    checks = [*comparison.checks, comparison.worst]
     if comparison.problems:  # which leave nothing to compare
-        return Report(name, against, plain, (), problems=tuple(comparison.problems))
-    return Report(name, against, plain, (*comparison.checks, comparison.worst), problems=tuple(problems))
+        checks, problems = [], list(comparison.problems)
+    name, against = planned.checkpoint.origin.name, "transformers (eager), block by block"
+    return Report(name, against, dtype_name(planned.dtype), tuple(checks), problems=tuple(problems))
 
 
 class _ByBlock:
