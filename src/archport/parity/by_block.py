@@ -20,7 +20,7 @@ from ..loading import LoadPlan, own_weight, settle_tie
 from ..port import plan
 from ..registry import skeleton, without_drawing
 from . import references
-from .compare import Check, check
+from .budget import Check, check
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import LOOSE, converted, relative_error
 from .report import Report

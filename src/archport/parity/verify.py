@@ -17,7 +17,8 @@ from ..port import load
 from ..registry import architecture, skeleton
 from ..text import encoded, tokenizer
 from . import references
-from .compare import EMBEDDINGS, Check, Comparison
+from .budget import Check
+from .compare import EMBEDDINGS, Comparison
 from .diagnose import MADE, Diagnosis, diagnose, diagnose_line
 from .report import Report
 from .running import RaisedError
