@@ -55,34 +55,30 @@ def index(raw: bytes, folder: Path) -> None:
 
 def header(raw: bytes, folder: Path) -> None:
     """A model.safetensors, as it is and as the header of one; what is accepted is read."""
-    from archport.errors import ArchportError
-    from archport.safetensors_file import SafetensorsFile
-
-    path = folder / "model.safetensors"
-    for content in (raw, len(raw).to_bytes(8, "little") + raw + bytes(64)):
-        path.write_bytes(content)
-        try:
-            file = SafetensorsFile(path)
-            for key in file.headers:
-                file.tensor(key, own=True)
-        except ArchportError:
-            pass
+    _read(folder / "model.safetensors", raw, headed(raw))
 
 
 def container(raw: bytes, folder: Path) -> None:
     """A pytorch_model.bin, as it is and as the pickle of a sound container; what is accepted is read."""
-    from archport.errors import ArchportError
-    from archport.pickle_file import PickleFile
+    _read(folder / "pytorch_model.bin", raw, zipped(raw))
 
-    path = folder / "pytorch_model.bin"
-    for content in (raw, zipped(raw)):
+
+def _read(path: Path, *contents: bytes) -> None:
+    """All tensors of a file that holds one content after another."""
+    from archport.checkpoint import open_weights
+    from archport.errors import ArchportError
+
+    for content in contents:
         path.write_bytes(content)
-        try:
-            file = PickleFile(path)
+        with suppress(ArchportError):
+            file = open_weights(path)
             for key in file.headers:
                 file.tensor(key, own=True)
-        except ArchportError:
-            pass
+
+
+def headed(entries: bytes) -> bytes:
+    """A safetensors file with this header."""
+    return len(entries).to_bytes(8, "little") + entries + bytes(64)
 
 
 def zipped(pickle: bytes) -> bytes:
@@ -154,7 +150,7 @@ def changed(raw: bytes, dice: random.Random) -> bytes:
         case _:
             parent[place] = dice.choice(ODD)
     body = json.dumps(value).encode()
-    return len(body).to_bytes(8, "little") + body + bytes(64) if start else body
+    return headed(body) if start else body
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

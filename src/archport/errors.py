@@ -12,6 +12,7 @@ ArchportError
 NotFiniteWarning          weights that were loaded hold NaN or infinities
 """
 
+import textwrap
 from collections.abc import Sequence
 
 SHOWN = 10  # faults in a message
@@ -22,6 +23,11 @@ def plain(text: str) -> str:
     """Text of a stranger's file as one short line that no terminal takes for a command."""
     kept = text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in kept)
+
+
+def in_a_line(error: BaseException, longest: int = 200) -> str:
+    """What an exception of somebody else's says, in one line of at most so many letters."""
+    return textwrap.shorten(str(error), longest, placeholder="...")
 
 
 class ArchportError(Exception):

@@ -25,11 +25,29 @@ def write_checkpoint(
     companions: Path | None,
     max_shard_size: int | str,
 ) -> Path:
-    """Write everything into a temporary folder beside the target, then rename it.
+    """Write a checkpoint into a folder that is new or empty, which is returned.
 
-    What a killed export to the same target left behind is removed first. Raises: ExportError when the target holds
-    something already or cannot be written, CheckpointError for a companion that is a link elsewhere; the target is
-    then as it was.
+    Raises: ExportError when the target holds something already or cannot be written, CheckpointError for a companion
+    that is a link elsewhere; the target is then as it was.
+    """
+    with _whole(folder, sum(tensor.header.bytes for tensor in tensors.values())) as new:
+        (new / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
+        for name in COMPANIONS:
+            if companions and (companions / name).exists():
+                shutil.copyfile(beside(companions, name), new / name)
+        _write_tensors(new, tensors, max_shard_size)
+        # Safetensors files are private; a checkpoint is as readable as its config.
+        mode = stat.S_IMODE((new / CONFIG).stat().st_mode)
+        for path in new.iterdir():
+            path.chmod(mode)
+    return folder.expanduser().resolve()
+
+
+@contextmanager
+def _whole(folder: Path, needed: int) -> Iterator[Path]:
+    """A temporary folder beside the target, renamed to it when all is written, removed when something fails.
+
+    What a killed export to the same target left behind is removed first. `needed` are the bytes of the weights.
     """
     from safetensors import SafetensorError
 
@@ -40,38 +58,19 @@ def write_checkpoint(
             raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
-        needed, free = sum(tensor.header.bytes for tensor in tensors.values()), shutil.disk_usage(folder.parent).free
+        free = shutil.disk_usage(folder.parent).free
         if needed > free:
             raise ExportError(f"{folder}: found {free} bytes free, expected {needed} for the weights alone")
         partial = folder.parent / _temporary(folder, uuid4().hex)
         with _held(partial):
             partial.mkdir()
-            _fill(partial, hf, tensors, companions, max_shard_size)
+            yield partial
             partial.rename(folder)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     finally:
         if partial is not None and partial.exists():
             shutil.rmtree(partial)
-    return folder
-
-
-def _fill(
-    folder: Path,
-    hf: Mapping[str, Any],
-    tensors: Mapping[str, Outgoing],
-    companions: Path | None,
-    max_shard_size: int | str,
-) -> None:
-    (folder / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-    for name in COMPANIONS:
-        if companions and (companions / name).exists():
-            shutil.copyfile(beside(companions, name), folder / name)
-    _write_tensors(folder, tensors, max_shard_size)
-    # Safetensors files are private; a checkpoint is as readable as its config.
-    mode = stat.S_IMODE((folder / CONFIG).stat().st_mode)
-    for path in folder.iterdir():
-        path.chmod(mode)
 
 
 def _temporary(folder: Path, tail: str) -> str:

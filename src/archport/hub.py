@@ -1,19 +1,16 @@
-"""A repository of the Hugging Face Hub as a folder in the cache, or as headers alone; failures in one line."""
+"""A repository of the Hugging Face Hub as a folder in the cache, or as headers alone."""
 
 import re
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
-from urllib.parse import urlsplit
 
 from .checkpoint import (
     COMPANIONS,
     CONFIG,
     MAX_CONFIG,
-    MAX_INDEX,
     WEIGHTS,
     Checkpoint,
     check_index,
@@ -24,6 +21,7 @@ from .checkpoint import (
 )
 from .config import Origin
 from .errors import CheckpointError, SourceError
+from .hub_answers import answer, explanation, guard
 from .safetensors_file import checked
 from .strict_json import read_json
 from .translate import Header
@@ -32,8 +30,6 @@ T = TypeVar("T")
 TRIES = 3
 PAUSE = 0.5  # seconds before the second try, doubled before the third
 TIMEOUT = 10.0  # seconds without an answer
-MAX_LISTING = 32 << 20  # bytes
-LIMITS = {CONFIG: MAX_CONFIG, **{name: MAX_INDEX for name in WEIGHTS if name.endswith(".json")}}
 
 
 class HubOptions(TypedDict, total=False):
@@ -148,7 +144,7 @@ def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
     token = options.get("token")
     if isinstance(token, str) and not re.fullmatch("[!-~]*", token):
         raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
-    _guard()
+    guard()
     info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if CONFIG not in names:
@@ -156,36 +152,10 @@ def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
     return names
 
 
-def _guard() -> None:
-    """Refuse answers whose ETag or commit, of which huggingface_hub makes file names, would lead out of the cache."""
-    from huggingface_hub import get_session
-
-    session: Any = get_session()
-    hooks = session.event_hooks if hasattr(session, "event_hooks") else session.hooks  # httpx, or requests before it
-    if _refuse_paths not in hooks["response"]:
-        hooks["response"].append(_refuse_paths)
-
-
-def _refuse_paths(response: Any, *_: Any, **__: Any) -> None:
-    for name in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
-        value = response.headers.get(name, "").lstrip("W/").strip('"')  # as huggingface_hub does
-        if re.search(r"[/\\\0]|^\.+$", value):
-            raise HostileAnswerError(f"{name} {response.headers[name][:60]!r}, which leads out of the cache")
-    path = urlsplit(str(response.url)).path
-    limit = MAX_LISTING if path.startswith("/api/") else LIMITS.get(path.rpartition("/")[2])
-    size = response.headers.get("Content-Length", "")
-    if limit is not None and size.isdigit() and int(size) > limit:
-        raise HostileAnswerError(f"{size} bytes for {path[:60]}, expected at most {limit}")
-
-
-class HostileAnswerError(Exception):
-    """An answer that would make huggingface_hub write outside its cache, or take in more than it should."""
-
-
 def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
     from huggingface_hub import hf_hub_download
 
-    _guard()
+    guard()
     return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT, **options, **more))
 
 
@@ -199,65 +169,10 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
         try:
             return question()
         except Exception as error:  # huggingface_hub lets through what the HTTP library, Xet and json raise
-            reason = _explanation(error)
+            reason = explanation(error)
             if reason is None and attempt == TRIES:
-                reason = f"tried {TRIES} times, {_answer(error)}; try later, or --offline if it is in the cache"
+                reason = f"tried {TRIES} times, {answer(error)}; try later, or --offline if it is in the cache"
             if reason:
                 kind = CheckpointError if isinstance(error, errors.SafetensorsParsingError) else SourceError
                 raise kind(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
             time.sleep(PAUSE * 2 ** (attempt - 1))
-
-
-def _explanation(error: BaseException) -> str | None:
-    """What to tell the person about an answer that will not change; None when another try may help."""
-    from huggingface_hub import errors
-
-    status = _status(error)
-    if isinstance(error, HostileAnswerError):
-        return f"the server answers with {error}: do not trust it"
-    if isinstance(error, errors.GatedRepoError):
-        return "gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository on the Hub, or it is private: check the name, or log in with `hf auth login`"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "no such branch, tag or commit: check the revision on its page"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        cause = error.__cause__  # what kept huggingface_hub from the file, after retries of its own
-        if cause is None:
-            return "not in the cache: run once without offline"
-        return _explanation(cause) or f"{_answer(cause)}; try later"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"a file is missing: {_one_line(error)}"
-    if isinstance(error, errors.HFValidationError):
-        return f"neither a folder nor a Hub id: {_one_line(error)}"
-    if isinstance(error, errors.SafetensorsParsingError):
-        return f"found a damaged file, expected safetensors: {_one_line(error)}"
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return "no token found: log in with `hf auth login` or set HF_TOKEN"
-    if isinstance(error, TypeError | KeyError | AttributeError):  # JSON, but not the Hub's
-        return "the answer is not the Hub's: check HF_ENDPOINT if you set it"
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-        return f"the cache cannot be used: {_one_line(error)}"
-    if status == 429:
-        return "the server asks to slow down (429): try again in some minutes, or log in"
-    if status in (401, 403):
-        return f"the server refuses ({status}): log in with `hf auth login` or set HF_TOKEN"
-    if status is not None and status < 500:
-        return f"{_answer(error)}: check the name, and HF_ENDPOINT if you set it"
-    return None
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status, when the error is the server's; whichever HTTP library huggingface_hub stands on."""
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _answer(error: BaseException) -> str:
-    status = _status(error)
-    if status is not None:
-        return f"the server answers {status}"
-    return f"no usable answer ({type(error).__name__}: {_one_line(error)})"
-
-
-def _one_line(error: BaseException) -> str:
-    return textwrap.shorten(str(error), 200, placeholder="...")

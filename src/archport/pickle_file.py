@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from .errors import CheckpointError, in_a_line
 from .pickle_scan import Name, Scan, scan
 from .safetensors_file import MAX_HEADER, MAX_TENSORS, what_is
 from .translate import Header
@@ -117,7 +117,7 @@ class PickleFile:
     def _no_checkpoint(self, error: Exception) -> CheckpointError:
         found = what_is(self.path)
         said = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
-        reason = said[1] if said else "" if "weights_only" in str(error) else " ".join(str(error).split())
+        reason = said[1] if said else "" if "weights_only" in str(error) else in_a_line(error)
         more = f" ({reason[:100]})" if reason and "something else" in found else ""
         return CheckpointError(f"{self.path}: found {found}, expected a PyTorch checkpoint{more}")
 

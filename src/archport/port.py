@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint, check_hashes, open_folder
 from .config import DecoderConfig, Origin
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
 from .export import write_checkpoint
-from .fields import read_config, write_config
+from .fields import dtype_name, read_config, write_config
 from .hub import HubOptions, open_companions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .loading import LoadPlan, carry_out, plan_checkpoint, to_device, to_dtype
@@ -125,7 +125,7 @@ def export(
     target = to_dtype(dtype) if dtype is not None else None
     widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
-        hf[field] = str(widest).removeprefix("torch.")
+        hf[field] = dtype_name(widest)
     tensors = export_tensors(arch.table, config, parameters, dtype=target)
     return write_checkpoint(Path(folder), hf, tensors, model.origin.folder if model.origin else None, max_shard_size)
 

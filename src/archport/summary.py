@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from . import text
+from .fields import dtype_name
 from .layers import Block, Decoder
 from .loading import LoadPlan
 from .translate import TensorStep
@@ -50,7 +51,7 @@ def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
         "peak_bytes": plan.peak_bytes,
         "mappable": plan.checkpoint.mapped,
         "parameters": plan.parameters,
-        "dtype": str(plan.dtype).removeprefix("torch."),
+        "dtype": dtype_name(plan.dtype),
         "unknown_fields": list(plan.unknown_fields),
     }
 
@@ -92,7 +93,7 @@ def key_table(plan: LoadPlan) -> list[dict[str, str]]:
 
 def how(step: TensorStep) -> str:
     """What happens to one tensor, with the pattern it follows and the reason it is left out."""
-    cast = f" {step.found} to {step.dtype}".replace("torch.", "") if step.found != step.dtype else ""
+    cast = f" {dtype_name(step.found)} to {dtype_name(step.dtype)}" if step.found != step.dtype else ""
     pattern = f": {step.pattern}" if step.pattern and len(step.shape) > 1 else ""
     why = f": {step.why}" if step.why else ""
     return step.kind + cast + pattern + why

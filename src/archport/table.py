@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from .errors import MappingError
+
 
 class Field(NamedTuple):
     """A config cell: where HF keeps a field, and what its values there mean here."""
@@ -79,6 +81,13 @@ class Table:
                 row = Row((cell,), None) if isinstance(cell, str) else cell
                 found.append(Row(tuple(_filled(key, match.groupdict()) for key in row.keys), row.pattern))
         return found
+
+    def row(self, name: str) -> Row:
+        """The only row that makes one of our parameters. Raises: MappingError."""
+        found = self.rows(name)
+        if len(found) != 1:
+            raise MappingError([f"{name}: {len(found) or 'no'} rows in the key table, expected one"], "key table")
+        return found[0]
 
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""

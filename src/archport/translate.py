@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .config import DecoderConfig
 from .errors import MappingError
+from .layout import Layout, regroups
 from .table import Row, Table
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
@@ -121,7 +122,7 @@ def plan(
         ]
         if not missing:
             theirs = tuple(spelling[key] for key in keys)
-            faults += _header_faults(name, shape, theirs, _Layout(pattern, len(keys), cfg.axes), found)
+            faults += _header_faults(name, shape, theirs, Layout(pattern, len(keys), cfg.axes), found)
             kind = _kind(pattern, shape, casts=any(found[key].dtype != dtype for key in theirs))
             steps.append(TensorStep(kind, name, theirs, shape, found[theirs[0]].dtype, dtype, pattern))
     for key, theirs_key in spelling.items():
@@ -154,14 +155,14 @@ def import_tensor(
     step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]
 ) -> tuple[Tensor, list[Copy]]:
     """One parameter, and the copies that fill it: none where it is the file's own memory."""
-    if not _regroups(step.pattern):
+    if not regroups(step.pattern):
         source = read(step.keys[0])
         same = source.dtype == step.dtype
         tensor = source if same else torch.empty(source.shape, dtype=step.dtype)
         copies = [] if same else _pieces(tensor, source, step.name)
         return tensor if step.pattern is None else rearrange(tensor, step.pattern), copies
     ours = torch.empty(step.shape, dtype=step.dtype)
-    layout = _Layout(step.pattern, len(step.keys), axes)
+    layout = Layout(step.pattern, len(step.keys), axes)
     parts = zip(step.keys, layout.parts(ours), strict=True)
     return ours, [piece for key, part in parts for piece in _pieces(part, layout.split(read(key)), step.name)]
 
@@ -187,15 +188,15 @@ def export_tensors(
     """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for."""
     outgoing: dict[str, Outgoing] = {}
     for name, parameter in parameters.items():
-        keys, pattern = _only_row(table, name)
-        layout = _Layout(pattern, len(keys), cfg.axes)
+        keys, pattern = table.row(name)
+        layout = Layout(pattern, len(keys), cfg.axes)
         header = Header(layout.their_shape(tuple(parameter.shape)), dtype or parameter.dtype)
         for key, part in zip(keys, layout.parts(parameter.detach()), strict=True):
             outgoing[key] = Outgoing(header, partial(_export_tensor, layout, header, part))
     return outgoing
 
 
-def _export_tensor(layout: "_Layout", header: Header, part: Tensor) -> Tensor:
+def _export_tensor(layout: Layout, header: Header, part: Tensor) -> Tensor:
     if part.shape == header.shape and part.is_contiguous() and part.dtype == header.dtype:
         return part
     theirs = torch.empty(header.shape, dtype=header.dtype, device=part.device)
@@ -203,63 +204,19 @@ def _export_tensor(layout: "_Layout", header: Header, part: Tensor) -> Tensor:
     return theirs
 
 
-class _Layout:
-    """A row's pattern, applied. Both sides are split into single axes, where one is a view of the other's order."""
-
-    def __init__(self, pattern: str | None, count: int, axes: Mapping[str, int]) -> None:
-        self.theirs, self.ours = (pattern or "... -> ...").split(" -> ")
-        self.axes, self.count = axes, count
-        # Several keys are slices along the first axis of the pattern.
-        self.one = self.theirs if count == 1 else self.theirs.split(" ", 1)[1]
-
-    def _rearrange(self, tensor: Tensor, source: str, target: str) -> Tensor:
-        named = {axis: size for axis, size in self.axes.items() if re.search(rf"\b{axis}\b", source)}
-        return rearrange(tensor, f"{source} -> {target}", **named)
-
-    def split(self, theirs: Tensor) -> Tensor:
-        """One tensor of theirs, each of its axes alone: a view."""
-        return self._rearrange(theirs, self.one, _ungrouped(self.one))
-
-    def parts(self, ours: Tensor) -> list[Tensor]:
-        """Our tensor as views, one a key, in the order of axes that `split` gives theirs."""
-        view = self._rearrange(ours, self.ours, _ungrouped(self.theirs))
-        return [view] if self.count == 1 else list(view.unbind())
-
-    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape each of the keys has in the file, for a parameter of this shape."""
-        stacked = tuple(self._rearrange(torch.empty(shape, device="meta"), self.ours, self.theirs).shape)
-        return stacked if self.count == 1 else stacked[1:]
-
-
-def _ungrouped(side: str) -> str:
-    return side.replace("(", "").replace(")", "")
-
-
-def _regroups(pattern: str | None) -> bool:
-    """Whether a pattern needs a copy: without groups it only permutes axes, which a view can do."""
-    return pattern is not None and "(" in pattern
-
-
 def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> str:
-    if _regroups(pattern):
+    if regroups(pattern):
         return "rearranged, cast" if casts else "rearranged"
     if casts:
         return "cast"
     return "in place" if pattern is None or len(shape) == 1 else "in place, transposed"
 
 
-def _only_row(table: Table, name: str) -> Row:
-    found = table.rows(name)
-    if len(found) != 1:
-        raise MappingError([f"{name}: {len(found) or 'no'} rows in the key table, expected one"], "key table")
-    return found[0]
-
-
 def _rows(table: Table, names: Iterable[str], faults: list[str]) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for name in names:
         try:
-            rows[name] = _only_row(table, name)
+            rows[name] = table.row(name)
         except MappingError as error:
             faults += error.faults
     return rows
@@ -280,7 +237,7 @@ def _spellings(table: Table, known: Iterable[str], found: Iterable[str], faults:
 
 
 def _header_faults(
-    name: str, shape: tuple[int, ...], keys: tuple[str, ...], layout: _Layout, found: Mapping[str, Header]
+    name: str, shape: tuple[int, ...], keys: tuple[str, ...], layout: Layout, found: Mapping[str, Header]
 ) -> Iterator[str]:
     try:
         expected = layout.their_shape(shape)

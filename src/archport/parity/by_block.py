@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..fields import dtype_name
 from ..loading import LoadPlan, own_weight, settle_tie
 from ..port import plan
 from ..registry import skeleton, without_drawing
 from . import references
-from .compare import Check, check
+from .budget import Check, check
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import LOOSE, converted, relative_error
 from .report import Report
-from .running import RaisedError, in_a_line, run
+from .running import RaisedError, run
 from .settings import not_finite
 from .verify import precision
 
@@ -54,12 +55,11 @@ def verify_by_block(
             comparison.run()
     except RaisedError as error:
         problems.append(str(error))
-    name = planned.checkpoint.origin.name
-    plain = str(planned.dtype).removeprefix("torch.")
-    against = "transformers (eager), block by block"
+    checks = [*comparison.checks, comparison.worst]
     if comparison.problems:  # which leave nothing to compare
-        return Report(name, against, plain, (), problems=tuple(comparison.problems))
-    return Report(name, against, plain, (*comparison.checks, comparison.worst), problems=tuple(problems))
+        checks, problems = [], list(comparison.problems)
+    name, against = planned.checkpoint.origin.name, "transformers (eager), block by block"
+    return Report(name, against, dtype_name(planned.dtype), tuple(checks), problems=tuple(problems))
 
 
 class _ByBlock:
@@ -173,7 +173,7 @@ class _ByBlock:
         try:
             made: Tensor = unit(*args)
         except Exception as error:
-            raise RaisedError(f"{name} raises {in_a_line(error)}") from error
+            raise RaisedError(name, error) from error
         _drop(unit)
         return made
 

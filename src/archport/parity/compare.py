@@ -1,14 +1,9 @@
-"""Is it the same model? A port against its reference, line by line, each with a budget that the reference itself sets.
-
-The reference also runs in higher precision; the port may be no further from that than 1.5 times what the reference
-is, plus a few units in the last place.
-"""
+"""Is it the same model? A port against its reference, line by line, each with a budget of its own."""
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +13,7 @@ from ..layers import Decoder
 from ..port import from_state_dict
 from ..registry import architecture
 from ..translate import export_tensors, same_bytes
+from .budget import ULPS, Check, allowed, by_severity, check, largest
 from .counterparts import canonical, counterparts, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace
 from .passes import (
@@ -34,46 +30,12 @@ from .passes import (
 )
 from .settings import without_dropout
 
-ALLOWANCE = 1.5  # times the reference's own error
-ULPS = 8  # of the largest element, beside it
-MEAN_ULPS = 0.5  # of the root mean square
 GRADIENT_ULPS = 4096  # for the fused attention's backward pass subtracts sums that nearly cancel, where eager does not
-MANY = 16  # tokens
 NUDGES = 4  # other runs of the reference when a line fails
 EMBEDDINGS = "embeddings, every token"
 CACHED, PADDED = "logits, cached", "logits, left-padded"
 GREEDY = 8  # tokens
 CHUNK = 4096  # tokens looked up at once
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of a report: errors against the reference in higher precision, and at which part they are largest.
-
-    Errors are absolute but for gradients, where each is relative to its parameter's largest.
-    """
-
-    name: str
-    port_error: float
-    reference_error: float
-    budget: float
-    part: str = ""
-    note: str = ""
-
-    @property
-    def detail(self) -> str:
-        """What else there is to say."""
-        return "; ".join([*([self.note] if self.note else []), *([f"worst: {self.part}"] if self.part else [])])
-
-    @property
-    def ok(self) -> bool:
-        """Whether the port is within its budget; a NaN is not."""
-        return self.port_error <= self.budget
-
-    @property
-    def ratio(self) -> float:
-        """The port's error as a multiple of the reference's own."""
-        return self.port_error / self.reference_error if self.reference_error else float(self.port_error > 0)
 
 
 class Comparison:
@@ -89,7 +51,8 @@ class Comparison:
         self.reference = with_parameters(reference, dtype)
         self.higher = torch.float64 if dtype == torch.float32 else torch.float32
         self.exact = with_parameters(reference, self.higher)
-        self.short = next(iter(self.ids.values()))[:, :24]
+        self._first, self._first_ids = next(iter(self.ids.items()))
+        self.short = self._first_ids[:, :24]
 
     @cached_property
     def clean(self) -> Decoder:
@@ -141,13 +104,17 @@ class Comparison:
     def logits(self, port: Decoder) -> Iterable[Check]:
         """Logits on every set of ids."""
         for name, ids in self.ids.items():
-            ours = logits(port, ids)
-            yield self._held(partial(self._against, f"logits, {name}", ours, name))
+            yield self._of_logits(f"logits, {name}", logits(port, ids), name)
 
-    def _against(self, line: str, ours: Tensor, name: str, reference: nn.Module) -> Check:
-        theirs, exact = self._logits[name]
-        again = theirs if reference is self.reference else logits(reference, self.ids[name])
-        return check(line, ours, again, exact, self.dtype)
+    def _of_logits(self, name: str, ours: Tensor, on: str) -> Check:
+        """Our logits, made in some way, on one set of ids."""
+        theirs, exact = self._logits[on]
+
+        def line(reference: nn.Module) -> Check:
+            again = theirs if reference is self.reference else logits(reference, self.ids[on])
+            return check(name, ours, again, exact, self.dtype)
+
+        return self._held(line)
 
     def _held(self, line: Callable[[nn.Module], Check]) -> Check:
         """A line of the report, for the reference and, where it fails, for the reference with its embeddings nudged.
@@ -174,18 +141,17 @@ class Comparison:
         for ids in torch.arange(port.config.vocab_size, device=self.short.device)[:, None].split(CHUNK):
             ours = fed(port, first, ids)
             theirs, exact = (fed(model, self._pairs[first], ids) for model in (self.reference, self.exact))
-            worst = max(worst, check(worst.name, ours, theirs, exact, self.dtype), key=_by_severity)
+            worst = max(worst, check(worst.name, ours, theirs, exact, self.dtype), key=by_severity)
         return worst
 
     def train_mode(self, port: Decoder) -> Check:
         """Logits in train mode, with all dropout rates at 0."""
-        ids = next(iter(self.ids))
-        made = logits(without_dropout(copy.deepcopy(port)), self.ids[ids])
-        return self._held(partial(self._against, "logits, train mode", made, ids))
+        made = logits(without_dropout(copy.deepcopy(port)), self._first_ids)
+        return self._of_logits("logits, train mode", made, self._first)
 
     def cached(self, port: Decoder) -> Check:
         """Logits made through a cache: one token, several, and the last ones each alone."""
-        return self._held(partial(self._against, CACHED, cached_logits(port, self._first_ids), self._first))
+        return self._of_logits(CACHED, cached_logits(port, self._first_ids), self._first)
 
     def padded(self, port: Decoder) -> Check:
         """Logits of a row that is padded on the left beside a longer one, against the reference of that row alone."""
@@ -196,29 +162,15 @@ class Comparison:
     def greedy(self, port: Decoder) -> Check:
         """Greedy tokens through the cache: how much likelier, by the reference, another token would have been."""
         prompt = self._first_ids[:1, : max(1, self._first_ids.shape[-1] // 2)]
-        more = min(GREEDY, self.config_context - prompt.shape[-1])
+        more = min(GREEDY, self.clean.config.context - prompt.shape[-1])
         text = torch.tensor([greedy_tokens(port, prompt, more)], device=prompt.device)
         start = prompt.shape[-1] - 1
         chosen = text[0, start + 1 :, None]
         theirs, exact = (logits(model, text)[0, start:-1] for model in (self.reference, self.exact))
         lost = (exact.amax(-1, keepdim=True) - exact.gather(-1, chosen)).max().item()
-        own, scale = _largest(theirs - exact), _largest(exact)
-        # Two logits may each be off by as much.
-        budget = 2 * (ALLOWANCE * own + ULPS * torch.finfo(self.dtype).eps * scale)
+        own = largest(theirs - exact)
+        budget = 2 * allowed(own, largest(exact), self.dtype)  # two logits may each be off by as much
         return Check("greedy tokens", lost, own, budget, note=f"{more} tokens through the cache")
-
-    @property
-    def _first(self) -> str:
-        return next(iter(self.ids))
-
-    @property
-    def _first_ids(self) -> Tensor:
-        return self.ids[self._first]
-
-    @property
-    def config_context(self) -> int:
-        """The longest sequence of the reference."""
-        return self.clean.config.context
 
     def findings(self, port: Decoder, seen: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
         """The port beside the reference in float64, module by module."""
@@ -239,9 +191,9 @@ class Comparison:
 
         def line(reference: nn.Module) -> Check:
             rows = zip(blocks, ours, outputs(reference, paths, self.short), exact, strict=False)
-            missing = [Check("residual stream", float("inf"), 0.0, 0.0, name) for name in blocks[len(ours) :]]
+            missing = [Check("residual stream", math.inf, 0.0, 0.0, name) for name in blocks[len(ours) :]]
             found = [check("residual stream", a, b, c, self.dtype, name) for name, a, b, c in rows]
-            return max([*missing, *found], key=_by_severity)
+            return max([*missing, *found], key=by_severity)
 
         return self._held(line)
 
@@ -263,13 +215,13 @@ class Comparison:
             own = max(relative_error(theirs[name], exact[name]) for name in exact)
             # Each is a sum over the tokens, so it rounds that much more than one of its terms.
             ulps = GRADIENT_ULPS if self.dtype == torch.float32 else ULPS
-            budget = ALLOWANCE * own + ulps * self.short.numel() ** 0.5 * torch.finfo(self.dtype).eps
+            budget = allowed(own, self.short.numel() ** 0.5, self.dtype, ulps)
             both = ours.keys() & exact.keys()
             errors = {
-                name: relative_error(ours[name], exact[name]) if name in both else float("inf") for name in ours | exact
+                name: relative_error(ours[name], exact[name]) if name in both else math.inf for name in ours | exact
             }
             rows = [Check("gradients", error, own, budget, name) for name, error in errors.items()]
-            return max(rows, key=_by_severity)
+            return max(rows, key=by_severity)
 
         return self._held(line)
 
@@ -286,32 +238,3 @@ class Comparison:
         """Tensors of the reference's under our names."""
         model = from_state_dict(self.config, tensors, dtype=next(iter(tensors.values())).dtype)
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def check(name: str, ours: Tensor, theirs: Tensor, exact: Tensor, dtype: torch.dtype, part: str = "") -> Check:
-    """Hold one tensor of ours, computed in `dtype`, to the budget that the reference's own error sets.
-
-    By its largest element and, over many tokens, by its root mean square, which is much less of an accident; the worse
-    is returned.
-    """
-    if ours.shape != exact.shape:
-        return Check(name, float("inf"), 0.0, 0.0, part, f"{tuple(ours.shape)}, expected {tuple(exact.shape)}")
-    eps = torch.finfo(dtype).eps
-    checks = []
-    for size, ulps, note in ((_largest, ULPS, ""), (_root_mean_square, MEAN_ULPS, "root mean square")):
-        own, error, scale = size(theirs - exact), size(ours.to(exact.dtype) - exact), size(exact)
-        checks.append(Check(name, error, own, ALLOWANCE * own + ulps * eps * scale, part, note))
-    few = exact.numel() // exact.shape[-1] < MANY
-    return checks[0] if few else max(checks, key=lambda one: (not one.ok, not one.note))
-
-
-def _largest(tensor: Tensor) -> float:
-    return tensor.abs().max().item()
-
-
-def _root_mean_square(tensor: Tensor) -> float:
-    return tensor.double().square().mean().sqrt().item()
-
-
-def _by_severity(one: Check) -> tuple[bool, float]:
-    return not one.ok, one.port_error / (one.budget or 1.0)

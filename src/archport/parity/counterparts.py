@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from ..layers import Decoder
+from ..layout import regroups
 from ..table import Table
 
 
@@ -35,7 +36,7 @@ def canonical(table: Table, key: str) -> str:
 
 def keeps_order(table: Table, name: str) -> bool:
     """Whether outputs of a linear module of ours are in the reference's order: its row only permutes whole axes."""
-    return all("(" not in (row.pattern or "") for row in table.rows(f"{name}.weight"))
+    return not any(regroups(row.pattern) for row in table.rows(f"{name}.weight"))
 
 
 def first_tensor(values: Any) -> Any:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..layers import (
     MLP,
-    QKV,
     Attention,
     Decoder,
     Embed,
@@ -60,7 +59,7 @@ def _of(*kinds: type[nn.Module], where: Callable[[Any], bool] = lambda _: True) 
     return lambda model: [name for name, module in model.named_modules() if type(module) in kinds and where(module)]
 
 
-def _rotary(where: Callable[[Decoder], bool] = lambda _: True) -> Sites:
+def _rotary(where: Callable[[Any], bool] = lambda _: True) -> Sites:
     return lambda model: ["rotary"] if model.rotary is not None and where(model) else []
 
 
@@ -68,8 +67,8 @@ def _decoder(where: Callable[[Decoder], bool] = lambda _: True) -> Sites:
     return lambda model: ["decoder"] if where(model) else []
 
 
-def _both(one: Sites, other: Sites) -> Sites:
-    return lambda model: one(model) if other(model) else []
+def _rotated(model: Decoder) -> list[str]:
+    return _of(Attention)(model) if model.rotary is not None else []
 
 
 def _parent(site: str) -> tuple[str, ...]:
@@ -110,31 +109,20 @@ def _sets(name: str, value: Callable[[Any], Any]) -> Plant:
     return _changes(lambda module: setattr(module, name, value(module)))
 
 
-def _rows(order: str, *, back: bool = False) -> Plant:
-    """Read fused rows that lie in our order as if they lay in another, or the reverse."""
-
-    def plant(model: Decoder, site: str) -> None:
-        from einops import rearrange
-
-        pattern = f"{order} ... -> {QKV} ..." if not back else f"{QKV} ... -> {order} ..."
-        for parameter in _module(model, site).qkv.parameters():
-            parameter.data = rearrange(parameter.data, pattern, **model.config.axes).contiguous()
-
-    return plant
-
-
-def _permutes(axis: str, order: tuple[int, ...] | None = None) -> Plant:
-    """Exchange queries, keys and values, or move every head to the next one's place."""
+def _rows(change: Callable[[Tensor], Tensor]) -> Plant:
+    """Change the order of the fused rows, which are given as (head, qkv, dim)."""
 
     def plant(model: Decoder, site: str) -> None:
         attention = _module(model, site)
-        shape = (attention.heads, 3, attention.head_width)
         for parameter in attention.qkv.parameters():
-            parts = parameter.data.unflatten(0, shape)
-            parts = parts[:, list(order)] if axis == "qkv" and order else parts.roll(1, 0)
-            parameter.data = parts.flatten(0, 2).contiguous()
+            parts = parameter.data.unflatten(0, (attention.heads, 3, attention.head_width))
+            parameter.data = change(parts).flatten(0, 2).contiguous()
 
     return plant
+
+
+def _read_as_thirds(parts: Tensor) -> Tensor:
+    return parts.reshape(parts.transpose(0, 1).shape).transpose(0, 1)
 
 
 def _without_bias(model: Decoder, site: str) -> None:
@@ -179,10 +167,6 @@ def _is_square(linear: Any) -> bool:
 
 
 _TWO_NORMS = (SequentialBlock, ParallelBlock)
-_HALVES = _rotary(lambda model: model.rotary is not None and model.rotary.pairing == "halves")
-_NEIGHBOURS = _rotary(lambda model: model.rotary is not None and model.rotary.pairing == "neighbours")
-_PARTIAL = _rotary(lambda model: model.rotary is not None and model.rotary.width < model.config.head_width)
-_WITH_ROTARY = _both(_of(Attention), _rotary())
 
 
 def _activation(name: str, kind: Callable[[], nn.Module]) -> Fault:
@@ -207,6 +191,18 @@ def _eps(value: float) -> Fault:
         "Config.norm_eps",
         _of(nn.LayerNorm, where=lambda norm: norm.eps != value),
         _sets("eps", lambda _: value),
+    )
+
+
+def _base(value: int) -> Fault:
+    return Fault(
+        f"rotary base {value}",
+        f"rotary's base is {value}",
+        "uses another one",
+        "Rotary(base=...)",
+        _rotary(lambda model: model.rotary.base != value),
+        _sets("base", lambda _: float(value)),
+        _first_attention,
     )
 
 
@@ -245,17 +241,15 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("final norm twice", "the last norm is applied twice", "applies it once", "Decoder.forward",
           _decoder(), _becomes(planted.NormedTwice)),
     Fault("rotary neighbours", "rotary pairs neighbours (2i, 2i + 1)", "turns halves (i, i + width / 2)",
-          "Rotary(pairing=...)", _HALVES, _sets("pairing", lambda _: "neighbours"), _first_attention),
+          "Rotary(pairing=...)", _rotary(lambda m: m.rotary.pairing == "halves"),
+          _sets("pairing", lambda _: "neighbours"), _first_attention),
     Fault("rotary halves", "rotary pairs halves (i, i + width / 2)", "turns neighbours (2i, 2i + 1)",
-          "Rotary(pairing=...)", _NEIGHBOURS, _sets("pairing", lambda _: "halves"), _first_attention),
-    Fault("rotary base 10000", "rotary's base is 10000", "uses another one", "Rotary(base=...)",
-          _rotary(lambda m: m.rotary is not None and m.rotary.base != 1e4),
-          _sets("base", lambda _: 1e4), _first_attention),
-    Fault("rotary base 500000", "rotary's base is 500000", "uses another one", "Rotary(base=...)",
-          _rotary(lambda m: m.rotary is not None and m.rotary.base != 5e5),
-          _sets("base", lambda _: 5e5), _first_attention),
+          "Rotary(pairing=...)", _rotary(lambda m: m.rotary.pairing == "neighbours"),
+          _sets("pairing", lambda _: "halves"), _first_attention),
+    _base(10_000),
+    _base(500_000),
     Fault("rotary over the whole head", "rotary turns the whole head", "turns its first elements only",
-          "Rotary(width)", _PARTIAL,
+          "Rotary(width)", _rotary(lambda m: m.rotary.width < m.config.head_width),
           lambda model, _: setattr(model.rotary, "width", model.config.head_width), _first_attention),
     Fault("rotary off by one", "rotary counts positions from 1", "counts from 0", "the positions rotary is given",
           _rotary(), _becomes(planted.ShiftedRotary), _first_attention,
@@ -265,11 +259,11 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("rotary in half precision", "rotary angles are computed in float16", "computes them in float32",
           "Rotary.forward", _rotary(), _becomes(planted.HalfRotary), _first_attention),
     Fault("rotary on values", "rotary turns the values too", "turns queries and keys", "Attention.forward",
-          _WITH_ROTARY, _becomes(planted.RotaryOnValues)),
+          _rotated, _becomes(planted.RotaryOnValues)),
     Fault("rotary on keys only", "rotary turns the keys only", "turns queries and keys", "Attention.forward",
-          _WITH_ROTARY, _becomes(planted.RotaryOnKeysOnly)),
+          _rotated, _becomes(planted.RotaryOnKeysOnly)),
     Fault("rotary missing", "rotary is not applied", "applies it", "Attention.forward",
-          _WITH_ROTARY, _becomes(planted.NoRotary)),
+          _rotated, _becomes(planted.NoRotary)),
     Fault("positions off by one", "learned positions start at 1", "starts at 0", "Embed.forward",
           _of(PositionedEmbed), _becomes(planted.PositionsOffByOne)),
     Fault("positions shifted by two", "learned positions start at 2", "starts at 0", "Embed.forward",
@@ -277,9 +271,9 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("positions missing", "learned positions are not added", "adds them", "Embed.forward",
           _of(PositionedEmbed), _becomes(planted.NoPositions)),
     Fault("q and k exchanged", "queries and keys have changed places", "has them the other way",
-          "Attention.forward and the row of attn.qkv", _of(Attention), _permutes("qkv", (1, 0, 2))),
+          "Attention.forward and the row of attn.qkv", _of(Attention), _rows(lambda parts: parts[:, [1, 0, 2]])),
     Fault("k and v exchanged", "keys and values have changed places", "has them the other way",
-          "Attention.forward and the row of attn.qkv", _of(Attention), _permutes("qkv", (0, 2, 1))),
+          "Attention.forward and the row of attn.qkv", _of(Attention), _rows(lambda parts: parts[:, [0, 2, 1]])),
     Fault("q and k exchanged", "queries and keys are taken for each other", "takes them as they are",
           "Attention.forward and the row of attn.qkv", _of(Attention), _becomes(planted.KeysForQueries)),
     Fault("k and v exchanged", "keys and values are taken for each other", "takes them as they are",
@@ -287,11 +281,11 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("qkv read as thirds", "the fused product is split in thirds", "splits it head by head",
           "Attention.forward and the row of attn.qkv", _of(Attention), _becomes(planted.ThirdsForHeads)),
     Fault("qkv read as thirds", "fused rows are read as all q, all k, all v", "has them head by head",
-          "the row of attn.qkv in the key table", _of(Attention), _rows("(qkv head dim)")),
+          "the row of attn.qkv in the key table", _of(Attention), _rows(_read_as_thirds)),
     Fault("qkv read head by head", "fused rows are read head by head", "has them as all q, all k, all v",
-          "the row of attn.qkv in the key table", _of(Attention), _rows("(qkv head dim)", back=True)),
+          "the row of attn.qkv in the key table", _of(Attention), _rows(lambda parts: parts.transpose(0, 1))),
     Fault("heads permuted", "the heads of qkv have moved by one", "has them in order",
-          "the row of attn.qkv in the key table", _of(Attention), _permutes("head")),
+          "the row of attn.qkv in the key table", _of(Attention), _rows(lambda parts: parts.roll(1, 0))),
     Fault("scale missing", "scores are not scaled", "scales them", "Attention(scale=...)",
           _of(Attention, where=lambda a: a.scale != 1.0), _sets("scale", lambda _: 1.0)),
     Fault("scale of width", "scores are scaled by 1 / sqrt(width)", "takes the head's width", "Attention(scale=...)",

@@ -15,7 +15,7 @@ from ..generate import generate
 from ..layers import Decoder
 from .counterparts import first_tensor
 from .references import of_config
-from .running import RaisedError, Stop, backward, in_a_line, run
+from .running import RaisedError, Stop, backward, run
 
 PADS = 5  # tokens of padding
 
@@ -110,7 +110,7 @@ def greedy_tokens(port: Decoder, prompt: Tensor, more: int) -> list[int]:
     except ArchportError:
         raise
     except Exception as error:
-        raise RaisedError(f"generate raises {in_a_line(error)}") from error
+        raise RaisedError("generate", error) from error
 
 
 @torch.no_grad()

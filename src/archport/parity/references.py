@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import SourceError
+from ..errors import SourceError, in_a_line
 from ..fields import write_config
 from ..registry import Architecture, architecture
 
@@ -48,11 +47,8 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True}
-    with _quiet():
-        try:
-            model, said = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
-        except Exception as error:  # whatever transformers raises for a config or a file it does not take
-            raise SourceError(f"{folder}: transformers cannot build the reference: {_one_line(error)}") from None
+    with _building(f"{folder}: "):
+        model, said = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     if said["missing_keys"]:
         missing = ", ".join(sorted(said["missing_keys"])[:3])
         raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
@@ -63,12 +59,9 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
     """transformers' model of a parsed config.json. Raises: SourceError when it cannot be built."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _quiet():
-        try:
-            config = AutoConfig.for_model(**copy.deepcopy(hf))
-            model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
-        except Exception as error:  # whatever transformers raises for a config it does not take
-            raise SourceError(f"transformers cannot build the reference: {_one_line(error)}") from None
+    with _building():
+        config = AutoConfig.for_model(**copy.deepcopy(hf))
+        model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
     return model.eval()
 
 
@@ -111,8 +104,8 @@ def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", se
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' own messages and bars off the terminal; what matters is raised."""
+def _building(where: str = "") -> Iterator[None]:
+    """Keep transformers' own messages and bars off the terminal; what it raises becomes a SourceError."""
     import transformers
 
     logger = logging.getLogger("transformers")
@@ -121,11 +114,10 @@ def _quiet() -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
+    except Exception as error:  # whatever transformers raises for a config or a file it does not take
+        reason = in_a_line(error, 300) or type(error).__name__
+        raise SourceError(f"{where}transformers cannot build the reference: {reason}") from None
     finally:
         logger.setLevel(level)
         if bars:
             transformers.utils.logging.enable_progress_bar()
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 300, placeholder="...") or type(error).__name__

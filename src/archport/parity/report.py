@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .compare import Check
+from .budget import Check
 from .diagnose import Diagnosis
 
 SHOWN = 5  # problems in the verdict

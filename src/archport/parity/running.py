@@ -6,11 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import in_a_line
 from ..layers import Decoder
 
 
 class RaisedError(Exception):
     """A port's forward or backward pass raised; the text says where and what."""
+
+    def __init__(self, where: str, error: Exception) -> None:
+        super().__init__(f"{where} raises {type(error).__name__}: {in_a_line(error)}")
 
 
 class Stop(Exception):
@@ -26,7 +30,7 @@ def run(model: nn.Module, ids: Tensor, **how: Any) -> Tensor:
         raise
     except Exception as error:
         whose = "" if isinstance(model, Decoder) else "the reference's "
-        raise RaisedError(f"{whose}{_where(model, ids, how)} raises {in_a_line(error)}") from error
+        raise RaisedError(f"{whose}{_where(model, ids, how)}", error) from error
 
 
 def backward(loss: Tensor) -> None:
@@ -34,12 +38,7 @@ def backward(loss: Tensor) -> None:
     try:
         loss.backward()
     except RuntimeError as error:
-        raise RaisedError(f"the backward pass raises {in_a_line(error)}") from error
-
-
-def in_a_line(error: Exception) -> str:
-    """An exception of somebody else's, with its type, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RaisedError("the backward pass", error) from error
 
 
 def _where(model: nn.Module, ids: Tensor, how: dict[str, Any]) -> str:

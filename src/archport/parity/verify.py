@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SourceError
+from ..fields import dtype_name
 from ..layers import Decoder
 from ..linears import swap
 from ..loading import to_device, to_dtype
@@ -16,7 +17,8 @@ from ..port import load
 from ..registry import architecture, skeleton
 from ..text import encoded, tokenizer
 from . import references
-from .compare import EMBEDDINGS, Check, Comparison
+from .budget import Check
+from .compare import EMBEDDINGS, Comparison
 from .diagnose import MADE, Diagnosis, diagnose, diagnose_line
 from .report import Report
 from .running import RaisedError
@@ -65,7 +67,7 @@ def verify(
         if folder is None:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
-            return Report(name, "transformers", _plain(target), (), problems=tuple(problems))
+            return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
         reference = references.of_folder(folder, target, against)
     else:
         references.admit(reference)
@@ -73,7 +75,7 @@ def verify(
     comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
     problems += not_comparable(port, comparison.clean)
     if problems:
-        return Report(name, comparison.described, _plain(target), (), problems=tuple(problems))
+        return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
     port = port.to(device, target).eval().requires_grad_(True)
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
 
@@ -127,7 +129,7 @@ def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = F
             fault = explain(comparison, port, checks)
     except RaisedError as error:
         problems.append(str(error))
-    return Report(name, comparison.described, _plain(comparison.dtype), tuple(checks), fault, tuple(problems))
+    return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
 
 
 def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> Iterator[Check]:
@@ -208,7 +210,3 @@ def precision(dtype: torch.dtype | str) -> torch.dtype:
             {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
         )
     return to_dtype(dtype)
-
-
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
