@@ -1,10 +1,7 @@
 """A checkpoint folder as config, headers and lazily read tensors; nothing but headers is read until asked for."""
 
-import ctypes
 import hashlib
-import mmap
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from .config import Origin
 from .errors import CheckpointError
+from .pages import drop
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .strict_json import read_json, regular_file
@@ -86,7 +84,7 @@ class Checkpoint:
         """Let the memory of a piece go that was read and copied; the file still has it."""
         # A stride that is neither of these may claim more bytes than the file has.
         if self.mapped and (tensor.is_contiguous() or tensor.transpose(0, -1).is_contiguous()):
-            _drop_pages(tensor)
+            drop(tensor)
 
 
 def open_folder(
@@ -204,13 +202,3 @@ def check_hashes(checkpoint: Checkpoint) -> None:
 def open_weights(path: Path) -> WeightsFile:
     """A file of tensors by its ending."""
     return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
-
-
-def _drop_pages(tensor: Tensor) -> None:
-    """Take the pages of a mapped tensor, which nobody has written to, out of this process's memory."""
-    if sys.platform == "linux":
-        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = tensor.data_ptr() + tensor.nbytes - start
-        if size >= mmap.PAGESIZE:
-            size = size // mmap.PAGESIZE * mmap.PAGESIZE
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)

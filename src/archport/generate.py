@@ -13,6 +13,7 @@ from .cache import KVCache
 from .checkpoint import MAX_CONFIG, beside
 from .compiled import CompiledStep
 from .errors import ConfigError, GenerationError
+from .fields import dtype_name
 from .layers import Decoder, PositionedEmbed
 from .linears import StandIn
 from .sampling import Sampling
@@ -228,5 +229,5 @@ def _first_overflow(model: Decoder, ids: Tensor, mask: Tensor | None) -> str:
     for handle in handles:
         handle.remove()
     where = found[0] if found else "the head"
-    dtype = str(model.norm.weight.dtype).removeprefix("torch.")
+    dtype = dtype_name(model.norm.weight.dtype)
     return f"{where} makes numbers that are not finite in {dtype}: load it in bfloat16 or float32"

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ConfigError
+from .fields import dtype_name
 from .layers import Decoder
 
 ROWS = 8  # the order that is best for so many rows is as good for one, and better than one's for many
-LANES = 32  # the 8-bit operator reads past the end of rows that are not a multiple of it
 GROUP = 32  # elements of a row that share a scale in 4 bits
+MULTIPLE = GROUP  # the 8-bit operator, too, reads past the end of rows that are not a multiple of it
 
 
 class StandIn(nn.Module, ABC):
@@ -79,6 +80,11 @@ class Quantized(StandIn):
         made = made if self.bias is None else made + self.bias
         return made.reshape(*x.shape[:-1], self.out_features)
 
+    def filled(self, rows: Tensor) -> Tensor:  # (rows, in) -> (rows, in rounded up)
+        """Rows as long as the operator wants them, filled with zeros."""
+        missing = -self.in_features % MULTIPLE
+        return F.pad(rows, (0, missing)) if missing else rows.contiguous()
+
     @abstractmethod
     def product(self, rows: Tensor) -> Tensor:  # (rows, in) -> (rows, out)
         """The product with the weight as it is held, in one operator."""
@@ -92,15 +98,14 @@ class Int8Linear(Quantized):
 
     def round(self, weight: Tensor) -> Tensor:
         """To 255 steps of the row's largest."""
-        filled = F.pad(weight, (0, -self.in_features % LANES)).contiguous()
+        filled = self.filled(weight)
         self.scale = (filled.abs().amax(1).clamp(min=1e-12) / 127).bfloat16()
         self.packed = (filled / self.scale[:, None].float()).round().clamp(-127, 127).to(torch.int8)
         return (self.packed * self.scale[:, None].float())[:, : self.in_features]
 
     def product(self, rows: Tensor) -> Tensor:
         """In one operator."""
-        filled = F.pad(rows, (0, -self.in_features % LANES))
-        made: Tensor = torch.ops.aten._weight_int8pack_mm(filled, self.packed, self.scale)
+        made: Tensor = torch.ops.aten._weight_int8pack_mm(self.filled(rows), self.packed, self.scale)
         return made
 
 
@@ -116,7 +121,7 @@ class Int4Linear(Quantized):
 
     def round(self, weight: Tensor) -> Tensor:
         """To 16 steps between the smallest and the largest of each group."""
-        filled = F.pad(weight, (0, -self.in_features % GROUP, 0, -self.out_features % 16)).contiguous()
+        filled = F.pad(self.filled(weight), (0, 0, 0, -self.out_features % 16))
         groups = filled.reshape(len(filled), -1, GROUP)
         low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
         scale = ((high - low) / 15).clamp(min=1e-12).bfloat16()
@@ -129,8 +134,7 @@ class Int4Linear(Quantized):
 
     def product(self, rows: Tensor) -> Tensor:
         """In one operator."""
-        filled = F.pad(rows, (0, -self.in_features % GROUP))
-        made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(filled, self.packed, GROUP, self.scales)
+        made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(self.filled(rows), self.packed, GROUP, self.scales)
         return made[:, : self.out_features]
 
 
@@ -174,7 +178,7 @@ def why_not(kind: str, dtype: torch.dtype, device: torch.device) -> str | None:
             for rows in (1, 32):
                 made(torch.zeros(rows, 32, dtype=dtype))
     except RuntimeError as error:  # not every CPU has instructions for every dtype
-        return f"{str(dtype).removeprefix('torch.')} on this CPU: {str(error).splitlines()[0]}"
+        return f"{dtype_name(dtype)} on this CPU: {str(error).splitlines()[0]}"
     return None
 
 

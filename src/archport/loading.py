@@ -15,16 +15,15 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .config import DecoderConfig
 from .errors import ConfigError, NotFiniteWarning, UnsupportedError
-from .fields import read_config
+from .fields import dtype_name, read_config
 from .layers import Decoder
 from .linears import swap
+from .pages import trim
 from .registry import Architecture, architecture, skeleton
 from .translate import Copy, Plan, TensorStep, import_tensor, is_finite, same_bytes
 from .translate import plan as plan_tensors
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-}
+DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,29 @@ def carry_out(
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
-    device = to_device(device)
     plan = settle_tie(plan)
+    model = _filled(plan, to_device(device), check_finite, progress)
+    if linears is not None:
+        in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}
+
+        def release(weight: Tensor) -> None:
+            if weight.data_ptr() in in_file:
+                plan.checkpoint.release(weight)
+            else:
+                trim()
+
+        swap(model, linears, release=release)
+        trim()
+    return model.eval()
+
+
+def _filled(
+    plan: LoadPlan,
+    device: torch.device,
+    check_finite: bool,
+    progress: Callable[[Sequence[Copy]], Iterable[Copy]],
+) -> Decoder:
+    """The model with its weights."""
     model = skeleton(plan.architecture, plan.config)
     with _without_garbage_collection():
         made, odd = _weights(plan, progress)
@@ -89,7 +109,7 @@ def carry_out(
         odd |= {name: None for name, tensor in made.items() if not is_finite(tensor)}
     if odd:
         warnings.warn(
-            NotFiniteWarning([name for name in made if name in odd], plan.checkpoint.origin.name), stacklevel=2
+            NotFiniteWarning([name for name in made if name in odd], plan.checkpoint.origin.name), stacklevel=3
         )
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
@@ -100,15 +120,7 @@ def carry_out(
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
     model.origin = plan.checkpoint.origin
-    if linears is not None:
-        in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}
-
-        def release(weight: Tensor) -> None:
-            if weight.data_ptr() in in_file:
-                plan.checkpoint.release(weight)
-
-        swap(model, linears, release=release)
-    return model.eval()
+    return model
 
 
 def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:

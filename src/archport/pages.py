@@ -1,0 +1,23 @@
+"""Memory given back to the system: pages of mapped files, and what was freed but kept for later."""
+
+import ctypes
+import mmap
+import sys
+
+from torch import Tensor
+
+
+def drop(tensor: Tensor) -> None:
+    """Take the pages of a mapped tensor, which nobody has written to, out of this process's memory."""
+    if sys.platform == "linux":
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = tensor.data_ptr() + tensor.nbytes - start
+        if size >= mmap.PAGESIZE:
+            size = size // mmap.PAGESIZE * mmap.PAGESIZE
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Give freed memory back, where the C library can."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
