@@ -1,35 +1,39 @@
-"""Archport against transformers: seconds a token, to the first token, and for a forward pass.
+"""Archport against transformers: seconds to the first token, seconds a token, and memory while decoding.
 
-Both libraries run in one process and take turns; every figure is the median of the rounds, and every ratio is
-transformers' seconds over archport's in this run. Nothing is timed before both gave the same greedy tokens (float32) or
-logits that agree (bfloat16). transformers' figure is the better of its dynamic and its static cache. archport runs with
-its linear maps packed, as `archport generate` does; packing is timed on a line of its own. Weights are random, at the
-sizes of GPT-2 124M.
+All run in one process and take turns; figures are medians of the rounds, ratios transformers' seconds over the other's.
+Nothing is timed before all gave the same greedy tokens (float32) or logits that agree (bfloat16). transformers' figure
+is the better of its dynamic and its static cache. archport runs with its linear maps packed, as `archport generate`
+does. Weights are random, at published sizes.
+
+`--peer litgpt=PYTHON` adds litgpt by an interpreter that has it, for shapes that it can take. `--device cuda` measures
+the compiled step instead, in bfloat16, and says which share of the card's copy bandwidth it reaches.
 """
 
 import argparse
 import copy
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from load import machine  # beside this file
+from beside import SHAPES, Case, Line, ids, in_turns, reference_of, rendered, timed, write
+from machine import memory
 
 import archport
 from archport.linears import swap
 
-SIZES: dict[str, dict[str, Any]] = {"gpt2": {}, "gpt2-2-layers": {"n_layer": 2}}
-MARKERS = ("<!-- begin: benchmarks/generate.py -->", "<!-- end: benchmarks/generate.py -->")
 TOLERANCE = 5e-2  # of the largest logit, between two ways to round bfloat16
+MEMORY_GOAL = 1.05
+DECODED = 100  # tokens, when memory is looked at
 
 START = {
     "archport": (
@@ -42,112 +46,84 @@ START = {
 }
 
 
-@dataclass
-class Line:
-    """One thing that both do, with the seconds of each round, and the ratio it should reach."""
-
-    what: str
-    ours: list[float]
-    theirs: list[float]
-    goal: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast archport is."""
-        return statistics.median(self.theirs) / statistics.median(self.ours)
-
-    def cells(self) -> tuple[str, ...]:
-        """The line as text."""
-        goal = "" if self.goal is None else f"{self.goal:.3g} x: {'met' if self.ratio >= self.goal else 'missed'}"
-        times = (f"{1e3 * statistics.median(samples):.1f} ms" for samples in (self.ours, self.theirs))
-        return (self.what, *times, f"{self.ratio:.2f} x", goal)
-
-
 def main() -> None:
     """Measure, print the table, and write it into a page where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two layers, two rounds")
+    parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--tokens", type=int, default=32, help="to decode, a round")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peer", action="append", default=[], metavar="litgpt=PYTHON")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the table into a page, between its markers")
     options = parser.parse_args()
-    size = "gpt2-2-layers" if options.quick else "gpt2"
+    if any(not peer.startswith("litgpt=") for peer in options.peer):
+        parser.error("--peer: expected litgpt=PYTHON, the interpreter that has it")
+    shape = options.shape or ("gpt2-2-layers" if options.quick else "gpt2")
+    if options.peer and SHAPES[shape][0] != "gpt_neox":
+        parser.error(f"litgpt has no model of shape {shape}: add --shape pythia-160m")
     rounds = options.rounds or (2 if options.quick else 5)
-    torch.manual_seed(0)
-    reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SIZES[size])).eval()
-    lines = [start_line(reference, rounds), *in_turns(reference, rounds, options.tokens)]
-    table = rendered(lines, size, rounds)
-    print(table)
+    about = f"{shape} shape, medians of {rounds} rounds"
+    if options.device == "cuda":
+        text = on_gpu(shape, rounds, options.tokens, about)
+    else:
+        reference = reference_of(shape)
+        with tempfile.TemporaryDirectory() as folder, peers(options.peer, reference, shape, folder) as asked:
+            reference.save_pretrained(folder)
+            lines = [start_line(folder, rounds), *in_turns(cases(reference, options.tokens, asked), rounds)]
+            text = f"{rendered(lines, about)}\n\n{memory_table(folder)}"
+    print(text)
     if options.docs:
-        page = options.docs.read_text("utf-8")
-        begin, end = (page.index(marker) for marker in MARKERS)
-        options.docs.write_text(page[: begin + len(MARKERS[0])] + "\n" + table + "\n" + page[end:], "utf-8")
+        write(options.docs, f"benchmarks/generate.py {shape} {options.device}", text)
 
 
-def start_line(reference: Any, rounds: int) -> Line:
+def start_line(folder: str, rounds: int) -> Line:
     """From the start of the process to the first token, the files in the page cache."""
     seconds: dict[str, list[float]] = {name: [] for name in START}
-    with tempfile.TemporaryDirectory() as folder:
-        reference.save_pretrained(folder)
-        for _ in range(rounds):
-            for name, code in START.items():
-                words = [sys.executable, "-c", f"import sys; ids = list(range(8)); {code}", folder]
-                began = time.perf_counter()
-                subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-                seconds[name].append(time.perf_counter() - began)
+    for _ in range(rounds):
+        for name, code in START.items():
+            words = [sys.executable, "-c", f"import sys; ids = list(range(8)); {code}", folder]
+            began = time.perf_counter()
+            subprocess.run(words, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+            seconds[name].append(time.perf_counter() - began)
     return Line("process start to first token", seconds["archport"], seconds["transformers"], 1 / 0.45)
 
 
-def in_turns(reference: Any, rounds: int, tokens: int) -> list[Line]:
-    """Everything that runs in one process."""
+def cases(reference: Any, tokens: int, peers: "dict[str, Peer]") -> list[Case]:
+    """Everything that runs in one process on a CPU."""
     port = archport.from_state_dict(reference.config, copy.deepcopy(reference.state_dict()))
     half = copy.deepcopy(reference).to(torch.bfloat16)
-    ours = {"float32": copy.deepcopy(port), "bfloat16": copy.deepcopy(port).to(torch.bfloat16)}
-    packing = [timed(lambda: swap(copy.deepcopy(port))) - timed(lambda: copy.deepcopy(port)) for _ in range(rounds)]
-    for model in ours.values():
-        swap(model)
+    ours = {"float32": swap(copy.deepcopy(port)), "bfloat16": swap(copy.deepcopy(port).to(torch.bfloat16))}
     ours |= {kind: swap(copy.deepcopy(port), kind) for kind in ("int8", "int4")}
-    check(reference, half, ours)
-
+    check(reference, half, ours, peers)
     one, many, long = ids(1, 8), ids(8, 8), ids(1, 512)
-    cases: list[tuple[str, Callable[[], Any], list[Callable[[], Any]], int, float | None]] = [
-        ("prompt of 512 to first token", go(ours["float32"], long, 1), hf(reference, long, 1), 1, 1.2),
-        ("forward 8 x 128", forward(ours["float32"], ids(8, 128)), [forward(reference, ids(8, 128))], 1, 1.35),
-        ("decode, batch 1, float32", go(ours["float32"], one, tokens), hf(reference, one, tokens), tokens, 1.9),
-        ("decode, batch 1, bfloat16", go(ours["bfloat16"], one, tokens), hf(half, one, tokens), tokens, 1.85),
-        ("decode, batch 8, float32", go(ours["float32"], many, tokens), hf(reference, many, tokens), tokens, 2.2),
-        (
-            "decode, batch 1, int8 beside float32",
-            go(ours["int8"], one, tokens),
-            hf(reference, one, tokens),
-            tokens,
-            3.0,
-        ),
-        (
-            "decode, batch 1, int4 beside float32",
-            go(ours["int4"], one, tokens),
-            hf(reference, one, tokens),
-            tokens,
-            5.0,
-        ),
+
+    def decode(what: str, kind: str, prompt: torch.Tensor, goal: float, other: Any = reference) -> Case:
+        """`tokens` steps from a short prompt."""
+        alone = peers if kind == "float32" and len(prompt) == 1 else {}
+        beside = {name: peer.timed(prompt, tokens) for name, peer in alone.items()}
+        return Case(what, go(ours[kind], prompt, tokens), hf(other, prompt, tokens), goal, tokens, beside)
+
+    first = {name: peer.timed(long, 1) for name, peer in peers.items()}
+    return [
+        Case("prompt of 512 to first token", go(ours["float32"], long, 1), hf(reference, long, 1), 1.2, peers=first),
+        decode("decode, batch 1, float32", "float32", one, 1.9),
+        decode("decode, batch 1, bfloat16", "bfloat16", one, 1.85, half),
+        decode("decode, batch 8, float32", "float32", many, 2.2),
+        decode("decode, batch 1, int8 beside float32", "int8", one, 3.0),
+        decode("decode, batch 1, int4 beside float32", "int4", one, 5.0),
     ]
-    lines = [Line("packing all linear maps, once", packing, packing)]
-    for what, mine, theirs, steps, goal in cases:
-        for run in (mine, *theirs):
-            run()
-        samples: list[list[float]] = [[] for _ in range(1 + len(theirs))]
-        for _ in range(rounds):
-            for seconds, run in zip(samples, (mine, *theirs), strict=True):
-                seconds.append(timed(run) / steps)
-        lines.append(Line(what, samples[0], min(samples[1:], key=statistics.median), goal))
-    return lines
 
 
-def check(reference: Any, half: Any, ours: dict[str, Any]) -> None:
-    """Stop unless both libraries make the same of a prompt."""
+def check(reference: Any, half: Any, ours: dict[str, Any], peers: "dict[str, Peer]") -> None:
+    """Stop unless all make the same of a prompt."""
     prompt = ids(1, 8)
-    if go(ours["float32"], prompt, 16)() != hf(reference, prompt, 16)[0]().tolist():
-        sys.exit("the two libraries do not give the same tokens in float32")
+    expected = hf(reference, prompt, 16)[0]().tolist()
+    found = {"archport": go(ours["float32"], prompt, 16)()}
+    found |= {name: [peer.run(prompt, 16)["ids"]] for name, peer in peers.items()}
+    for name, rows in found.items():
+        if rows != expected:
+            sys.exit(f"{name} and transformers do not give the same tokens in float32")
     with torch.inference_mode():
         exact = reference(prompt).logits
         for name, logits in (("transformers, bfloat16", half(prompt).logits), ("bfloat16", ours["bfloat16"](prompt))):
@@ -156,14 +132,9 @@ def check(reference: Any, half: Any, ours: dict[str, Any]) -> None:
                 sys.exit(f"{name}: logits are off by {error:.1%} of the largest")
 
 
-def ids(rows: int, length: int) -> torch.Tensor:
-    """The same random tokens every time."""
-    return torch.randint(0, 50257, (rows, length), generator=torch.Generator().manual_seed(1))
-
-
-def go(model: Any, prompt: torch.Tensor, tokens: int) -> Callable[[], Any]:
+def go(model: Any, prompt: torch.Tensor, tokens: int, **more: Any) -> Callable[[], Any]:
     """Generation with archport."""
-    return lambda: archport.generate(model, prompt, max_new_tokens=tokens, greedy=True, end=[])
+    return lambda: archport.generate(model, prompt, max_new_tokens=tokens, greedy=True, end=[], **more)
 
 
 def hf(model: Any, prompt: torch.Tensor, tokens: int) -> list[Callable[[], Any]]:
@@ -177,46 +148,101 @@ def hf(model: Any, prompt: torch.Tensor, tokens: int) -> list[Callable[[], Any]]
     return [run, lambda: run(cache_implementation="static")]
 
 
-def forward(model: Any, prompt: torch.Tensor) -> Callable[[], Any]:
-    """A forward pass of either library's model."""
+class Peer:
+    """Another library in an interpreter of its own, which answers one task at a time."""
 
-    def run() -> None:
-        with torch.inference_mode():
-            model(prompt)
+    def __init__(self, python: str, **model: str) -> None:
+        words = [python, str(Path(__file__).parent / "litgpt_peer.py")]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._send(model)
 
-    return run
+    def _send(self, task: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(task) + "\n")
+        self.process.stdin.flush()
+
+    def run(self, prompt: torch.Tensor, tokens: int) -> Any:
+        """The ids it makes, and its seconds."""
+        self._send({"ids": prompt.tolist(), "tokens": tokens})
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def timed(self, prompt: torch.Tensor, tokens: int) -> Callable[[], float]:
+        """Its seconds, whenever called."""
+        return lambda: float(self.run(prompt, tokens)["seconds"])
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+@contextmanager
+def peers(asked: list[str], reference: Any, shape: str, folder: str) -> Iterator[dict[str, Peer]]:
+    """The other libraries by name, with the same weights in float32."""
+    made = {}
+    if asked:
+        reference.save_pretrained(folder)
+    for one in asked:
+        name, _, python = one.partition("=")
+        made[name] = Peer(python, shape=shape, weights=f"{folder}/model.safetensors", dtype="float32")
+    try:
+        yield made
+    finally:
+        for peer in made.values():
+            peer.process.kill()
 
 
-def limits() -> str:
-    """What this machine can do at all: bytes read and float32 operations a second."""
-    block, square = torch.ones(1 << 26), torch.ones(1024, 1024)
-    read = min(timed(block.sum) for _ in range(5))
-    multiply = min(timed(lambda: square @ square) for _ in range(5))
-    return f"read {block.nbytes / read / 1e9:.1f} GB/s, multiply {2 * 1024**3 / multiply / 1e9:.0f} GFLOP/s in float32"
+def memory_table(folder: str) -> str:
+    """Resident memory while decoding, beyond what a process has with its imports, a row for each way to run."""
+    rows = [("memory while decoding", "weights and cache", "resident", "times", "goal"), ("---",) * 5]
+    for library, kind in (("archport", "packed"), ("archport", "int8"), ("archport", "int4"), ("transformers", "")):
+        words = [sys.executable, __file__, "--memory", library, kind, folder]
+        done = subprocess.run(
+            words, check=True, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        )
+        held, resident = json.loads(done.stdout.splitlines()[-1])
+        goal = f"{MEMORY_GOAL}: {'met' if resident / held <= MEMORY_GOAL else 'missed'}" if kind == "packed" else ""
+        name = f"{library}, {kind}" if kind else library
+        rows.append((name, f"{held / 1e6:.0f} MB", f"{resident / 1e6:.0f} MB", f"{resident / held:.2f}", goal))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def rendered(lines: list[Line], size: str, rounds: int) -> str:
-    """The table in Markdown, under what it was measured with."""
-    about = ", ".join(f"{name} {value}" for name, value in machine().items())
-    head = f"`python {' '.join(sys.argv)}`: {size} shape, medians of {rounds} rounds; {limits()}; {about}.\n"
-    rows = [
-        ("what", "archport", "transformers", "times as fast", "goal"),
-        ("---",) * 5,
-        *(line.cells() for line in lines[:1]),
-    ]
-    packing = next(line for line in lines if line.what.startswith("packing"))
-    rows += [line.cells() for line in lines[1:] if line is not packing]
-    rows.append((packing.what, f"{1e3 * statistics.median(packing.ours):.0f} ms", "", "", ""))
-    return head + "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def memory_of(library: str, kind: str, folder: str) -> None:
+    """Print the bytes of float32 weights and cache, and of what is resident, at the end of a text."""
+    prompt = ids(1, 8)
+    torch.nn.functional.linear(torch.ones(2, 8), torch.ones(8, 8))  # what the first product of a process allocates
+    before = memory()["VmRSS"]
+    if library == "archport":
+        model = archport.load(folder, linears=kind)
+        go(model, prompt, DECODED)()
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        hf(model, prompt, DECODED)[0]()
+    resident = memory()["VmRSS"] - before
+    plan = archport.plan(folder, headers_only=False)
+    cache = archport.KVCache(archport.build(plan.architecture.name, plan.config, device="meta"), capacity=8 + DECODED)
+    print(json.dumps([sum(step.bytes for step in plan.mapped) + cache.bytes, resident]))
+
+
+def on_gpu(shape: str, rounds: int, tokens: int, about: str) -> str:
+    """Decoding in bfloat16 with the compiled step, and the share of the card's copy bandwidth it reaches."""
+    reference = reference_of(shape, torch.bfloat16, "cuda")
+    port = archport.from_state_dict(reference.config, reference.state_dict()).to("cuda")
+    prompt = ids(1, 8, "cuda")
+    with torch.inference_mode():
+        logits = reference(prompt).logits
+        error = ((port(prompt) - logits).abs().max() / logits.abs().max()).item()
+    if error > TOLERANCE:
+        sys.exit(f"logits are {error:.1%} of the largest apart")
+    goal, run = 4.0, go(port, prompt, tokens, compiled=True)
+    [line] = in_turns([Case("decode, batch 1", run, hf(reference, prompt, tokens)[:1], goal, tokens)], rounds)
+    block = torch.ones(1 << 28, device="cuda")
+    copied = 2 * block.nbytes / min(timed(block.clone) for _ in range(5))
+    read = sum(p.nbytes for p in port.parameters()) - port.embed.tokens.weight.nbytes * (not port.tied)
+    share = read / statistics.median(line.ours) / copied
+    reached = f"{share:.0%} of the card's copy bandwidth of {copied / 1e9:.0f} GB/s (goal 60%)"
+    return f"{rendered([line], f'{about}, bfloat16', 'cuda')}\n\nReads its weights at {reached}."
 
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    main()
+    if sys.argv[1:2] == ["--memory"]:
+        memory_of(*sys.argv[2:])
+    else:
+        main()

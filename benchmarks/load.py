@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import machine, memory, where
 
 # Name: model_type, what differs from transformers' default config (the published one), dtype of the file.
 SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -215,25 +214,6 @@ def print_table(lines: list[Line]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def where() -> str:
-    """The machine in one line."""
-    return ", ".join(f"{name} {value}" for name, value in machine().items())
-
-
-def machine() -> dict[str, Any]:
-    """Where the figures come from, in words."""
-    cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": cpus[0].split(": ")[1] if cpus else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        **{name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ},
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("archport", "torch", "transformers", "safetensors")},
-        "date": date.today().isoformat(),
-    }
-
-
 def in_process(worker: str, **arguments: Any) -> dict[str, Any]:
     """What one of the WORKERS, the functions below, returns in a fresh process."""
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
@@ -353,12 +333,6 @@ def first_logits(model: Any) -> Any:
     with torch.no_grad():
         result = model(torch.arange(TOKENS)[None])
     return getattr(result, "logits", result)
-
-
-def memory() -> dict[str, int]:
-    """What /proc says of this process, in bytes: resident now (VmRSS), at most (VmHWM), and of no file (RssAnon)."""
-    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {name.rstrip(":"): 1024 * int(value[0]) for name, *value in fields if value[1:] == ["kB"]}
 
 
 WORKERS = {worker.__name__: worker for worker in (make_and_check, time_import, load)}

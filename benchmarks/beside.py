@@ -1,0 +1,143 @@
+"""What the benchmarks of generate and forward share: taking turns with a peer in one run, and the table of it."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from machine import where
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", {}),
+    "gpt2-2-layers": ("gpt2", {"n_layer": 2}),
+}
+for _name, _width, _layers, _heads in (
+    ("pythia-70m", 512, 6, 8),
+    ("pythia-160m", 768, 12, 12),
+    ("pythia-410m", 1024, 24, 16),
+    ("pythia-1.4b", 2048, 24, 16),
+):
+    _sizes = {"hidden_size": _width, "num_hidden_layers": _layers, "num_attention_heads": _heads}
+    SHAPES[_name] = "gpt_neox", _sizes | {"intermediate_size": 4 * _width, "vocab_size": 50304}
+
+
+@dataclass
+class Case:
+    """One thing that all do: `ours`, and the ways in which transformers can, of which the best counts."""
+
+    what: str
+    ours: Callable[[], Any]
+    theirs: Sequence[Callable[[], Any]]
+    goal: float | None = None
+    steps: int = 1
+    peers: dict[str, Callable[[], float]] = field(default_factory=dict)  # each returns its own seconds
+
+
+@dataclass
+class Line:
+    """The seconds of each round of a case, a step."""
+
+    what: str
+    ours: list[float]
+    theirs: list[float]
+    goal: float | None = None
+    peers: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as transformers archport is."""
+        return statistics.median(self.theirs) / statistics.median(self.ours)
+
+    def cells(self, peers: Sequence[str]) -> tuple[str, ...]:
+        """The line as text."""
+        goal = "" if self.goal is None else f"{self.goal:.3g} x: {'met' if self.ratio >= self.goal else 'missed'}"
+        times = (f"{1e3 * statistics.median(samples):.1f} ms" for samples in (self.ours, self.theirs))
+        beside = (
+            f"{statistics.median(self.theirs) / statistics.median(self.peers[peer]):.2f} x"
+            if peer in self.peers
+            else ""
+            for peer in peers
+        )
+        return (self.what, *times, f"{self.ratio:.2f} x", goal, *beside)
+
+
+def in_turns(cases: Sequence[Case], rounds: int) -> list[Line]:
+    """Run each case of all libraries in turns, once for nothing and then a few rounds."""
+    lines = []
+    for case in cases:
+        runs = [case.ours, *case.theirs]
+        for run in (*runs, *case.peers.values()):
+            run()
+        samples: list[list[float]] = [[] for _ in runs]
+        peers: dict[str, list[float]] = {name: [] for name in case.peers}
+        for _ in range(rounds):
+            for seconds, run in zip(samples, runs, strict=True):
+                seconds.append(timed(run) / case.steps)
+            for name, peer in case.peers.items():
+                peers[name].append(peer() / case.steps)
+        lines.append(Line(case.what, samples[0], min(samples[1:], key=statistics.median), case.goal, peers))
+    return lines
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one run, to the end of what a GPU has to do for it."""
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def reference_of(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    """A transformers model of random weights."""
+    torch.manual_seed(0)
+    model_type, sizes = SHAPES[shape]
+    config = transformers.AutoConfig.for_model(model_type, **sizes)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval()
+
+
+def ids(rows: int, length: int, device: str = "cpu") -> torch.Tensor:
+    """The same random tokens every time."""
+    return torch.randint(0, 50257, (rows, length), generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def forward(model: Any, prompt: torch.Tensor) -> Callable[[], Any]:
+    """A forward pass of either library's model."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            made = model(prompt)
+            return getattr(made, "logits", made)
+
+    return run
+
+
+def limits(device: str = "cpu") -> tuple[float, float]:
+    """What this machine can do at all: bytes read and float32 operations a second."""
+    block, square = torch.ones(1 << 26, device=device), torch.ones(1024, 1024, device=device)
+    read = min(timed(block.sum) for _ in range(5))
+    multiply = min(timed(lambda: square @ square) for _ in range(5))
+    return block.nbytes / read, 2 * 1024**3 / multiply
+
+
+def rendered(lines: Sequence[Line], about: str, device: str = "cpu") -> str:
+    """The table in Markdown, under what it was measured with."""
+    read, multiply = limits(device)
+    can = f"read {read / 1e9:.1f} GB/s, multiply {multiply / 1e9:.0f} GFLOP/s in float32"
+    peers = list(dict.fromkeys(name for line in lines for name in line.peers))
+    head = ("what", "archport", "transformers", "times as fast", "goal", *(f"{peer}, times as fast" for peer in peers))
+    rows = [head, ("---",) * len(head), *(line.cells(peers) for line in lines)]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"`python {' '.join(sys.argv)}`: {about}; {can}; {where()}.\n\n{table}"
+
+
+def write(page: Path, mark: str, text: str) -> None:
+    """Replace what stands between a page's markers."""
+    begin, end = f"<!-- begin: {mark} -->", f"<!-- end: {mark} -->"
+    before, rest = page.read_text("utf-8").split(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", "utf-8")
