@@ -492,6 +492,8 @@ def test_the_commands(tmp_path, bundled):
     assert [token["id"] for token in facts["per_token"]] == ids
     assert facts["bytes"] == 17
     assert facts["bits_per_byte"] == pytest.approx(facts["loss"] * (len(ids) - 1) / math.log(2) / 17)
+    rounded = json.loads(run("score", str(tmp_path / "prompt"), "--quantize", "int4", "--json").stdout)
+    assert rounded["unrounded_perplexity"] == facts["perplexity"] != rounded["perplexity"]
 
 
 @pytest.mark.parametrize(
@@ -499,6 +501,8 @@ def test_the_commands(tmp_path, bundled):
     [
         ([], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--prompt-file", "y"], 2, "give --prompt or --prompt-file"),
+        (["--prompt", "x", "--compile", "--quantize", "int8"], 2, "--compile and --quantize do not go together"),
+        (["--prompt", "x", "--quantize", "int2"], 1, "kind: found 'int2', expected packed, int8, int4"),
         (["--prompt", "x", "--temperature", "-1"], 1, "temperature: found -1.0, expected a finite number from 0"),
         (["--prompt", "x", "--top-p", "0"], 1, "top_p: found 0.0, expected a number above 0, at most 1"),
         (["--prompt", "x", "--samples", "0"], 1, "samples: found 0, expected a whole number from 1"),

@@ -1,11 +1,14 @@
 """Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError
@@ -98,6 +101,28 @@ def test_generation_with_every_kind(name, kind):
         expected = model(ids).logits
         error = (port(ids).float() - expected).square().mean().sqrt() / expected.std()
     assert error < {"packed": 1e-6, "int8": 0.1, "int4": 0.6}[kind]
+
+
+def test_a_packed_model_takes_its_own_memory_once(tmp_path):
+    config = GPTNeoXConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048)
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    code = (
+        "import sys, psutil, torch, archport; me = psutil.Process(); archport.load(linears='packed', dtype='float32')\n"
+        "before = me.memory_info().rss; model = archport.load(sys.argv[1], linears='packed')\n"
+        "archport.generate(model, [1, 2, 3], max_new_tokens=3); print(me.memory_info().rss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    weights = (tmp_path / "model.safetensors").stat().st_size
+    assert 0.5 * weights < int(done.stdout) < 1.05 * weights  # of the embedding a few rows are read
+
+
+def test_weights_that_are_shared_or_changed_survive_packing(tmp_path):
+    model = reference("gpt2")
+    model.save_pretrained(tmp_path)
+    for dtype in ("float32", "bfloat16"):
+        plain, packed = (archport.load(tmp_path, dtype=dtype, linears=kind) for kind in (None, "packed"))
+        assert torch.equal(packed.embed.tokens.weight, plain.embed.tokens.weight)
+        assert not packed.embed.tokens.weight.requires_grad
 
 
 def test_what_cannot_be_swapped(tmp_path, monkeypatch):

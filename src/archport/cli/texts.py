@@ -101,24 +101,31 @@ def score(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Loss, perplexity and bits per byte of a text; with --json of every token."""
-    from .. import text
+    """Loss, perplexity and bits per byte of a text; with --json of every token.
+
+    With --quantize both before and after the weights are rounded, so that one sees what it costs.
+    """
+    from .. import linears, text
     from ..score import score as score_of
 
     if len(words) > 2:
         raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
-    model = _ready(source, revision, dtype, device, offline, quantize)
+    model = _ready(source, revision, dtype, device, offline, None)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given)
     found = score_of(model, ids, stride=stride)
+    unrounded = {"unrounded_perplexity": found.perplexity} if quantize is not None else {}
+    if quantize is not None:
+        found = score_of(linears.swap(model, quantize), ids, stride=stride)
     size = len(given.encode())
     facts = {
         "tokens": len(ids),
         "bytes": size,
         "loss": found.loss,
         "perplexity": found.perplexity,
+        **unrounded,
         "bits_per_byte": found.bits_per_byte(size),
     }
     if as_json:
@@ -130,7 +137,7 @@ def score(
         print(json.dumps(facts | {"per_token": rows}, indent=2))
     else:
         for name, value in facts.items():
-            print(f"{name.replace('_', ' '):<14} {value if isinstance(value, int) else format(value, '.4f')}")
+            print(f"{name.replace('_', ' '):<21} {value if isinstance(value, int) else format(value, '.4f')}")
 
 
 def _ready(
