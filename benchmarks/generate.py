@@ -189,7 +189,7 @@ def peers(asked: list[str], reference: Any, shape: str, folder: str) -> Iterator
 
 
 def memory_table(folder: str) -> str:
-    """Resident memory while decoding, beyond what a process has with its imports, a row for each way to run."""
+    """Resident memory while decoding, beyond what a process has that did so with a tiny model, a row for each way."""
     rows = [("memory while decoding", "weights and cache", "resident", "times", "goal"), ("---",) * 5]
     for library, kind in (("archport", "packed"), ("archport", "int8"), ("archport", "int4"), ("transformers", "")):
         words = [sys.executable, __file__, "--memory", library, kind, folder]
@@ -204,17 +204,29 @@ def memory_table(folder: str) -> str:
 
 
 def memory_of(library: str, kind: str, folder: str) -> None:
-    """Print the bytes of float32 weights and cache, and of what is resident, at the end of a text."""
-    prompt = ids(1, 8)
-    torch.nn.functional.linear(torch.ones(2, 8), torch.ones(8, 8))  # what the first product of a process allocates
+    """Print the bytes of float32 weights and cache, and of what is resident, at the end of a text.
+
+    What the process has before counts from when a tiny model has done the same, so that all code is there.
+    """
+
+    def decode(source: str) -> Any:
+        if library == "archport":
+            model = archport.load(source, linears=kind)
+            go(model, prompt, DECODED)()
+        else:
+            model = transformers.AutoModelForCausalLM.from_pretrained(source)
+            hf(model, prompt, DECODED)[0]()
+        return model
+
+    prompt = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
+    with tempfile.TemporaryDirectory() as tiny:
+        config = transformers.GPT2Config(n_layer=1, n_embd=48, n_head=2, vocab_size=64)
+        transformers.GPT2LMHeadModel(config).save_pretrained(tiny)
+        decode(tiny)
     before = memory()["VmRSS"]
-    if library == "archport":
-        model = archport.load(folder, linears=kind)
-        go(model, prompt, DECODED)()
-    else:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-        hf(model, prompt, DECODED)[0]()
+    model = decode(folder)
     resident = memory()["VmRSS"] - before
+    del model
     plan = archport.plan(folder, headers_only=False)
     cache = archport.KVCache(archport.build(plan.architecture.name, plan.config, device="meta"), capacity=8 + DECODED)
     print(json.dumps([sum(step.bytes for step in plan.mapped) + cache.bytes, resident]))

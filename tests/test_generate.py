@@ -162,6 +162,17 @@ def test_compiled_steps_give_the_same_ids(name):
     assert archport.generate(port, unequal, compiled=True, **options) == archport.generate(port, unequal, **options)
 
 
+def test_no_compiler_is_one_line(tmp_path):
+    words = ["generate", "--prompt", "x", "--compile", "--max-new-tokens", "2"]
+    where = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "archport", *words], capture_output=True, text=True, env=os.environ | where, check=False
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("archport: torch.compile cannot compile a step here: InvalidCxxCompiler: No working C++")
+
+
 def test_stand_ins_cannot_be_compiled():
     port = archport.load(dtype="float32", linears="packed")
     with pytest.raises(GenerationError, match="cannot read packed or quantised linear maps"):

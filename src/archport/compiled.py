@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cache import KVCache
+from .errors import GenerationError, in_a_line
 from .layers import Decoder
 
 WARM_UPS = 3  # runs before a graph is captured, in which libraries choose their kernels and allocate
@@ -53,6 +54,7 @@ class CompiledStep:
 
     `mask` (batch, tokens so far) is false for padding. The logits are overwritten by the next call.
 
+    Raises: GenerationError where torch cannot compile it, as without a C++ compiler.
     Source: the CUDA graphs of https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
     """
 
@@ -67,10 +69,18 @@ class CompiledStep:
             logits: Tensor = model.head(model.norm(stream))[:, -1].float()
             return logits
 
-        self._step: Callable[[Tensor], Tensor] = torch.compile(step, dynamic=False)
+        self._compiled: Callable[[Tensor], Tensor] = torch.compile(step, dynamic=False)
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
             self._capture(whole)
+
+    def _step(self, ids: Tensor) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException  # slow to import, but there once something was compiled
+
+        try:
+            return self._compiled(ids)
+        except TorchDynamoException as error:
+            raise GenerationError(f"torch.compile cannot compile a step here: {in_a_line(error)}") from None
 
     def _capture(self, whole: _WholeCache) -> None:
         """Record the step once; what the warm-ups write into the cache lies past its length, and is written over."""

@@ -17,6 +17,7 @@ from .fields import dtype_name
 from .layers import Decoder
 
 ROWS = 8  # the order that is best for so many rows is as good for one, and better than one's for many
+LEAST = 4  # rows: the operator reads a weight faster for so many than for one
 GROUP = 32  # elements of a row that share a scale in 4 bits
 MULTIPLE = GROUP  # the 8-bit operator, too, reads past the end of rows that are not a multiple of it
 
@@ -53,6 +54,14 @@ class PackedLinear(StandIn):
 
     def forward(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out)
         """Multiply and add."""
+        rows = x.numel() // self.in_features
+        if rows < LEAST:
+            filled = F.pad(x.reshape(rows, self.in_features), (0, 0, 0, LEAST - rows))
+            return self.product(filled)[:rows].view(*x.shape[:-1], self.out_features)
+        return self.product(x)
+
+    def product(self, x: Tensor) -> Tensor:
+        """In one operator."""
         made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return made
 
