@@ -7,7 +7,7 @@ OLDEST := transformers==4.51.*
 # Fuzzed inputs for each door.
 RUNS := 20000
 
-.PHONY: demo test lint compat fuzz benchmark clean
+.PHONY: demo test lint compat fuzz docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -28,6 +28,11 @@ compat: $(COMPAT)/ready
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
 	$(VENV)/bin/python -m tests.fuzz --runs $(RUNS)
+
+docs: $(VENV)/ready
+	$(VENV)/bin/python tools/write_docs.py
+	$(VENV)/bin/archport plot bundled attention --layer 2 --output docs/pictures/attention.png --force
+	$(VENV)/bin/archport plot bundled norms --output docs/pictures/norms.png --force
 
 benchmark: $(VENV)/ready
 	$(VENV)/bin/python benchmarks/load.py

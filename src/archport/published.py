@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .errors import ConfigError
 from .layers import Decoder
 from .registry import architecture, skeleton
 
@@ -38,6 +39,14 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "EleutherAI/gpt-neox-20b": _neox(44, 6144, 64, 50432, activation="gelu_tanh"),
     "togethercomputer/RedPajama-INCITE-7B-Base": _neox(32, 4096, 32, 50432, parallel=False, rotary_fraction=1.0),
 }
+
+
+def first_of(architecture_name: str) -> tuple[str, dict[str, Any]]:
+    """The first published model of an architecture, by its Hub id, and its sizes. Raises: ConfigError."""
+    for name, (of, sizes) in PUBLISHED.items():
+        if of == architecture_name:
+            return name, sizes
+    raise ConfigError({"architecture": f"{architecture_name} has no published sizes here: give a folder or a Hub id"})
 
 
 def skeleton_of(name: str) -> Decoder:

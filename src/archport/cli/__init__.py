@@ -5,7 +5,7 @@ import sys
 import warnings
 
 from ..errors import ArchportError
-from . import checkpoints, parity, texts  # noqa: F401  # each adds its commands
+from . import checkpoints, parity, texts, views  # noqa: F401  # each adds its commands
 from .app import app, err
 
 

@@ -117,7 +117,7 @@ def build(
     if config is not None:
         cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
     else:
-        like, cfg = next((name, sizes) for name, (of, sizes) in published.PUBLISHED.items() if of == arch.name)
+        like, cfg = published.first_of(arch.name)
         cfg = cfg | dict(_setting(text) for text in settings or ())
     model = port.build(arch.name, cfg, device="meta")
     out.print(str(model), markup=False)

@@ -1,0 +1,54 @@
+"""What differs between models: facts side by side, and for checkpoints of one architecture tensor by tensor."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..errors import SourceError
+from ..loading import own_weight
+from .facts import facts
+from .subject import Subject
+
+
+def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+    """A row a fact: its part, what it is, the value in each model, and whether it is the same in all.
+
+    Raises: SourceError for fewer than two.
+    """
+    if len(subjects) < 2:
+        raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
+    found = [{(fact.part, fact.what): fact.value for fact in facts(subject)} for subject in subjects]
+    order = dict.fromkeys(key for one in (max(found, key=len), *found) for key in one)
+    parts = list(dict.fromkeys(part for part, _ in order))
+    rows = []
+    for part, what in sorted(order, key=lambda key: parts.index(key[0])):
+        values = [one.get((part, what), "-") for one in found]
+        rows.append({"part": part, "what": what, "values": values, "same": len(set(values)) == 1})
+    return rows
+
+
+def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
+    """How far each parameter of two checkpoints of one architecture is apart, one pair in memory at a time.
+
+    `largest` is the largest difference, `relative` the root mean square of the differences over that of the first's
+    numbers; None where the shapes differ or only one has it.
+    """
+    if one.plan is None or other.plan is None:
+        return
+    theirs = {step.name: step for step in other.plan.mapped}
+    ours = {step.name: step for step in one.plan.mapped}
+    for name in dict.fromkeys((*ours, *theirs)):
+        a, b = ours.get(name), theirs.get(name)
+        row: dict[str, Any] = {"tensor": name, "shapes": [list(step.shape) if step else None for step in (a, b)]}
+        if a is None or b is None or a.shape != b.shape:
+            yield row | {"same": False, "largest": None, "relative": None}
+            continue
+        first, second = own_weight(one.plan, a), own_weight(other.plan, b)
+        if torch.equal(first, second):
+            yield row | {"same": True, "largest": 0.0, "relative": 0.0}
+            continue
+        norm = first.float().norm().item()
+        apart = first.float().sub_(second.float())
+        relative = apart.norm().item() / norm if norm else float("inf")
+        yield row | {"same": False, "largest": apart.abs_().max().item(), "relative": relative}

@@ -1,0 +1,230 @@
+"""What each part of a model does, with this model's numbers, and where each of its tensors lies in a checkpoint."""
+
+import difflib
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import ConfigError
+from ..layers import PositionedEmbed
+from .facts import layout
+from .subject import Subject
+from .tree import Line, folded
+
+
+def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
+    """A row a module: what it does, and for each of its tensors the shape, the checkpoint's keys and their layout.
+
+    `pattern` is a part of a module's path, of a tensor's name or of its key, or a glob of one; blocks that are alike
+    are explained once, as `blocks.{n}`. Raises: ConfigError for a pattern that nothing matches, with the nearest names.
+    """
+    rows = [_row(subject, line) for line in folded(subject.model)]
+    rows = [row for row in rows if row["text"] or row["tensors"]]
+    if pattern is None:
+        return rows
+    found = [row for row in rows if any(_matches(pattern, name) for name in _names(row))]
+    if not found:
+        names = list(dict.fromkeys(name for row in rows for name in _names(row)))
+        wanted = re.sub(r"\.\d+\.", ".{n}.", pattern)
+        near = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())[:3]
+        raise ConfigError(
+            {"pattern": f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"}
+        )
+    return found
+
+
+def _names(row: dict[str, Any]) -> list[str]:
+    tensors = [name for tensor in row["tensors"] for name in (tensor["name"], *tensor["keys"])]
+    return [row["path"], *tensors]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    wanted = re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", pattern)
+    return wanted in name or fnmatchcase(name, wanted)
+
+
+def _row(subject: Subject, line: Line) -> dict[str, Any]:
+    table = subject.architecture.table
+    path = re.sub(r"^blocks\.\d+", "blocks.{n}", line.path)
+    tensors = []
+    module = subject.model.get_submodule(line.path)
+    for name, parameter in module.named_parameters(recurse=False):
+        row = table.row(f"{line.path}.{name}")
+        keys = [re.sub(r"(?<=\.)\d+(?=\.)", "{n}", key, count=1) for key in row.keys]
+        tied = subject.model.tied and f"{path}.{name}" in table.tied
+        stored = (
+            f"the same tensor as {table.tied[f'{path}.{name}']}; a file may leave it out"
+            if tied
+            else layout(row, parameter.ndim)
+        )
+        tensors.append({"name": f"{path}.{name}", "shape": list(parameter.shape), "keys": keys, "stored": stored})
+    role = path.removeprefix("blocks.{n}.")
+    if role == "norm":
+        role = "last norm" if path == "norm" else "shared norm"
+    say = TEXTS.get(role)
+    return {
+        "path": path,
+        "count": line.count,
+        "kind": line.kind.removeprefix(f"{line.count} x "),
+        "text": " ".join(say(subject).split()) if say else "",
+        "source": SOURCES.get(role, ""),
+        "tensors": tensors,
+    }
+
+
+# --- the texts: what goes in, what comes out, why it is there ---
+
+
+def _embed(s: Subject) -> str:
+    learned = isinstance(s.model.embed, PositionedEmbed)
+    where = (
+        "and adds a learned vector for each position"
+        if learned
+        else "; where a token stands is said later, inside attention, by rotary angles"
+    )
+    return f"Turns each token id into a vector of {s.config.width:,} numbers{' ' if learned else ''}{where}. \
+    The result is the residual stream: every block reads it and adds to it, none replaces it."
+
+
+def _tokens(s: Subject) -> str:
+    used = (
+        "The output head is this same table, used a second time: its rows are what the last vector is compared with."
+        if s.model.tied
+        else "The output head has a table of its own."
+    )
+    return f"One learned vector of {s.config.width:,} numbers for each of {s.config.vocab_size:,} tokens; a \
+    lookup, no \
+    arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round number: \
+    those \
+    rows were never trained. {used}"
+
+
+def _learned(s: Subject) -> str:
+    return f"One learned vector for each of {s.config.context:,} positions, added to the token's. There is none for \
+    position {s.config.context:,}, so the model cannot read further. Trained, neighbouring rows become alike \
+    and waves \
+    appear, though nothing but the data says which positions are neighbours."
+
+
+def _rotary(s: Subject) -> str:
+    rotary = s.model.rotary
+    if rotary is None:
+        return ""
+    pairs = (
+        "element i with element i + width / 2" if rotary.pairing == "halves" else "neighbours: element 2i with 2i + 1"
+    )
+    rest = s.config.head_width - rotary.width
+    passed = f"; the other {rest} pass unturned" if rest else ""
+    return f"Turns queries and keys by angles that grow with their position, so that their product depends on \
+    how far \
+    apart two tokens are, not on where they stand. {rotary.width} of the {s.config.head_width} elements of each \
+    head are \
+    turned{passed}. Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here \
+    is learned \
+    or stored."
+
+
+def _blocks(s: Subject) -> str:
+    return f"One of {s.config.layers} layers, {getattr(s.model.blocks[0], 'wiring', '')}: \
+    {WIRINGS.get(type(s.model.blocks[0]).__name__, 'attention and an MLP, each added to the stream')}"
+
+
+WIRINGS = {
+    "SequentialBlock": "attention is added to the stream first, then the MLP reads what attention left.",
+    "ParallelBlock": "attention and the MLP read the same stream, each through its own norm, and both are added to it.",
+    "SharedNormBlock": "attention and the MLP read the same stream through one norm, and both are added to it.",
+}
+
+
+def _norm(before: str) -> Callable[[Subject], str]:
+    return lambda s: (
+        f"Before {before}: shifts and scales each position's {s.config.width:,} numbers to mean 0 and variance \
+    1, adding {s.config.norm_eps:g} to the variance so that nothing divides by zero, then multiplies by a \
+    learned gain and \
+    adds a learned bias. The stream itself stays as it is."
+    )
+
+
+def _attn(s: Subject) -> str:
+    cfg = s.config
+    return f"Lets each position gather from itself and those before it: {cfg.heads} heads of {cfg.head_width} \
+    numbers each \
+    compare its query with the keys of all it may see, turn the scores into weights that sum to 1, and mix the \
+    values by \
+    them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what lets one pass train \
+    all positions at once, and a cache of keys and values ({2 * cfg.width:,} numbers a token in this layer) replace \
+    reading the text again."
+
+
+def _qkv(s: Subject) -> str:
+    cfg = s.config
+    return f"Makes queries, keys and values of all heads in one product: {cfg.width:,} numbers in, 3 x {cfg.heads} x \
+    {cfg.head_width} = {3 * cfg.width:,} out. Our rows go head by head, and within a head its query, its key, \
+    its value. \
+    Checkpoints disagree about this order, and a wrong one still computes something."
+
+
+def _out(s: Subject) -> str:
+    return f"Mixes what the {s.config.heads} heads found and writes it to the stream: {s.config.width:,} in and out."
+
+
+def _mlp(s: Subject) -> str:
+    block: Any = s.model.blocks[0]
+    share = sum(p.numel() for p in block.mlp.parameters()) / sum(p.numel() for p in block.parameters())
+    return (
+        f"Works on each position alone: widens {s.config.width:,} numbers to {s.config.mlp_width:,}, bends them, and \
+    narrows them again. {share:.0%} of a block's parameters are here."
+    )
+
+
+def _activation(s: Subject) -> str:
+    exact = {
+        "gelu": "GELU, exact: x times the normal distribution's share below x",
+        "gelu_tanh": "GELU by its tanh approximation, which differs from the exact one by less than 0.0005",
+        "relu": "ReLU: negative numbers become 0",
+    }
+    return f"{exact.get(s.config.activation, s.config.activation)}. Without a bend, two linear maps would be one."
+
+
+def _head(s: Subject) -> str:
+    how = (
+        "It has no weight of its own: it is the token embedding, used twice."
+        if s.model.tied
+        else "Its weight is its own, though of the embedding's shape."
+    )
+    bias = "" if s.model.head.bias is None else " It has a bias, which few GPTs do."
+    return f"Turns each position's vector into {s.config.vocab_size:,} scores, one a token: logits of the token \
+    that comes \
+    next. {how}{bias}"
+
+
+TEXTS: dict[str, Callable[[Subject], str]] = {
+    "embed": _embed,
+    "embed.tokens": _tokens,
+    "embed.positions": _learned,
+    "rotary": _rotary,
+    "blocks.{n}": _blocks,
+    "norm_attn": _norm("attention"),
+    "norm_mlp": _norm("the MLP"),
+    "shared norm": _norm("attention and the MLP, once for both"),
+    "last norm": _norm("the output head"),
+    "attn": _attn,
+    "attn.qkv": _qkv,
+    "attn.out": _out,
+    "mlp": _mlp,
+    "mlp.up": lambda s: f"Widens: {s.config.width:,} numbers in, {s.config.mlp_width:,} out.",
+    "mlp.activation": _activation,
+    "mlp.down": lambda s: (
+        f"Narrows and writes to the stream: {s.config.mlp_width:,} numbers in, {s.config.width:,} out."
+    ),
+    "head": _head,
+}
+SOURCES = {
+    "embed.positions": "GPT-2, Radford et al. 2019",
+    "rotary": "RoFormer, arXiv 2104.09864",
+    "norm_attn": "Layer Normalization, arXiv 1607.06450",
+    "attn": "Attention Is All You Need, arXiv 1706.03762",
+    "mlp.activation": "GELU, arXiv 1606.08415",
+    "embed.tokens": "sharing it with the head: arXiv 1608.05859",
+}

@@ -1,0 +1,51 @@
+"""What is looked at: an architecture at published sizes, or a checkpoint by its config and headers alone."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from .. import port, published
+from ..config import DecoderConfig
+from ..layers import Decoder
+from ..loading import LoadPlan
+from ..registry import Architecture, architecture, is_architecture, skeleton
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model without its weights: of a checkpoint, which `plan` says how to read, or `like` a published model."""
+
+    name: str
+    architecture: Architecture
+    config: DecoderConfig
+    plan: LoadPlan | None = None
+    like: str | None = None
+
+    @cached_property
+    def model(self) -> Decoder:
+        """Its modules, on `meta`."""
+        return skeleton(self.architecture, self.config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are, or would be."""
+        return self.plan.dtype if self.plan else torch.float32
+
+
+def subject(
+    source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, headers_only: bool = True
+) -> Subject:
+    """A folder, a Hub id or an architecture by its name; without a source, or by `bundled`, what ships with archport.
+
+    Raises: ConfigError for an architecture whose published sizes are not known, and whatever `plan` raises.
+    """
+    if isinstance(source, str) and is_architecture(source) and not Path(source).exists():
+        arch = architecture(source)
+        like, sizes = published.first_of(arch.name)
+        return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
+    if source == "bundled" and not Path(source).exists():
+        source = None
+    plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)
+    return Subject(plan.checkpoint.origin.name, plan.architecture, plan.config, plan)

@@ -1,0 +1,116 @@
+"""The tree of a model's modules, repeated blocks folded."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..fields import dtype_name
+from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Line:
+    """One module, or several alike: `path` names the first, `count` says how many there are."""
+
+    path: str
+    label: str
+    depth: int
+    kind: str
+    shape: str
+    parameters: int
+    count: int = 1
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What makes lines of two blocks the same."""
+        return self.path.split(".")[2:], self.kind, self.shape, self.parameters
+
+
+def tree(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
+    """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
+    rows = rows_of(subject, folded(subject.model))
+    return [row for row in rows if depth is None or row["depth"] <= depth]
+
+
+def rows_of(subject: Subject, lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """The lines of a model's tree as rows."""
+    total = sum(parameter.numel() for parameter in subject.model.parameters())
+    return [_row(line, total, dtype_name(subject.dtype)) for line in lines]
+
+
+def folded(model: nn.Module) -> Iterator[Line]:
+    """Every module below a model, in order; runs of blocks with the same insides become one.
+
+    A parameter that several modules share is counted where it comes first.
+    """
+    yield from _below(model, "", 1, {id(parameter): name for name, parameter in model.named_parameters()})
+
+
+def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]) -> Iterator[Line]:
+    children = [(prefix + name, child) for name, child in module.named_children()]
+    if isinstance(module, nn.ModuleList):
+        insides = [
+            [_line(path, child, depth, owners), *_below(child, f"{path}.", depth + 1, owners)]
+            for path, child in children
+        ]
+        start = 0
+        while start < len(insides):
+            end = start + 1
+            while end < len(insides) and _same(insides[start], insides[end]):
+                end += 1
+            yield from _repeated(insides[start], start, end)
+            start = end
+        return
+    for path, child in children:
+        if not isinstance(child, nn.ModuleList):
+            yield _line(path, child, depth, owners)
+        yield from _below(child, f"{path}.", depth if isinstance(child, nn.ModuleList) else depth + 1, owners)
+
+
+def _same(one: list[Line], other: list[Line]) -> bool:
+    def inside(lines: list[Line]) -> list[tuple[object, ...]]:
+        start = len(lines[0].path)
+        return [(line.path[start:] if line is not lines[0] else "", *line.alike[1:]) for line in lines]
+
+    return inside(one) == inside(other)
+
+
+def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
+    first, *rest = lines
+    if end - start > 1:
+        first = replace(first, label=f"{first.path}-{end - 1}", kind=f"{end - start} x {first.kind}")
+    for line in (first, *rest):
+        yield replace(line, count=end - start, parameters=line.parameters * (end - start))
+
+
+def _line(path: str, module: nn.Module, depth: int, owners: Mapping[int, str]) -> Line:
+    own = [parameter for parameter in module.parameters() if owners[id(parameter)].startswith(f"{path}.")]
+    weight = getattr(module, "weight", None)
+    shape = ""
+    if isinstance(weight, Tensor):
+        # transformers' Conv1D is a linear map that stores (in, out).
+        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        sizes = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
+        shape = (" -> " if linear else " x ").join(f"{size:,}" for size in sizes)
+    kind = type(module).__name__
+    if isinstance(weight, Tensor) and not own:
+        kind += f", the weight of {owners[id(weight)].removesuffix('.weight')}"
+    elif not own and (settings := module.extra_repr().replace(", inplace=False", "")):
+        kind += f"({settings})"
+    return Line(path, path.rpartition(".")[2], depth, kind, shape, sum(parameter.numel() for parameter in own))
+
+
+def _row(line: Line, total: int, dtype: str) -> dict[str, Any]:
+    return {
+        "path": line.path,
+        "module": line.label,
+        "depth": line.depth,
+        "count": line.count,
+        "kind": line.kind,
+        "shape": line.shape,
+        "parameters": line.parameters,
+        "share": line.parameters / total,
+        "dtype": dtype if line.parameters else "",
+    }

@@ -1,0 +1,259 @@
+"""Trees, differences and explanations: what they say is what transformers' own model and files say."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import archport
+from archport.errors import ConfigError, SourceError
+from archport.registry import architecture
+from archport.view import beside as beside_module
+from archport.view.beside import beside
+from archport.view.diff import diff, tensors
+from archport.view.explain import explain
+from archport.view.facts import facts, layout
+from archport.view.subject import Subject, subject
+from archport.view.tree import tree
+
+from .references import SIZES, VARIANTS, reference
+from .test_cli import run
+from .test_hub import weights_sent
+
+GOLDEN = Path(__file__).parent / "golden"
+ARCHITECTURES = list(SIZES)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A folder for each architecture, by its name."""
+    for name in ARCHITECTURES:
+        reference(name).save_pretrained(tmp_path / name)
+    return tmp_path
+
+
+def golden(name, found):
+    """Compare with a file that a person looked at; to change it, delete it and run this again, and look."""
+    path = GOLDEN / name
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found)
+        pytest.fail(f"{path} was not there; it is now: look at it, and run this again")
+    assert found == path.read_text()
+
+
+# --- text, as a person sees it ---
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_text_of_a_tree(tiny, name):
+    golden(f"tree_{name}.txt", run("tree", name, cwd=tiny).stdout)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_text_of_an_explanation(tiny, name):
+    golden(f"explain_{name}.txt", run("explain", name, cwd=tiny).stdout)
+
+
+def test_the_text_of_a_difference():
+    golden("diff.txt", run("diff", "gpt2", "gpt-j", "gpt-neox").stdout)
+
+
+# --- tree ---
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
+    model = reference(variant)
+    model.save_pretrained(tmp_path)
+    seen = subject(tmp_path)
+    rows = tree(seen)
+    assert sum(row["parameters"] for row in rows if row["depth"] == 1) == model.num_parameters()
+    assert sum(row["share"] for row in rows if row["depth"] == 1) == pytest.approx(1)
+    [blocks] = [row for row in rows if row["module"] == "blocks.0-2"]
+    assert blocks["count"] == 3
+    assert {row["depth"] for row in tree(seen, depth=2)} == {1, 2}
+
+
+def test_blocks_that_differ_are_not_folded():
+    seen = subject("gpt2")
+    seen.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
+    labels = [row["module"] for row in tree(seen) if row["depth"] == 1]
+    assert labels == ["embed", "blocks.0-4", "5", "blocks.6-11", "norm", "head"]
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "architecture"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, source):
+    rows = beside(subject(tiny / name if source == "checkpoint" else name))
+    shown = {re.sub(r"\.0-\d+", ".0", path) for row in rows for path in _paths(row["theirs"])}
+    model = reference(name)
+    with_tensors = {path for path, module in model.named_modules() if list(module.parameters(recurse=False))}
+    assert {path for path in with_tensors if not re.search(r"\.[12]\.", path)} <= shown
+    leaves = {path for path, module in model.named_modules() if not list(module.children())}
+    assert {path for path in leaves if not re.search(r"\.[12]\.", path)} == shown & leaves
+    assert all(row["join"] == "=" for row in rows if row["parameters"] and row["theirs"])
+    assert all(row["join"] == "" for row in rows if not row["module"])
+
+
+def _paths(theirs):
+    first, *more = theirs.split(" + ")
+    return [first, *(f"{first.rpartition('.')[0]}.{name}" for name in more)]
+
+
+def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
+    seen = subject(tiny / "gpt2")
+    weights = dict(seen.architecture.table.weights)
+    one, other = "blocks.{n}.norm_attn.*", "blocks.{n}.norm_mlp.*"
+    weights[one], weights[other] = weights[other], weights[one]
+    wrong = replace(seen.architecture, table=replace(seen.architecture.table, weights=weights))
+    rows = {row["path"]: row for row in beside(replace(seen, architecture=wrong)) if row["path"]}
+    assert rows["blocks.0.norm_attn"]["join"] == rows["blocks.0.norm_mlp"]["join"] == rows["blocks.0"]["join"] == "!"
+    assert rows["blocks.0.attn.qkv"]["join"] == rows["norm"]["join"] == "="
+    load = beside_module.port.load
+
+    def spoilt(*words, **options):
+        model = load(*words, **options)
+        with torch.no_grad():
+            model.blocks[2].attn.qkv.weight[0, 0] += 1
+        return model
+
+    monkeypatch.setattr(beside_module.port, "load", spoilt)
+    rows = {row["path"]: row for row in beside(seen) if row["path"]}
+    assert rows["blocks.0.attn.qkv"]["join"] == "!"  # of three blocks that are folded one is wrong
+    assert rows["blocks.0.attn.out"]["join"] == "="
+
+
+def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, monkeypatch):
+    hub.add("ns/large", folders["large"])
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert "2 x ParallelBlock" in run("tree", "ns/large").stdout
+    assert "gpt_neox.embed_in.weight" in run("explain", "ns/large").stdout
+    assert "vocabulary" in run("diff", "ns/large", "gpt-neox").stdout
+    size = (folders["large"] / "model.safetensors").stat().st_size
+    assert weights_sent(hub) < 3 * 101_000 < 3 * size  # the header is asked for with what lies in its first 100 kB
+
+
+# --- diff ---
+
+
+def test_facts_are_those_of_the_configs():
+    found = {
+        name: {(fact.part, fact.what): fact.value for fact in facts(subject(name))}
+        for name in ("gpt2", "gptj", "gpt_neox")
+    }
+    assert found["gpt2"]["positions", "kind"] == "learned"
+    assert found["gptj"]["positions", "rotary pairs"] == "2i and 2i + 1"
+    assert found["gpt_neox"]["positions", "rotary pairs"] == "i and i + width / 2"
+    assert found["gptj"]["attention", "biases"] == "no"
+    assert found["gptj"]["head", "bias"] == "yes"
+    assert found["gpt2"]["head", "weight"] == "the token embedding, used twice"
+    assert found["gpt2"]["sizes", "parameters"] == "124,439,808"
+
+
+def test_what_differs_and_what_is_the_same(tiny):
+    rows = diff([subject(tiny / "gpt2"), subject(tiny / "gpt_neox"), subject(tiny / "gpt2")])
+    by = {(row["part"], row["what"]): row for row in rows}
+    assert by["positions", "kind"]["values"] == ["learned", "rotary", "learned"]
+    assert by["positions", "rotary width"]["values"] == ["-", "12 of 24 of each head", "-"]
+    assert not by["positions", "kind"]["same"]
+    assert by["mlp", "biases"]["same"]
+    with pytest.raises(SourceError, match="found 1 model, expected two or more"):
+        diff([subject()])
+
+
+def test_tensors_that_differ_by_how_much(tmp_path):
+    reference("gpt2").save_pretrained(tmp_path / "one")
+    reference("gpt2", seed=1).save_pretrained(tmp_path / "other")
+    reference("gpt2", n_layer=2).save_pretrained(tmp_path / "short")
+    one, other = (subject(tmp_path / name, headers_only=False) for name in ("one", "other"))
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    rows = {row["tensor"]: row for row in tensors(one, other)}
+    for ours, theirs in (("embed.tokens.weight", "transformer.wte.weight"), ("norm.bias", "transformer.ln_f.bias")):
+        apart = a[theirs] - b[theirs]
+        assert rows[ours]["largest"] == apart.abs().max().item()
+        assert rows[ours]["relative"] == pytest.approx((apart.norm() / a[theirs].norm()).item())
+    assert all(row["same"] for row in tensors(one, one))
+    missing = {row["tensor"]: row["shapes"] for row in tensors(one, subject(tmp_path / "short", headers_only=False))}
+    assert missing["blocks.2.norm_mlp.bias"] == [[60], None]
+    said = run("diff", "one", "other", cwd=tmp_path).stdout
+    assert "40 of 40 tensors differ" in said
+    assert "and 20 more: --all" in said
+
+
+# --- explain ---
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_tensor_is_explained_under_its_key(tiny, name):
+    rows = explain(subject(tiny / name))
+    keys = {key for row in rows for tensor in row["tensors"] for key in tensor["keys"]}
+    table = architecture(name).table
+    held = {table.aliases.get(key, key) for key in load_file(tiny / name / "model.safetensors")}
+    expected = {re.sub(r"\.\d+\.", ".{n}.", key, count=1) for key in held}
+    assert expected <= keys <= expected | {"lm_head.weight"}
+    assert all(row["text"] for row in rows if "dropout" not in row["path"])
+
+
+@pytest.mark.parametrize("pattern", ["qkv", "blocks.2.attn.qkv", "transformer.h.1.attn.c_attn.weight", "*c_attn*"])
+def test_patterns_of_ours_and_of_theirs(pattern):
+    assert [row["path"] for row in explain(subject("gpt2"), pattern)] == ["blocks.{n}.attn.qkv"]
+
+
+def test_a_pattern_that_names_nothing_gets_the_nearest_names():
+    with pytest.raises(
+        ConfigError, match=r"pattern: found 'blocks.0.attn.qvk', which names nothing here; the nearest are"
+    ) as info:
+        explain(subject("gpt2"), "blocks.0.attn.qvk")
+    assert "blocks.{n}.attn.qkv" in str(info.value)
+
+
+def test_the_tanh_in_gelu_is_as_close_as_the_text_says():
+    x = torch.linspace(-10, 10, 100_001, dtype=torch.float64)
+    gelu = torch.nn.functional.gelu
+    apart = (gelu(x) - gelu(x, approximate="tanh")).abs().max()
+    assert 0.0004 < apart < 0.0005
+    assert "less than 0.0005" in explain(subject("gpt2"), "activation")[0]["text"]
+
+
+def test_layouts_in_words():
+    words = {name: layout(architecture(name).table.row("blocks.0.attn.qkv.weight")) for name in ARCHITECTURES}
+    assert words["gpt2"].startswith("stored (in, out): transposed; columns are all queries, then keys, then values")
+    assert words["gptj"] == "3 weights, put together head by head"
+    assert words["gpt_neox"] == "as it is used"
+    assert layout(architecture("gpt2").table.row("blocks.0.mlp.up.bias"), 1) == "as it is used"
+
+
+# --- all ---
+
+
+def test_json_is_what_the_text_says(tiny):
+    rows = json.loads(run("tree", "gpt2", "--json", cwd=tiny).stdout)["modules"]
+    assert {"path", "module", "depth", "count", "kind", "shape", "parameters", "share", "dtype"} == set(rows[0])
+    found = json.loads(run("diff", "gpt2", "gptj", "--json", cwd=tiny).stdout)
+    assert found["models"] == ["gpt2", "gptj"]
+    assert found["facts"] == diff([subject(tiny / "gpt2"), subject(tiny / "gptj")])
+    assert json.loads(run("explain", "gpt2", "--json", cwd=tiny).stdout)["parts"] == explain(subject(tiny / "gpt2"))
+
+
+def test_an_architecture_without_published_sizes():
+    arch = architecture("gpt2")
+    archport.register("nobody", config_class=arch.config_class, build=arch.build, table=arch.table)
+    try:
+        with pytest.raises(ConfigError, match="nobody has no published sizes here: give a folder or a Hub id"):
+            subject("nobody")
+    finally:
+        from archport import registry
+
+        del registry._registered["nobody"]
+    assert isinstance(subject("gpt2"), Subject)
+
+
+def test_wrong_words_are_one_line():
+    assert "nowhere" in run("tree", "nowhere/at-all", "--offline", code=1).stderr
+    assert "expected two or more" in run("diff", "gpt2", code=1).stderr
