@@ -36,7 +36,20 @@ def test_what_commands_print_is_up_to_date():
 
 def test_every_option_of_the_command_line_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    for command in ("load", "build", "export", "verify", "faults", "generate", "score", "tree", "diff", "explain", "plot", "models"):
+    for command in (
+        "load",
+        "build",
+        "export",
+        "verify",
+        "faults",
+        "generate",
+        "score",
+        "tree",
+        "diff",
+        "explain",
+        "plot",
+        "models",
+    ):
         words = [sys.executable, "-m", "archport", command, "--help"]
         options = re.findall(
             r"--[a-z][a-z-]+", subprocess.run(words, capture_output=True, text=True, check=True).stdout

@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,6 +138,19 @@ def test_a_cache_that_is_full_or_does_not_fit():
     assert cache.length == 0
     with pytest.raises(ValueError, match="3 tokens to keep, expected 0 to 0"):
         cache.crop(3)
+    with pytest.raises(ValueError, match="False tokens to keep, expected 0 to 0"):
+        cache.crop(False)
+    for wrong in ({"batch": 0}, {"capacity": -1}):
+        with pytest.raises(ValueError, match="expected a whole number from 1"):
+            KVCache(port, **wrong)
+    with pytest.raises(ValueError, match="copies: found 0, expected a whole number from 1"):
+        cache.fork(0)
+    other = port_of(reference("gptj")).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"6 heads of 14 in float32 do not fit into a cache made for 4 heads of 24"):
+        other(torch.zeros(1, 1, dtype=torch.long), cache=cache)
+    learned = port_of(reference("gpt2"))
+    with pytest.raises(ValueError, match="position 37, but this model has learned 37, from 0 on"):
+        learned(torch.zeros(1, 2, dtype=torch.long), positions=torch.tensor([0, 37]))
     with pytest.raises(ValueError, match="has learned 37 positions"):
         KVCache(port_of(reference("gpt2")), capacity=38)
     with pytest.raises(ValueError, match="a cache keeps no gradients: use it inside"):
@@ -198,6 +211,26 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(variant):
         assert torch.isfinite(made).all()  # padding too
     found = archport.generate(port, rows, max_new_tokens=20, greedy=True, end=[])
     assert found == [theirs(model, torch.tensor([row]), 20, do_sample=False)[0] for row in rows]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_no_setting_counts_padding_as_a_token(name):
+    port = port_of(reference(name))
+    rows = [[5, 6, 7, 8, 9, 10, 11], [3], [0, 4]]
+    how = {"max_new_tokens": 12, "greedy": True, "repetition_penalty": 1.7, "end": []}
+    assert archport.generate(port, rows, **how) == [archport.generate(port, row, **how)[0] for row in rows]
+
+
+def test_rows_that_slide_together_never_see_padding():
+    port = port_of(reference("gpt_neox"))
+    context = port.config.context
+    short = list(range(1, 9))
+    rows = [list(range(20)), short]
+    [_, slid] = archport.generate(port, rows, max_new_tokens=context, greedy=True, slide=True, end=[])
+    at = context  # length of the longest row when it slides first, so 12 less of this one
+    seen = slid[: at - 12 + 1][-(3 * context // 4) :]
+    with torch.no_grad():
+        assert slid[at - 12 + 1] == port(torch.tensor([seen]))[0, -1].argmax()
 
 
 def test_positions_and_masks_may_be_given():
@@ -396,17 +429,123 @@ def test_sliding_forgets_the_oldest(name):
 
 
 def test_ten_thousand_tokens_take_no_more_memory_than_a_thousand():
-    sizes = {"vocab_size": 50, "context": 64, "width": 16, "layers": 1, "heads": 2}
+    sizes = {
+        "vocab_size": 50,
+        "context": 64,
+        "width": 128,
+        "layers": 2,
+        "heads": 2,
+    }  # a cache is 131 kB, and 560 are made
     port = archport.build("gpt2", sizes)
     tokens = archport.stream(port, [1], max_new_tokens=10_000, slide=True, seed=0, end=[])
     for _ in range(1000):
         next(tokens)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    process = psutil.Process()
+    before = process.memory_info().rss
     assert sum(1 for _ in tokens) == 9000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+    assert process.memory_info().rss - before < 20e6
 
 
 # --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([1.5], "prompt 0: found token 1.5, expected ids from 0 to 112"),
+        ([[1], 2], r"prompt 0: found token \[1\], expected ids"),
+        ([True], "found token True"),
+        (torch.tensor(3), r"found a Tensor of shape \(\), expected ids"),
+        ("def", "found a str of shape"),
+        (7, "found a int of shape"),
+    ],
+)
+def test_prompts_that_are_none(given, said):
+    with pytest.raises(GenerationError, match=said):
+        archport.generate(port_of(reference("gpt_neox")), given)
+
+
+def test_prompts_as_arrays_are_prompts():
+    port = port_of(reference("gpt_neox"))
+    expected = archport.generate(port, [1, 2], seed=0)
+    array = torch.tensor([1, 2]).numpy()
+    for prompt in (array, list(array), [torch.tensor([1, 2])], torch.tensor([[1, 2]])):
+        assert archport.generate(port, prompt, seed=0) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", "hot"),
+        ("temperature", 1e-45),
+        ("repetition_penalty", 1e-40),
+        ("top_p", None),
+        ("top_k", True),
+        ("end", 5),
+        ("end", ["a"]),
+        ("seed", "a"),
+        ("seed", 1 << 70),
+        ("vocabulary", 0),
+        ("vocabulary", -5),
+        ("slide", "x"),
+        ("compiled", None),
+        ("until", 3),
+    ],
+)
+def test_options_that_are_none(option, value):
+    with pytest.raises(ConfigError, match=f"{option}: found .*, expected "):
+        archport.generate(port_of(reference("gpt_neox")), [1], **{option: value})
+
+
+def test_a_model_that_is_not_finite_has_no_score():
+    port = port_of(reference("gpt_neox"))
+    with torch.no_grad():
+        port.blocks[1].mlp.up.weight[0, 0] = torch.nan
+    with pytest.raises(GenerationError, match=r"blocks\.1\.mlp\.up makes .* in float32: its weights may not be finite"):
+        archport.score(port, [1, 2, 3])
+
+
+def test_a_tokenizer_with_gaps_and_one_that_is_too_large(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    reference("gpt2").save_pretrained(tmp_path)
+    for largest in (130, 131):
+        made = Tokenizer(models.WordLevel({"a": 0, "b": largest}, unk_token="a"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.save(str(tmp_path / "tokenizer.json"))
+        if largest == 130:
+            words = (
+                "generate",
+                str(tmp_path),
+                "--prompt",
+                "a b",
+                "--top-k",
+                "0",
+                "--max-new-tokens",
+                "20",
+                "--samples",
+                "9",
+            )
+            ids = json.loads(run(*words, "--seed", "0", "--json").stdout)["ids"]
+            assert max(max(row) for row in ids) > 100
+        else:
+            said = run("generate", str(tmp_path), "--prompt", "a", code=1).stderr
+            assert "the tokenizer has ids up to 131, the model 131 tokens" in said
+
+
+def test_an_end_that_is_no_id_is_said(tmp_path):
+    reference("gpt2").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+    port = archport.load(tmp_path)
+    with pytest.warns(UserWarning, match=r"eos_token_id: found \['</s>'\], expected whole numbers: not used"):
+        assert end_ids(port) == set()
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 131, -1]}')
+    assert end_ids(port) == {5}
+
+
+def test_top_p_keeps_the_likeliest_however_small():
+    logits = torch.tensor([[0.0, 3.0, 1.0]])
+    assert Sampling(top_p=1e-9)(logits, torch.zeros(1, 1, dtype=torch.long)).tolist() == [1]
 
 
 def test_bad_input_is_one_line():
@@ -479,7 +618,7 @@ def test_a_short_text_is_scored_as_the_reference_does():
     with torch.no_grad():
         expected = model(ids, labels=ids).loss.item()
     assert archport.score(port_of(model), ids[0]).loss == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(GenerationError, match="1 texts of 1 tokens, expected one of at least 2"):
+    with pytest.raises(GenerationError, match="found 1 text of 1 token, expected one of at least 2"):
         archport.score(port_of(model), [1])
     with pytest.raises(ConfigError, match="stride: found 0, expected a whole number from 1 to 37"):
         archport.score(port_of(model), [1, 2], stride=0)
@@ -498,6 +637,11 @@ def test_the_commands(tmp_path, bundled):
     (tmp_path / "prompt").write_text("def __init__(self")
     assert run("generate", "--prompt-file", str(tmp_path / "prompt"), "--seed", "42").stdout == streamed
     assert run("generate", *words, "--stop", "\n").stdout.count("\n") == 1
+    stopped = json.loads(run("generate", *words, "--samples", "2", "--stop", "e", "--json").stdout)
+    for made, ids in zip(stopped["texts"], stopped["ids"], strict=True):
+        new = bundled[1].decode(ids[5:])
+        assert "e" not in made.removeprefix("def __init__(self")
+        assert "e" in bundled[1].decode(ids[-1:]) or len(ids) == 35, new
     facts = json.loads(run("score", str(tmp_path / "prompt"), "--json").stdout)
     ids = encoded(bundled[1], "def __init__(self")
     assert [token["id"] for token in facts["per_token"]] == ids
@@ -513,8 +657,11 @@ def test_the_commands(tmp_path, bundled):
         ([], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--prompt-file", "y"], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--compile", "--quantize", "int8"], 2, "--compile and --quantize do not go together"),
-        (["--prompt", "x", "--quantize", "int2"], 1, "kind: found 'int2', expected packed, int8, int4"),
-        (["--prompt", "x", "--temperature", "-1"], 1, "temperature: found -1.0, expected a finite number from 0"),
+        (["--prompt", "x", "--quantize", "int2"], 2, "--quantize: found 'int2', expected int8 or int4"),
+        (["--prompt", "x", "--stop", ""], 2, "--stop: found an empty text, which is everywhere"),
+        (["--prompt", "x", "--seed", "-1"], 1, "seed: found -1, expected a whole number from 0, below 2^63"),
+        (["--prompt", "x", "--device", "meta"], 1, "the model is on meta and has no weights"),
+        (["--prompt", "x", "--temperature", "-1"], 1, "temperature: found -1.0, expected 0 or a number from 1e-06"),
         (["--prompt", "x", "--top-p", "0"], 1, "top_p: found 0.0, expected a number above 0, at most 1"),
         (["--prompt", "x", "--samples", "0"], 1, "samples: found 0, expected a whole number from 1"),
         (["--prompt-file", "nowhere"], 1, "nowhere: cannot be read: No such file"),
@@ -524,6 +671,38 @@ def test_wrong_words_are_one_line(words, code, said):
     done = run("generate", *words, code=code)
     assert done.stdout == ""
     assert said in done.stderr
+
+
+OPTIONS = {
+    "temperature": 0.7,
+    "top_k": 7,
+    "top_p": 0.8,
+    "min_p": 0.05,
+    "repetition_penalty": 1.4,
+    "max_new_tokens": 9,
+    "seed": 3,
+}
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, "greedy", "all"])
+def test_options_of_the_command_line_reach_the_model(bundled, name):
+    model, tokenizer = archport.load(), bundled[1]
+    chosen = {"seed": 1} | (
+        {"greedy": True} if name == "greedy" else OPTIONS if name == "all" else {name: OPTIONS[name]}
+    )
+    words = [f"--{one.replace('_', '-')}" + ("" if value is True else f"={value}") for one, value in chosen.items()]
+    found = json.loads(run("generate", "--prompt", "def f(x):", *words, "--json").stdout)["ids"]
+    ids = encoded(tokenizer, "def f(x):")
+    assert found == archport.generate(model, ids, vocabulary=tokenizer.get_vocab_size(), **chosen)
+    assert name in ("seed", "top_k") or found != archport.generate(model, ids, seed=1)
+
+
+def test_quantize_reaches_the_model(bundled):
+    ids = encoded(bundled[1], "def f(x):")
+    found = json.loads(run("generate", "--prompt", "def f(x):", "--greedy", "--quantize", "int4", "--json").stdout)[
+        "ids"
+    ]
+    assert found == archport.generate(archport.load(linears="int4"), ids, greedy=True)
 
 
 def test_a_prompt_that_is_not_utf8_and_one_that_is_empty(tmp_path):
@@ -559,6 +738,8 @@ def test_an_interrupt_leaves_what_was_written():
     assert process.stdout.read(20).startswith(b"def")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    rest, said = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert len(rest) > 1
+    assert rest.endswith(b"\n")
     assert said == b""

@@ -1,6 +1,7 @@
 """Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse."""
 
 import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
-from archport.errors import ConfigError, ExportError
+from archport.errors import ConfigError, ExportError, SourceError
 from archport.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap, why_not
 
 from .references import SIZES, VARIANTS, hf_dict, reference, sequences
@@ -143,5 +144,35 @@ def test_what_cannot_be_swapped(tmp_path, monkeypatch):
         == "float16 on this CPU: needs instructions that are not here"
     )
     monkeypatch.undo()
-    with pytest.raises(ExportError, match="is not what its config says"):
+    with pytest.raises(ExportError, match="packed or quantised: export it as loaded without them"):
         archport.export(swap(archport.load(dtype="float32"), "int8"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_swapped_model_says_what_it_cannot_do(kind):
+    port = archport.load(dtype="float32", linears=kind)
+    ids = torch.tensor([[1, 2, 3]])
+    with pytest.raises(ConfigError, match="its linear maps are packed or quantised already"):
+        swap(port, "int8")
+    for use in (copy.deepcopy, pickle.dumps, lambda model: model.state_dict()):
+        with pytest.raises(TypeError, match="cannot be copied or saved: take the model as it was loaded"):
+            use(port)
+    with pytest.raises(SourceError, match="packed or quantised: verify it as loaded, with packed=True"):
+        archport.verify(port)
+    port.embed.requires_grad_(True)
+    with pytest.raises(ValueError, match="linear maps only go forward: use"):
+        port(ids)
+    with torch.no_grad():
+        port(ids)
+        with pytest.raises(ValueError, match=r"found float16, expected .*, in which these linear maps were"):
+            port.half()(ids)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_few_rows_are_multiplied_in_few_bits(kind, monkeypatch):
+    made = KINDS[kind](linear(48, 32))
+    asked = []
+    monkeypatch.setattr(made, "product", lambda rows: asked.append(len(rows)) or torch.zeros(len(rows), 48).bfloat16())
+    for rows in (1, made.few, made.few + 1):
+        made(torch.zeros(rows, 32).bfloat16())
+    assert asked == [1, made.few]

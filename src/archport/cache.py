@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fields import dtype_name
 from .layers import Decoder, PositionedEmbed
 
 
@@ -22,6 +23,9 @@ class LayerCache:
         if torch.is_grad_enabled() and k.requires_grad:
             raise ValueError("a cache keeps no gradients: use it inside torch.no_grad() or torch.inference_mode()")
         start, end = self.cache.length, self.cache.length + k.shape[-2]
+        if (k.shape[1], k.shape[3], k.dtype) != (self.keys.shape[1], self.keys.shape[3], self.keys.dtype):
+            made, given = (f"{t.shape[1]} heads of {t.shape[3]} in {dtype_name(t.dtype)}" for t in (self.keys, k))
+            raise ValueError(f"{given} do not fit into a cache made for {made}")
         if end > self.cache.capacity or len(k) != self.cache.batch:
             given = f"{len(k)} rows and {end} tokens"
             raise ValueError(
@@ -41,6 +45,7 @@ class KVCache:
     def __init__(self, model: Decoder, *, batch: int = 1, capacity: int | None = None) -> None:
         context = model.config.context
         capacity = context if capacity is None else capacity
+        _counted(batch=batch, capacity=capacity)
         if isinstance(model.embed, PositionedEmbed) and capacity > context:
             raise ValueError(f"a cache of {capacity} tokens, but this model has learned {context} positions")
         attention: Any = model.blocks[0].attn
@@ -77,12 +82,13 @@ class KVCache:
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens. Raises: ValueError when there are fewer."""
-        if not 0 <= length <= self.length:
+        if type(length) is not int or not 0 <= length <= self.length:
             raise ValueError(f"{length} tokens to keep, expected 0 to {self.length}")
         self.length = length
 
     def fork(self, copies: int) -> "KVCache":
         """A cache with each row `copies` times, one after another, of the same capacity; the two share nothing."""
+        _counted(copies=copies)
         made = object.__new__(KVCache)
         first, layers, batch, *rest = self._held.shape
         held = self._held.new_empty(first, layers, batch * copies, *rest)
@@ -92,3 +98,9 @@ class KVCache:
 
     def __repr__(self) -> str:
         return f"KVCache({self.length} of {self.capacity} tokens, {self.batch} rows, {self.bytes:,} bytes)"
+
+
+def _counted(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: found {value!r}, expected a whole number from 1")

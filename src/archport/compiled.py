@@ -65,9 +65,7 @@ class CompiledStep:
         full = None if mask is None else F.pad(mask, (0, cache.capacity - mask.shape[-1]), value=True)
 
         def step(ids: Tensor) -> Tensor:
-            stream = model.stream(ids, mask=full, cache=whole)
-            logits: Tensor = model.head(model.norm(stream))[:, -1].float()
-            return logits
+            return model.next_logits(ids, mask=full, cache=whole)
 
         self._compiled: Callable[[Tensor], Tensor] = torch.compile(step, dynamic=False)
         self._graph: torch.cuda.CUDAGraph | None = None

@@ -1,7 +1,7 @@
 """Going on with a prompt: token by token through the cache, for any number of prompts and samples at once."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from torch import Tensor
 from .cache import KVCache
 from .checkpoint import MAX_CONFIG, beside
 from .compiled import CompiledStep
-from .errors import ConfigError, GenerationError
+from .errors import GenerationError
 from .fields import dtype_name
 from .layers import Decoder, PositionedEmbed
-from .linears import StandIn
-from .sampling import Sampling
+from .linears import is_swapped
+from .sampling import Sampling, check
 from .strict_json import read_json
 
 ROOM = 256  # a cache for compiled steps has room for a multiple of so many tokens
@@ -29,9 +29,9 @@ class Generation(Sampling):
     """How to go on with prompts, besides how each token is chosen.
 
     `samples` rows of each prompt come one after another, each of at most `max_new_tokens`. `end` are the ids that end a
-    row, the checkpoint's own unless given; ids from `vocabulary` on are never chosen. `slide` drops the oldest tokens
-    where the context is full. `compiled` runs the steps through torch.compile, on a GPU as one captured graph: slow to
-    start, fast from then on.
+    row, the checkpoint's own unless given; it ends as well where `until` of its new tokens is true. Ids from
+    `vocabulary` on are never chosen. `slide` drops the oldest tokens of all rows where the longest fills the context.
+    `compiled` runs the steps through torch.compile, on a GPU as one captured graph: slow to start, fast from then on.
 
     Raises: ConfigError.
     """
@@ -40,19 +40,28 @@ class Generation(Sampling):
     samples: int = 1
     seed: int | None = None
     end: Sequence[int] | None = None
+    until: Callable[[Sequence[int]], bool] | None = None
     vocabulary: int | None = None
     slide: bool = False
     compiled: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        faults = {
-            name: f"found {value!r}, expected a whole number from 1"
-            for name, value in (("max_new_tokens", self.max_new_tokens), ("samples", self.samples))
-            if type(value) is not int or value < 1
+
+        def counted(value: Any) -> bool:
+            return type(value) is int and value >= 1
+
+        expected = {
+            "max_new_tokens": (counted, "a whole number from 1"),
+            "samples": (counted, "a whole number from 1"),
+            "seed": (lambda v: v is None or (type(v) is int and 0 <= v < 2**63), "a whole number from 0, below 2^63"),
+            "end": (lambda v: v is None or all(type(token) is int for token in v), "a list of ids"),
+            "until": (lambda v: v is None or callable(v), "a function of a row's new tokens"),
+            "vocabulary": (lambda v: v is None or counted(v), "a whole number from 1"),
+            "slide": (lambda v: type(v) is bool, "true or false"),
+            "compiled": (lambda v: type(v) is bool, "true or false"),
         }
-        if faults:
-            raise ConfigError(faults, "generate")
+        check(self, expected, "generate")
 
 
 def generate(model: Decoder, ids: Prompts, **options: Any) -> list[list[int]]:
@@ -85,19 +94,24 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation) -> 
     _check(model, longest, how)
     device = model.norm.weight.device
     generator = None if how.seed is None else torch.Generator(device).manual_seed(how.seed)
-    ends = torch.tensor(sorted(end_ids(model) if how.end is None else set(how.end)), dtype=torch.long, device=device)
+    ends = end_ids(model) if how.end is None else set(how.end)
     padded = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
     run = _Run(model, padded, None if mask.all() else mask, how)
 
     def choose() -> Iterator[list[int | None]]:
         with in_eval_mode(model):
-            alive = torch.ones(len(prompts) * how.samples, dtype=torch.bool, device=device)
+            rows: list[list[int]] = [[] for _ in range(len(prompts) * how.samples)]
+            alive = [True] * len(rows)
             for number in range(how.max_new_tokens):
-                tokens = how(run.logits(), run.seen, generator)
-                yield [token if going else None for token, going in zip(tokens.tolist(), alive.tolist(), strict=True)]
-                alive &= ~torch.isin(tokens, ends)
-                if number + 1 == how.max_new_tokens or not alive.any():
+                tokens = how(run.logits(), run.own, generator)
+                chosen = [token if going else None for token, going in zip(tokens.tolist(), alive, strict=True)]
+                yield chosen
+                for at, token in enumerate(chosen):
+                    if token is not None:
+                        rows[at].append(token)
+                        alive[at] = token not in ends and not (how.until and how.until(rows[at]))
+                if number + 1 == how.max_new_tokens or not any(alive):
                     return
                 run.add(tokens)
 
@@ -106,13 +120,14 @@ def steps(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation) -> 
 
 @contextmanager
 def in_eval_mode(model: Decoder) -> Iterator[None]:
-    """Without dropout, and afterwards as it was."""
-    training = model.training
+    """Without dropout, and afterwards each module as it was."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 class _Run:
@@ -128,6 +143,11 @@ class _Run:
         self.cache: KVCache | None = None
         self.compiled: CompiledStep | None = None
 
+    @property
+    def own(self) -> Tensor:
+        """The tokens of each row, and in the place of padding its last."""
+        return self.seen if self.mask is None else torch.where(self.mask, self.seen, self.seen[:, -1:])
+
     @torch.inference_mode()
     def logits(self) -> Tensor:
         """Logits of the next token of every row, in float32. Raises: GenerationError when they are not finite."""
@@ -136,16 +156,11 @@ class _Run:
         elif self.compiled is not None:
             logits = self.compiled(self.seen[:, -1:])
         else:
-            logits = self._last(self.seen[:, -1:], self.cache)
+            logits = self.model.next_logits(self.seen[:, -1:], mask=self.mask, cache=self.cache)
         if not torch.isfinite(logits.sum()) and not torch.isfinite(logits).all():
-            raise GenerationError(_first_overflow(self.model, self.seen, self.mask))
+            raise GenerationError(first_overflow(self.model, self.seen, self.mask))
         if self.how.vocabulary is not None:
             logits[:, self.how.vocabulary :] = -torch.inf
-        return logits
-
-    def _last(self, ids: Tensor, cache: KVCache) -> Tensor:
-        stream = self.model.stream(ids, mask=self.mask, cache=cache)
-        logits: Tensor = self.model.head(self.model.norm(stream[:, -1:]))[:, -1].float()
         return logits
 
     def _read_prompts(self) -> Tensor:
@@ -155,7 +170,7 @@ class _Run:
         if self.how.compiled:  # for many prompts alike, as each other size is compiled again
             room = max(room, min(-(-room // ROOM) * ROOM, self.model.config.context))
         cache = KVCache(self.model, batch=len(self.seen), capacity=room)
-        logits = self._last(self.seen, cache)
+        logits = self.model.next_logits(self.seen, mask=self.mask, cache=cache)
         if copies > 1:
             cache = cache.fork(copies)
             self.seen, logits = (tensor.repeat_interleave(copies, 0) for tensor in (self.seen, logits))
@@ -183,27 +198,36 @@ def end_ids(model: Decoder) -> set[int]:
     if origin and origin.folder and (origin.folder / "generation_config.json").is_file():
         found = read_json(beside(origin.folder, "generation_config.json"), MAX_CONFIG).get("eos_token_id", found)
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    return {token for token in ids if type(token) is int and 0 <= token < model.config.vocab_size}
+    known = {token for token in ids if type(token) is int and 0 <= token < model.config.vocab_size}
+    if strange := [token for token in ids if type(token) is not int]:
+        warnings.warn(f"eos_token_id: found {strange!r:.60}, expected whole numbers: not used", stacklevel=3)
+    return known
 
 
 def prompts(ids: Prompts, model: Decoder) -> list[list[int]]:
     """One prompt or several as lists of ids that the model knows. Raises: GenerationError."""
-    given: Any = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    rows = given if given and not isinstance(given[0], int) else [given]
-    vocab = model.config.vocab_size
-    made: list[list[int]] = [list(row) for row in rows]
-    for number, prompt in enumerate(made):
-        if not prompt:
-            raise GenerationError(f"prompt {number} is empty, expected at least one token")
-        wrong = next((token for token in prompt if type(token) is not int or not 0 <= token < vocab), None)
-        if wrong is not None:
-            raise GenerationError(f"prompt {number}: found token {wrong!r}, expected ids from 0 to {vocab - 1}")
-    return made
+    if model.norm.weight.is_meta:
+        raise GenerationError("the model is on meta and has no weights")
+    given: Any = ids.tolist() if hasattr(ids, "tolist") else ids  # a tensor, or an array
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise GenerationError(f"found a {type(ids).__name__} of shape {tuple(getattr(ids, 'shape', ()))}, expected ids")
+    given = [row.tolist() if hasattr(row, "tolist") else row for row in given]
+    nested = bool(given) and all(isinstance(row, Sequence) for row in given)
+    return [_prompt(row, number, model.config.vocab_size) for number, row in enumerate(given if nested else [given])]
+
+
+def _prompt(row: Sequence[Any], number: int, vocab: int) -> list[int]:
+    if not row:
+        raise GenerationError(f"prompt {number} is empty, expected at least one token")
+    for token in row:
+        if isinstance(token, bool) or not hasattr(token, "__index__") or not 0 <= int(token) < vocab:
+            raise GenerationError(f"prompt {number}: found token {token!r:.60}, expected ids from 0 to {vocab - 1}")
+    return [int(token) for token in row]
 
 
 def _check(model: Decoder, longest: int, how: Generation) -> None:
     context = model.config.context
-    if how.compiled and any(isinstance(module, StandIn) for module in model.modules()):
+    if how.compiled and is_swapped(model):
         raise GenerationError("torch.compile cannot read packed or quantised linear maps: leave one of the two out")
     if longest + how.max_new_tokens > context and not how.slide:
         sizes = f"prompt {longest} + {how.max_new_tokens} new > context {context}"
@@ -213,7 +237,7 @@ def _check(model: Decoder, longest: int, how: Generation) -> None:
 
 
 @torch.inference_mode()
-def _first_overflow(model: Decoder, ids: Tensor, mask: Tensor | None) -> str:
+def first_overflow(model: Decoder, ids: Tensor, mask: Tensor | None) -> str:
     """Which module is the first to make something that is not finite, in words."""
     found: list[str] = []
 
@@ -229,5 +253,7 @@ def _first_overflow(model: Decoder, ids: Tensor, mask: Tensor | None) -> str:
     for handle in handles:
         handle.remove()
     where = found[0] if found else "the head"
-    dtype = dtype_name(model.norm.weight.dtype)
-    return f"{where} makes numbers that are not finite in {dtype}: load it in bfloat16 or float32"
+    dtype = model.norm.weight.dtype
+    small = dtype == torch.float16
+    advice = "load it in bfloat16 or float32" if small else "its weights may not be finite either, see check_finite"
+    return f"{where} makes numbers that are not finite in {dtype_name(dtype)}: {advice}"

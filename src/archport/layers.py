@@ -50,11 +50,15 @@ class PositionedEmbed(Embed):
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # (batch, seq), (seq) -> (batch, seq, width)
         """Look both up and add. Raises: ValueError past the last learned position."""
-        if positions.shape[-1] > self.positions.num_embeddings:
-            raise ValueError(
-                f"{positions.shape[-1]} tokens, but this model has learned {self.positions.num_embeddings} positions"
-            )
-        return self.dropout(self.tokens(ids) + self.positions(positions))
+        learned = self.positions.num_embeddings
+        if positions.shape[-1] > learned:
+            raise ValueError(f"{positions.shape[-1]} tokens, but this model has learned {learned} positions")
+        tokens = self.tokens(ids)
+        try:
+            return self.dropout(tokens + self.positions(positions))
+        except IndexError:
+            last = int(positions.max())
+            raise ValueError(f"position {last}, but this model has learned {learned}, from 0 on") from None
 
 
 class Attention(nn.Module):
@@ -211,6 +215,12 @@ class Decoder(nn.Module):
         false for padding, which no token sees. `positions` (seq) or (batch, seq) count the tokens from 0 unless given.
         """
         return self.head(self.norm(self.stream(ids, positions=positions, mask=mask, cache=cache)))
+
+    def next_logits(self, ids: Tensor, *, mask: Tensor | None = None, cache: Memories | None = None) -> Tensor:
+        """Logits (batch, vocab_size) of the token after the last, in float32; the rest is as in `forward`."""
+        stream = self.stream(ids, mask=mask, cache=cache)
+        logits: Tensor = self.head(self.norm(stream[:, -1:]))[:, -1].float()
+        return logits
 
     def stream(
         self, ids: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Memories | None = None

@@ -19,6 +19,7 @@ from .layers import Decoder
 ROWS = 8  # the order that is best for so many rows is as good for one, and better than one's for many
 LEAST = 4  # rows: the operator reads a weight faster for so many than for one
 GROUP = 32  # elements of a row that share a scale in 4 bits
+FORWARD_ONLY = "packed or quantised linear maps cannot be copied or saved: take the model as it was loaded without them"
 MULTIPLE = GROUP  # the 8-bit operator, too, reads past the end of rows that are not a multiple of it
 
 
@@ -32,7 +33,29 @@ class StandIn(nn.Module, ABC):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
+        self.dtype = linear.weight.dtype  # of what goes in and comes out
         self.pack(linear.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out)
+        """Multiply and add. Raises: ValueError where a gradient is wanted, or for another dtype."""
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                "packed or quantised linear maps only go forward: use torch.no_grad(), or load without them"
+            )
+        if x.dtype != self.dtype:
+            found, made = dtype_name(x.dtype), dtype_name(self.dtype)
+            raise ValueError(f"found {found}, expected {made}, in which these linear maps were packed: load them anew")
+        return self.multiply(x)
+
+    @abstractmethod
+    def multiply(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out)
+        """Multiply and add."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # by which copy and pickle go
+        raise TypeError(FORWARD_ONLY)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise TypeError(FORWARD_ONLY)
 
     @abstractmethod
     def pack(self, weight: Tensor) -> None:
@@ -52,7 +75,7 @@ class PackedLinear(StandIn):
         """Reorder it."""
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
-    def forward(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out)
+    def multiply(self, x: Tensor) -> Tensor:
         """Multiply and add."""
         rows = x.numel() // self.in_features
         if rows < LEAST:
@@ -77,15 +100,16 @@ class Quantized(StandIn):
         rounded.weight = nn.Parameter(self.round(weight.float()).bfloat16(), requires_grad=False)
         self.bias = None if self.bias is None else nn.Parameter(self.bias.detach().bfloat16())
         self.many = PackedLinear(rounded)
+        self.dtype = torch.bfloat16
 
     @abstractmethod
     def round(self, weight: Tensor) -> Tensor:  # (out, in), same out
         """Keep the weight in few bits; return the numbers that these stand for."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out), bfloat16 both
+    def multiply(self, x: Tensor) -> Tensor:
         """Multiply and add."""
         rows = x.flatten(0, -2)
-        made: Tensor = self.product(rows) if len(rows) <= self.few else self.many(rows)
+        made: Tensor = self.product(rows) if len(rows) <= self.few else self.many.multiply(rows)
         made = made if self.bias is None else made + self.bias
         return made.reshape(*x.shape[:-1], self.out_features)
 
@@ -161,6 +185,8 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     if reason:
         warnings.warn(f"the linear maps stay as they are: {reason}", stacklevel=2)
         return model
+    if is_swapped(model):
+        raise ConfigError({"model": "its linear maps are packed or quantised already"}, "linears")
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
@@ -170,6 +196,11 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     if issubclass(KINDS[kind], Quantized):
         model.to(torch.bfloat16)
     return model.requires_grad_(False)
+
+
+def is_swapped(model: nn.Module) -> bool:
+    """Whether a model has stand-ins, so that it only goes forward."""
+    return any(isinstance(module, StandIn) for module in model.modules())
 
 
 def why_not(kind: str, dtype: torch.dtype, device: torch.device) -> str | None:

@@ -17,6 +17,7 @@ from .export import write_checkpoint
 from .fields import dtype_name, read_config, write_config
 from .hub import HubOptions, open_companions, open_headers, open_repository
 from .layers import Decoder, initialise
+from .linears import is_swapped
 from .loading import LoadPlan, carry_out, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, skeleton
 from .translate import Header, export_tensors, nearest, same_bytes
@@ -119,6 +120,8 @@ def export(
     if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
         found = f"{type(model).__name__} and {type(folder).__name__}"
         raise ExportError(f"found a {found}, expected a Decoder and a folder to export it to")
+    if is_swapped(model):
+        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
     arch = architecture(model.architecture)
     config, parameters = _exportable(model, arch)
     hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)

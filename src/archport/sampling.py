@@ -1,12 +1,32 @@
 """From logits to the next token: greedy, or drawn after temperature, top-k, top-p, min-p and repetition penalty."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
+
+LEAST = 1e-6  # by which logits may be divided: they stay finite
+Expected = Mapping[str, tuple[Callable[[Any], bool], str]]
+
+
+def check(options: Any, expected: Expected, where: str) -> None:
+    """Compare options with what they should be. Raises: ConfigError with all that are not."""
+    faults = {}
+    for name, (good, what) in expected.items():
+        value = getattr(options, name)
+        try:
+            right = good(value)
+        except TypeError:  # it cannot even be compared
+            right = False
+        if not right:
+            faults[name] = f"found {value!r:.60}, expected {what}"
+    if faults:
+        raise ConfigError(faults, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +49,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         expected = {
-            "temperature": (0.0 <= self.temperature < math.inf, "a finite number from 0"),
-            "top_k": (isinstance(self.top_k, int) and self.top_k >= 0, "a whole number from 0"),
-            "top_p": (0.0 < self.top_p <= 1.0, "a number above 0, at most 1"),
-            "min_p": (0.0 <= self.min_p <= 1.0, "a number from 0 to 1"),
-            "repetition_penalty": (0.0 < self.repetition_penalty < math.inf, "a finite number above 0"),
+            "greedy": (lambda value: type(value) is bool, "true or false"),
+            "temperature": (lambda value: value == 0 or LEAST <= value < math.inf, f"0 or a number from {LEAST:g}"),
+            "top_k": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
+            "top_p": (lambda value: 0.0 < value <= 1.0, "a number above 0, at most 1"),
+            "min_p": (lambda value: 0.0 <= value <= 1.0, "a number from 0 to 1"),
+            "repetition_penalty": (lambda value: LEAST <= value <= 1 / LEAST, f"a number from {LEAST:g}"),
         }
-        faults = {
-            name: f"found {getattr(self, name)!r}, expected {what}"
-            for name, (good, what) in expected.items()
-            if not good
-        }
-        if faults:
-            raise ConfigError(faults, "sampling")
+        check(self, expected, "sampling")
 
     def __call__(self, logits: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The next token of each row, (batch), from logits (batch, vocab_size) in float32 and the ids seen so far."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import ConfigError, GenerationError
-from .generate import in_eval_mode, prompts
+from .generate import first_overflow, in_eval_mode, prompts
 from .layers import Decoder
 
 
@@ -47,7 +47,7 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
         raise ConfigError({"stride": f"found {stride!r}, expected a whole number from 1 to {context}"}, "score")
     [tokens, *more] = prompts(ids, model)
     if more or len(tokens) < 2:
-        raise GenerationError(f"{1 + len(more)} texts of {len(tokens)} tokens, expected one of at least 2")
+        raise GenerationError(f"found {1 + len(more)} text of {len(tokens)} token, expected one of at least 2")
     text = torch.tensor(tokens, device=model.norm.weight.device)
     losses: list[float] = []
     with in_eval_mode(model):
@@ -57,5 +57,7 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
             if new > 0:
                 stream = model.stream(window[None])[0, -new:]
                 logits = model.head(model.norm(stream)).float()
+                if not torch.isfinite(logits).all():
+                    raise GenerationError(first_overflow(model, window[None], None))
                 losses += F.cross_entropy(logits, following[-new:], reduction="none").tolist()
     return Score(tuple(losses))

@@ -1,6 +1,6 @@
 """Text to tokens and back: a checkpoint's tokenizer, and text that appears as its tokens do."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,19 @@ def tokenizer(source: Decoder | str | Path | None = None) -> "Tokenizer":
         folder = source.origin.folder if source.origin else None
         if folder is None:
             raise SourceError(f"{source.architecture}: came from no folder, so there is no tokenizer beside it")
-    else:
-        folder = companions(source)
+        found, rows = _beside(folder), source.config.vocab_size
+        if size(found) > rows:
+            raise CheckpointError(f"{folder}: the tokenizer has ids up to {size(found) - 1}, the model {rows} tokens")
+        return found
+    return _beside(companions(source))
+
+
+def size(tokenizer: "Tokenizer") -> int:
+    """One more than the largest id, which some tokenizers have above gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def _beside(folder: Path) -> "Tokenizer":
     if (folder / "tokenizer.json").exists():
         return _opened(beside(folder, "tokenizer.json"))
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
@@ -68,6 +79,11 @@ def start_ids(model: Decoder) -> list[int]:
     if type(token) is not int or not 0 <= token < model.config.vocab_size:
         raise GenerationError(f"the prompt is empty and {model.architecture} has no token that begins a text: give one")
     return [token]
+
+
+def stopping(tokenizer: "Tokenizer", stops: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+    """Whether the text of a row's new tokens has come to a stop string, as `until` of a generation."""
+    return (lambda tokens: any(stop in tokenizer.decode(list(tokens)) for stop in stops)) if stops else None
 
 
 def pieces(tokens: Iterable[int], tokenizer: "Tokenizer", stops: Sequence[str] = ()) -> Iterator[str]:

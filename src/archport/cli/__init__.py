@@ -14,8 +14,11 @@ def main() -> None:
     if not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *_: err.print(f"archport: {message}", markup=False, soft_wrap=True)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for terminals that have not every character
     try:
         app()
-    except ArchportError as error:
+    except (ArchportError, OSError) as error:
         err.print(f"archport: {error}", markup=False, soft_wrap=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -53,6 +53,8 @@ def generate(
 
     if (prompt is None) == (prompt_file is None):
         raise typer.BadParameter("give --prompt or --prompt-file")
+    if not all(stop or ()):
+        raise typer.BadParameter("--stop: found an empty text, which is everywhere")
     if compiled and quantize is not None:
         raise typer.BadParameter("--compile and --quantize do not go together")
     given = prompt if prompt is not None else _read_text(str(prompt_file))
@@ -66,9 +68,10 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "slide": slide,
         "compiled": compiled,
-        "vocabulary": tokenizer.get_vocab_size(),
+        "vocabulary": text.size(tokenizer),
     }
-    stops = [one for one in stop or () if one]
+    stops = stop or []
+    options["until"] = text.stopping(tokenizer, stops)
     try:
         if samples == 1 and not as_json and not no_stream:
             tokens = stream(model, ids, **options)
@@ -112,9 +115,11 @@ def score(
         raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
-    model = _ready(source, revision, dtype, device, offline, None)
+    model = _ready(source, revision, dtype, device, offline, quantize, keep=True)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given)
+    if len(ids) < 2:
+        raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
     found = score_of(model, ids, stride=stride)
     unrounded = {"unrounded_perplexity": found.perplexity} if quantize is not None else {}
     if quantize is not None:
@@ -149,20 +154,23 @@ def _ready(
     quantize: str | None,
     *,
     pack: bool = False,
+    keep: bool = False,
 ) -> "Decoder":
     """The model, its linear maps in few bits where asked, else packed where it is worth it and can be done here."""
     from .. import linears, loading, port
 
+    if quantize not in (None, "int8", "int4"):
+        raise typer.BadParameter(f"--quantize: found {quantize!r}, expected int8 or int4")
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
     packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None
-    return loading.carry_out(plan, device, linears=quantize or packed)
+    return loading.carry_out(plan, device, linears=None if keep else quantize or packed)
 
 
 def _read_text(name: str) -> str:
     """A text in UTF-8 from a file, or from stdin. Raises: SourceError."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")  # without the mark that some editors write at the beginning
     except OSError as error:
         raise SourceError(f"{name}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError, SourceError
 from ..fields import dtype_name
 from ..layers import Decoder
-from ..linears import swap
+from ..linears import is_swapped, swap
 from ..loading import to_device, to_dtype
 from ..port import load
 from ..registry import architecture, skeleton
@@ -51,6 +51,8 @@ def verify(
     """
     device = to_device(device)
     if isinstance(model, Decoder):
+        if is_swapped(model):
+            raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
         admit(model)
         port = copy.deepcopy(model)
         problems = [] if dtype else [*mixed_dtypes(port)]

@@ -93,7 +93,7 @@ def _tokens_known(subject: Subject) -> int | None:
     if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
     try:
-        return text.tokenizer(folder).get_vocab_size()
+        return text.size(text.tokenizer(folder))
     except CheckpointError:
         return None
 
