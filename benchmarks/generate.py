@@ -199,7 +199,7 @@ def memory_table(folder: str) -> str:
         held, resident = json.loads(done.stdout.splitlines()[-1])
         goal = f"{MEMORY_GOAL}: {'met' if resident / held <= MEMORY_GOAL else 'missed'}" if kind == "packed" else ""
         name = f"{library}, {kind}" if kind else library
-        rows.append((name, f"{held / 1e6:.0f} MB", f"{resident / 1e6:.0f} MB", f"{resident / held:.2f}", goal))
+        rows.append((name, f"{held / 1e6:.0f} MB", f"{resident / 1e6:.0f} MB", f"{resident / held:.3f}", goal))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -657,7 +657,7 @@ def test_the_commands(tmp_path, bundled):
         ([], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--prompt-file", "y"], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--compile", "--quantize", "int8"], 2, "--compile and --quantize do not go together"),
-        (["--prompt", "x", "--quantize", "int2"], 2, "--quantize: found 'int2', expected int8 or int4"),
+        (["--prompt", "x", "--quantize", "int2"], 2, "'int2' is not one of 'int8', 'int4'"),
         (["--prompt", "x", "--stop", ""], 2, "--stop: found an empty text, which is everywhere"),
         (["--prompt", "x", "--seed", "-1"], 1, "seed: found -1, expected a whole number from 0, below 2^63"),
         (["--prompt", "x", "--device", "meta"], 1, "the model is on meta and has no weights"),

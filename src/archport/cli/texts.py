@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,15 @@ from .app import DeviceOption, DtypeOption, Json, Offline, OptionalSource, Revis
 if TYPE_CHECKING:
     from ..layers import Decoder
 
-Quantize = Annotated[str | None, typer.Option(help="int8 or int4: rounded weights, faster on a CPU")]
+
+class Bits(str, Enum):
+    """What weights may be rounded to."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+Quantize = Annotated[Bits | None, typer.Option(help="rounded weights, faster on a CPU")]
 
 WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
 
@@ -62,16 +71,21 @@ def generate(
     model = _ready(source, revision, dtype, device, offline, quantize, pack=pack)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    options: dict[str, Any] = sampling | {"repetition_penalty": repetition_penalty, "greedy": greedy, "seed": seed}
-    options |= {
+    stops = stop or []
+    options: dict[str, Any] = {
+        "greedy": greedy,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
         "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "until": text.stopping(tokenizer, stops),
+        "vocabulary": text.size(tokenizer),
         "slide": slide,
         "compiled": compiled,
-        "vocabulary": text.size(tokenizer),
     }
-    stops = stop or []
-    options["until"] = text.stopping(tokenizer, stops)
     try:
         if samples == 1 and not as_json and not no_stream:
             tokens = stream(model, ids, **options)
@@ -115,7 +129,7 @@ def score(
         raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
-    model = _ready(source, revision, dtype, device, offline, quantize, keep=True)
+    model = _ready(source, revision, dtype, device, offline)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given)
     if len(ids) < 2:
@@ -123,7 +137,7 @@ def score(
     found = score_of(model, ids, stride=stride)
     unrounded = {"unrounded_perplexity": found.perplexity} if quantize is not None else {}
     if quantize is not None:
-        found = score_of(linears.swap(model, quantize), ids, stride=stride)
+        found = score_of(linears.swap(model, quantize.value), ids, stride=stride)
     size = len(given.encode())
     facts = {
         "tokens": len(ids),
@@ -151,19 +165,16 @@ def _ready(
     dtype: str,
     device: str,
     offline: bool,
-    quantize: str | None,
+    quantize: Bits | None = None,
     *,
     pack: bool = False,
-    keep: bool = False,
 ) -> "Decoder":
     """The model, its linear maps in few bits where asked, else packed where it is worth it and can be done here."""
     from .. import linears, loading, port
 
-    if quantize not in (None, "int8", "int4"):
-        raise typer.BadParameter(f"--quantize: found {quantize!r}, expected int8 or int4")
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
     packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None
-    return loading.carry_out(plan, device, linears=None if keep else quantize or packed)
+    return loading.carry_out(plan, device, linears=quantize.value if quantize else packed)
 
 
 def _read_text(name: str) -> str:
