@@ -20,6 +20,7 @@ from archport.view.facts import facts, layout
 from archport.view.subject import Subject, subject
 from archport.view.tree import tree
 
+from .hub_server import REPO
 from .references import SIZES, VARIANTS, reference
 from .test_cli import run
 from .test_hub import weights_sent
@@ -83,7 +84,7 @@ def test_blocks_that_differ_are_not_folded():
     seen = subject("gpt2")
     seen.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
     labels = [row["module"] for row in tree(seen) if row["depth"] == 1]
-    assert labels == ["embed", "blocks.0-4", "5", "blocks.6-11", "norm", "head"]
+    assert labels == ["embed", "blocks.0-4", "blocks.5", "blocks.6-11", "norm", "head"]
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "architecture"])
@@ -184,6 +185,20 @@ def test_tensors_that_differ_by_how_much(tmp_path):
     said = run("diff", "one", "other", cwd=tmp_path).stdout
     assert "40 of 40 tensors differ" in said
     assert "and 20 more: --all" in said
+
+
+def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
+    hub.add(REPO, folders["step3000"], "step3000")
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    names = (REPO, f"{REPO}@step3000")
+    assert "tensors differ" not in run("diff", *names).stdout
+    assert weights_sent(hub) < 2 * 101_000
+    found = json.loads(run("diff", *names, "--weights", "--json").stdout)
+    assert found["models"][1] == f"{REPO}@step3000"
+    a, b = (load_file(folders[name] / "model.safetensors")["gpt_neox.embed_in.weight"] for name in ("main", "step3000"))
+    [row] = [row for row in found["tensors"] if row["tensor"] == "embed.tokens.weight"]
+    assert row["largest"] == (a - b).abs().max().item() > 0
 
 
 # --- explain ---

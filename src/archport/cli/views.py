@@ -63,19 +63,24 @@ def tree(
 def diff(
     sources: Annotated[list[str], typer.Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
     everything: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids to compare them")] = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """What differs between models; between two checkpoints of one architecture also tensor by tensor."""
+    """What differs between models; between two checkpoints of one architecture also tensor by tensor.
+
+    A Hub id may carry a revision, as NAME@step3000.
+    """
     from ..view.diff import diff as diff_of
     from ..view.diff import tensors
     from ..view.subject import subject
 
-    seen = [subject(source, offline=offline) for source in sources]
+    seen = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = diff_of(seen)
     apart: list[dict[str, Any]] = []
-    if len(seen) == 2 and all(one.plan for one in seen) and seen[0].architecture == seen[1].architecture:
-        apart = list(tensors(*(subject(source, offline=offline, headers_only=False) for source in sources)))
+    at_hand = [one for one in seen if one.plan and one.plan.checkpoint.files]
+    if len(seen) == len(at_hand) == 2 and seen[0].architecture == seen[1].architecture:
+        apart = list(tensors(*seen))
     if as_json:
         print(json.dumps({"models": [one.name for one in seen], "facts": rows, "tensors": apart}, indent=2))
         return

@@ -39,6 +39,8 @@ def subject(
 ) -> Subject:
     """A folder, a Hub id or an architecture by its name; without a source, or by `bundled`, what ships with archport.
 
+    A Hub id may carry its revision, as `EleutherAI/pythia-70m@step3000`.
+
     Raises: ConfigError for an architecture whose published sizes are not known, and whatever `plan` raises.
     """
     if isinstance(source, str) and is_architecture(source) and not Path(source).exists():
@@ -47,5 +49,10 @@ def subject(
         return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
     if source == "bundled" and not Path(source).exists():
         source = None
+    if isinstance(source, str) and revision is None and not Path(source).exists():
+        source, _, at = source.partition("@")
+        revision = at or None
     plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)
-    return Subject(plan.checkpoint.origin.name, plan.architecture, plan.config, plan)
+    origin = plan.checkpoint.origin
+    name = f"{origin.name}@{origin.revision}" if origin.revision else origin.name
+    return Subject(name, plan.architecture, plan.config, plan)

@@ -22,11 +22,6 @@ class Line:
     parameters: int
     count: int = 1
 
-    @property
-    def alike(self) -> tuple[object, ...]:
-        """What makes lines of two blocks the same."""
-        return self.path.split(".")[2:], self.kind, self.shape, self.parameters
-
 
 def tree(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
@@ -58,7 +53,7 @@ def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]
         start = 0
         while start < len(insides):
             end = start + 1
-            while end < len(insides) and _same(insides[start], insides[end]):
+            while end < len(insides) and _inside(insides[start]) == _inside(insides[end]):
                 end += 1
             yield from _repeated(insides[start], start, end)
             start = end
@@ -69,19 +64,18 @@ def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]
         yield from _below(child, f"{path}.", depth if isinstance(child, nn.ModuleList) else depth + 1, owners)
 
 
-def _same(one: list[Line], other: list[Line]) -> bool:
-    def inside(lines: list[Line]) -> list[tuple[object, ...]]:
-        start = len(lines[0].path)
-        return [(line.path[start:] if line is not lines[0] else "", *line.alike[1:]) for line in lines]
-
-    return inside(one) == inside(other)
+def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
+    """What makes blocks alike: all about their lines but the number."""
+    start = len(lines[0].path)
+    return [(line.path[start:], line.kind, line.shape, line.parameters) for line in lines]
 
 
 def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
     first, *rest = lines
-    if end - start > 1:
-        first = replace(first, label=f"{first.path}-{end - 1}", kind=f"{end - start} x {first.kind}")
-    for line in (first, *rest):
+    several = end - start > 1
+    label = f"{first.path}-{end - 1}" if several else first.path
+    kind = f"{end - start} x {first.kind}" if several else first.kind
+    for line in (replace(first, label=label, kind=kind), *rest):
         yield replace(line, count=end - start, parameters=line.parameters * (end - start))
 
 
