@@ -54,7 +54,10 @@ class Sampling:
             "top_k": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
             "top_p": (lambda value: 0.0 < value <= 1.0, "a number above 0, at most 1"),
             "min_p": (lambda value: 0.0 <= value <= 1.0, "a number from 0 to 1"),
-            "repetition_penalty": (lambda value: LEAST <= value <= 1 / LEAST, f"a number from {LEAST:g}"),
+            "repetition_penalty": (
+                lambda value: LEAST <= value <= 1 / LEAST,
+                f"a number from {LEAST:g} to {1 / LEAST:g}",
+            ),
         }
         check(self, expected, "sampling")
 

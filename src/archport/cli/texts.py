@@ -81,7 +81,6 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
-        "until": text.stopping(tokenizer, stops),
         "vocabulary": text.size(tokenizer),
         "slide": slide,
         "compiled": compiled,
@@ -93,7 +92,7 @@ def generate(
                 print(piece, end="", flush=True)
             print()
             return
-        rows = rows_of(model, ids, samples=samples, **options)
+        rows = rows_of(model, ids, samples=samples, until=text.stopping(tokenizer, stops), **options)
     except KeyboardInterrupt:
         print()
         sys.exit(130)
