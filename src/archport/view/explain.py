@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..layers import PositionedEmbed
+from ..tree import Line, folded
 from .facts import layout
 from .subject import Subject
-from .tree import Line, folded
 
 
 def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
@@ -83,8 +83,8 @@ def _embed(s: Subject) -> str:
         if learned
         else "; where a token stands is said later, inside attention, by rotary angles"
     )
-    return f"Turns each token id into a vector of {s.config.width:,} numbers{' ' if learned else ''}{where}. \
-    The result is the residual stream: every block reads it and adds to it, none replaces it."
+    return f"""Turns each token id into a vector of {s.config.width:,} numbers{" " if learned else ""}{where}. The
+    result is the residual stream: every block reads it and adds to it, none replaces it."""
 
 
 def _tokens(s: Subject) -> str:
@@ -93,18 +93,15 @@ def _tokens(s: Subject) -> str:
         if s.model.tied
         else "The output head has a table of its own."
     )
-    return f"One learned vector of {s.config.width:,} numbers for each of {s.config.vocab_size:,} tokens; a \
-    lookup, no \
-    arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round number: \
-    those \
-    rows were never trained. {used}"
+    return f"""One learned vector of {s.config.width:,} numbers for each of {s.config.vocab_size:,} tokens; a lookup,
+    no arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round
+    number: those rows were never trained. {used}"""
 
 
 def _learned(s: Subject) -> str:
-    return f"One learned vector for each of {s.config.context:,} positions, added to the token's. There is none for \
-    position {s.config.context:,}, so the model cannot read further. Trained, neighbouring rows become alike \
-    and waves \
-    appear, though nothing but the data says which positions are neighbours."
+    return f"""One learned vector for each of {s.config.context:,} positions, added to the token's. There is none for
+    position {s.config.context:,}, so the model cannot read further. Trained, neighbouring rows become alike
+    and waves appear, though nothing but the data says which positions are neighbours."""
 
 
 def _rotary(s: Subject) -> str:
@@ -116,18 +113,15 @@ def _rotary(s: Subject) -> str:
     )
     rest = s.config.head_width - rotary.width
     passed = f"; the other {rest} pass unturned" if rest else ""
-    return f"Turns queries and keys by angles that grow with their position, so that their product depends on \
-    how far \
-    apart two tokens are, not on where they stand. {rotary.width} of the {s.config.head_width} elements of each \
-    head are \
-    turned{passed}. Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here \
-    is learned \
-    or stored."
+    return f"""Turns queries and keys by angles that grow with their position, so that their product depends on how far
+    apart two tokens are, not on where they stand. {rotary.width} of the {s.config.head_width} elements of
+    each head are turned{passed}. Pairs are {pairs}: the two conventions look alike and are not
+    interchangeable. Nothing here is learned or stored."""
 
 
 def _blocks(s: Subject) -> str:
-    return f"One of {s.config.layers} layers, {getattr(s.model.blocks[0], 'wiring', '')}: \
-    {WIRINGS.get(type(s.model.blocks[0]).__name__, 'attention and an MLP, each added to the stream')}"
+    return f"""One of {s.config.layers} layers, {getattr(s.model.blocks[0], "wiring", "")}:
+    {WIRINGS.get(type(s.model.blocks[0]).__name__, "attention and an MLP, each added to the stream")}"""
 
 
 WIRINGS = {
@@ -139,30 +133,27 @@ WIRINGS = {
 
 def _norm(before: str) -> Callable[[Subject], str]:
     return lambda s: (
-        f"Before {before}: shifts and scales each position's {s.config.width:,} numbers to mean 0 and variance \
-    1, adding {s.config.norm_eps:g} to the variance so that nothing divides by zero, then multiplies by a \
-    learned gain and \
-    adds a learned bias. The stream itself stays as it is."
+        f"""Before {before}: shifts and scales each position's {s.config.width:,} numbers to mean 0 and variance 1,
+    adding {s.config.norm_eps:g} to the variance so that nothing divides by zero, then multiplies by a
+    learned gain and adds a learned bias. The stream itself stays as it is."""
     )
 
 
 def _attn(s: Subject) -> str:
     cfg = s.config
-    return f"Lets each position gather from itself and those before it: {cfg.heads} heads of {cfg.head_width} \
-    numbers each \
-    compare its query with the keys of all it may see, turn the scores into weights that sum to 1, and mix the \
-    values by \
-    them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what lets one pass train \
-    all positions at once, and a cache of keys and values ({2 * cfg.width:,} numbers a token in this layer) replace \
-    reading the text again."
+    dropped = f"In training {cfg.attention_dropout:.0%} of the weights are dropped." if cfg.attention_dropout else ""
+    return f"""Lets each position gather from itself and those before it: {cfg.heads} heads of {cfg.head_width} numbers
+    each compare its query with the keys of all it may see, turn the scores into weights that sum to 1, and
+    mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is
+    what lets one pass train all positions at once, and a cache of keys and values ({2 * cfg.width:,}
+    numbers a token in this layer) replace reading the text again. {dropped}"""
 
 
 def _qkv(s: Subject) -> str:
     cfg = s.config
-    return f"Makes queries, keys and values of all heads in one product: {cfg.width:,} numbers in, 3 x {cfg.heads} x \
-    {cfg.head_width} = {3 * cfg.width:,} out. Our rows go head by head, and within a head its query, its key, \
-    its value. \
-    Checkpoints disagree about this order, and a wrong one still computes something."
+    return f"""Makes queries, keys and values of all heads in one product: {cfg.width:,} numbers in, 3 x {cfg.heads} x
+    {cfg.head_width} = {3 * cfg.width:,} out. Our rows go head by head, and within a head its query, its
+    key, its value. Checkpoints disagree about this order, and a wrong one still computes something."""
 
 
 def _out(s: Subject) -> str:
@@ -172,10 +163,8 @@ def _out(s: Subject) -> str:
 def _mlp(s: Subject) -> str:
     block: Any = s.model.blocks[0]
     share = sum(p.numel() for p in block.mlp.parameters()) / sum(p.numel() for p in block.parameters())
-    return (
-        f"Works on each position alone: widens {s.config.width:,} numbers to {s.config.mlp_width:,}, bends them, and \
-    narrows them again. {share:.0%} of a block's parameters are here."
-    )
+    return f"""Works on each position alone: widens {s.config.width:,} numbers to {s.config.mlp_width:,}, bends them,
+    and narrows them again. {share:.0%} of a block's parameters are here."""
 
 
 def _activation(s: Subject) -> str:
@@ -194,15 +183,25 @@ def _head(s: Subject) -> str:
         else "Its weight is its own, though of the embedding's shape."
     )
     bias = "" if s.model.head.bias is None else " It has a bias, which few GPTs do."
-    return f"Turns each position's vector into {s.config.vocab_size:,} scores, one a token: logits of the token \
-    that comes \
-    next. {how}{bias}"
+    return f"""Turns each position's vector into {s.config.vocab_size:,} scores, one a token: logits of the token that
+    comes next. {how}{bias}"""
+
+
+def _dropout(where: str, field: str) -> Callable[[Subject], str]:
+    def say(s: Subject) -> str:
+        if not (rate := getattr(s.config, field)):
+            return f"Would set numbers of {where} to 0 at random in training; its rate here is 0, so it does nothing."
+        return f"""In training sets each number of {where} to 0 with probability {rate:g}, and multiplies the others so
+        that the mean stays what it was; in eval mode does nothing. It has no weights."""
+
+    return say
 
 
 TEXTS: dict[str, Callable[[Subject], str]] = {
     "embed": _embed,
     "embed.tokens": _tokens,
     "embed.positions": _learned,
+    "embed.dropout": _dropout("the embedding", "embed_dropout"),
     "rotary": _rotary,
     "blocks.{n}": _blocks,
     "norm_attn": _norm("attention"),
@@ -212,19 +211,24 @@ TEXTS: dict[str, Callable[[Subject], str]] = {
     "attn": _attn,
     "attn.qkv": _qkv,
     "attn.out": _out,
+    "attn.dropout": _dropout("what attention adds to the stream", "residual_dropout"),
     "mlp": _mlp,
     "mlp.up": lambda s: f"Widens: {s.config.width:,} numbers in, {s.config.mlp_width:,} out.",
     "mlp.activation": _activation,
     "mlp.down": lambda s: (
         f"Narrows and writes to the stream: {s.config.mlp_width:,} numbers in, {s.config.width:,} out."
     ),
+    "mlp.dropout": _dropout("what the MLP adds to the stream", "residual_dropout"),
     "head": _head,
 }
 SOURCES = {
+    "embed.tokens": "sharing it with the head: arXiv 1608.05859",
     "embed.positions": "GPT-2, Radford et al. 2019",
     "rotary": "RoFormer, arXiv 2104.09864",
-    "norm_attn": "Layer Normalization, arXiv 1607.06450",
+    "blocks.{n}": "adding to a stream: Deep Residual Learning, arXiv 1512.03385",
     "attn": "Attention Is All You Need, arXiv 1706.03762",
+    "mlp": "Attention Is All You Need, arXiv 1706.03762",
     "mlp.activation": "GELU, arXiv 1606.08415",
-    "embed.tokens": "sharing it with the head: arXiv 1608.05859",
 }
+SOURCES |= dict.fromkeys(("norm_attn", "norm_mlp", "shared norm", "last norm"), "Layer Normalization, arXiv 1607.06450")
+SOURCES |= dict.fromkeys(("embed.dropout", "attn.dropout", "mlp.dropout"), "Dropout, Srivastava et al. 2014")
