@@ -1,5 +1,6 @@
 """What differs between models: facts side by side, and for checkpoints of one architecture tensor by tensor."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from ..errors import SourceError
 from ..loading import own_weight
+from ..translate import same_bytes
 from .facts import facts
 from .subject import Subject
 
@@ -28,11 +30,18 @@ def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     return rows
 
 
+def columns(subjects: Sequence[Subject]) -> list[str]:
+    """A name for each model, also where two have the same."""
+    names = [subject.name for subject in subjects]
+    numbers = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [f"{name} ({number})" if number > 1 else name for name, number in zip(names, numbers, strict=True)]
+
+
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
     """How far each parameter of two checkpoints of one architecture is apart, one pair in memory at a time.
 
     `largest` is the largest difference, `relative` the root mean square of the differences over that of the first's
-    numbers; None where the shapes differ or only one has it.
+    numbers; None where they are not finite, the shapes differ or only one has it.
     """
     if one.plan is None or other.plan is None:
         return
@@ -45,10 +54,25 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
             yield row | {"same": False, "largest": None, "relative": None}
             continue
         first, second = own_weight(one.plan, a), own_weight(other.plan, b)
-        if torch.equal(first, second):
+        if torch.equal(first, second) or same_bytes(first, second):  # a NaN does not equal itself
             yield row | {"same": True, "largest": 0.0, "relative": 0.0}
             continue
-        norm = first.float().norm().item()
-        apart = first.float().sub_(second.float())
-        relative = apart.norm().item() / norm if norm else float("inf")
-        yield row | {"same": False, "largest": apart.abs_().max().item(), "relative": relative}
+        wide = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+        norm = first.to(wide).norm().item()
+        apart = first.to(wide, copy=True).sub_(second.to(wide))
+        relative = apart.norm().item() / norm if norm else math.inf
+        yield row | {"same": False, "largest": _finite(apart.abs_().max().item()), "relative": _finite(relative)}
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def shown(row: dict[str, Any]) -> dict[str, str]:
+    """A row of `tensors` as people read it."""
+    return {
+        "tensor": row["tensor"],
+        "shape": " / ".join(dict.fromkeys(str(shape or "-") for shape in row["shapes"])),
+        "largest difference": "-" if row["largest"] is None else f"{row['largest']:.3g}",
+        "relative": "-" if row["relative"] is None else f"{row['relative']:.2%}",
+    }
