@@ -54,6 +54,32 @@ def test_weights_are_the_tensor(gpt2, name, key):
     assert name in figure.get_suptitle()
 
 
+def test_a_block_of_a_weight_keeps_its_place(gpt2):
+    seen = subject(gpt2, headers_only=False)
+    weight = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
+    figure = plot(seen, "weights", name="embed.tokens.weight[5:9, 40:]")
+    assert torch.equal(images(figure)[0], weight[5:9, 40:])
+    assert figure.axes[0].images[0].get_extent() == [39.5, 59.5, 8.5, 4.5]
+    assert "embed.tokens.weight[5:9, 40:], 4 x 20" in figure.get_suptitle()
+    bias = load_file(gpt2 / "model.safetensors")["transformer.ln_f.bias"]
+    [drawn] = plot(seen, "weights", name="norm.bias[7:12]").axes[0].lines
+    assert drawn.get_ydata().tolist() == bias[7:12].tolist()
+    assert list(drawn.get_xdata()) == [7, 8, 9, 10, 11]
+    for block in ("[5:9]", "[9:5, :]", "[0:9, 0:61]", "[a, b]", "[1, 2]", "[]", "["):
+        with pytest.raises(ConfigError, match=r"weights: found the block .*, expected one within \[0:\d+, 0:60\]"):
+            plot(seen, "weights", name=f"embed.tokens.weight{block}")
+
+
+def test_names_and_tokens_are_no_formulas(tmp_path):
+    folder = tmp_path / "a $\\frac{1}{2}$ b"
+    reference("gpt2").save_pretrained(folder)
+    figure = plot(subject(folder, headers_only=False), "positions")
+    save(figure, tmp_path / "a.svg")
+    assert figure.get_suptitle().startswith(str(folder))
+    broken = plot(subject(headers_only=False), "attention", prompt="$\\frac{ $ \\")
+    save(broken, tmp_path / "b.svg")
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_attention_and_norms_are_those_of_transformers(name):
     model = reference(name)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import dtype_name
+from .config import dtype_name
 from .layers import Decoder, PositionedEmbed
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, cast, get_args
 
+import torch
+
 from .errors import ConfigError
 
 # Far above any published model, far below what would hang the machine while it is built.
@@ -109,3 +111,8 @@ class Origin:
     folder: Path | None = None
     revision: str | None = None
     commit: str | None = None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype as config.json spells it."""
+    return str(dtype).removeprefix("torch.")

@@ -21,8 +21,12 @@ LONG = 300  # letters of a fault
 
 def plain(text: str) -> str:
     """Text of a stranger's file as one short line that no terminal takes for a command."""
-    kept = text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}"
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in kept)
+    return printable(text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}")
+
+
+def printable(text: str) -> str:
+    """Text with whatever is not seen, as ends of lines and changes of direction, spelt out."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def in_a_line(error: BaseException, longest: int = 200) -> str:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-import torch
-
 from .config import DecoderConfig
 from .errors import ConfigError, UnsupportedError
 from .table import Table
@@ -108,11 +106,6 @@ def write_config(
             outer, _, inner = spelling.partition(".")
             hf[outer] = {**(hf.get(outer) or {}), inner: theirs} if inner else theirs
     return hf
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """A dtype as config.json spells it."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _opened(table: Table) -> set[str]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from .cache import KVCache
 from .checkpoint import MAX_CONFIG, beside
 from .compiled import CompiledStep
+from .config import dtype_name
 from .errors import GenerationError
-from .fields import dtype_name
 from .layers import Decoder, PositionedEmbed
 from .linears import is_swapped
 from .sampling import Sampling, check

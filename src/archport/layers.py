@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import markup
 from .config import DecoderConfig, Origin
 from .errors import ConfigError
 from .rotary import Rotary
 from .step import Memories, Step, visible
+from .tree import shown, tree
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -90,14 +92,18 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:  # (batch, seq, width), same out
         """Each position gathers values from itself and the positions before it."""
-        by_head = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width))  # (batch, seq, heads, 3, head_width)
-        q, k, v = by_head.permute(3, 0, 2, 1, 4)  # (batch, heads, seq, head_width) each
+        q, k, v = self.split(self.qkv(x))
         dropout = self.score_dropout if self.training else 0.0
         k, v = step.remember(step.rotate(k), v)
         mixed = F.scaled_dot_product_attention(
             step.rotate(q), k, v, attn_mask=step.mask, is_causal=step.causal, scale=self.scale, dropout_p=dropout
         )
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(-2)))
+
+    def split(self, fused: Tensor) -> tuple[Tensor, ...]:  # (batch, seq, 3 * width)
+        """Queries, keys and values, (batch, heads, seq, head_width) each."""
+        by_head = fused.unflatten(-1, (self.heads, 3, self.head_width))  # (batch, seq, heads, 3, head_width)
+        return by_head.permute(3, 0, 2, 1, 4).unbind()
 
     def extra_repr(self) -> str:
         """The settings, for print."""
@@ -252,6 +258,13 @@ class Decoder(nn.Module):
         if self.rotary is None:
             return Step(rotation=None)
         return Step(rotation=self.rotary(positions if positions.ndim == 1 else positions[:, None], dtype))
+
+    def _repr_html_(self) -> str:
+        """The tree of the modules, for notebooks."""
+        rows = tree(self, next(self.parameters()).dtype)
+        count = sum(parameter.numel() for parameter in self.parameters())
+        kind = getattr(self, "architecture", type(self).__name__)
+        return markup.table([shown(row) for row in rows], caption=f"{kind}: {count:,} parameters")
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config import dtype_name
 from .errors import ConfigError
-from .fields import dtype_name
 from .layers import Decoder
 
 ROWS = 8  # the order that is best for so many rows is as good for one, and better than one's for many

@@ -12,10 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import markup
 from .checkpoint import Checkpoint
-from .config import DecoderConfig
+from .config import DecoderConfig, dtype_name
 from .errors import ConfigError, NotFiniteWarning, UnsupportedError
-from .fields import dtype_name, read_config
+from .fields import read_config
 from .layers import Decoder
 from .linears import swap
 from .pages import trim
@@ -39,6 +40,12 @@ class LoadPlan(Plan):
     def parameters(self) -> int:
         """Number of parameters, a tied head counted once."""
         return sum(torch.Size(step.shape).numel() for step in self.mapped)
+
+    def _repr_html_(self) -> str:
+        """The key table, for notebooks."""
+        found = f"{self.checkpoint.origin.name}: {self.architecture.name}, {self.parameters:,} parameters"
+        memory = f"{self.bytes_in_place:,} bytes used in place, {self.bytes_copied:,} copied"
+        return markup.table(self.key_table, caption=f"{found} in {dtype_name(self.dtype)}; {memory}")
 
 
 def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: bool | None = None) -> LoadPlan:

@@ -11,10 +11,10 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .checkpoint import Checkpoint, check_hashes, open_folder
-from .config import DecoderConfig, Origin
+from .config import DecoderConfig, Origin, dtype_name
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
 from .export import write_checkpoint
-from .fields import dtype_name, read_config, write_config
+from .fields import read_config, write_config
 from .hub import HubOptions, open_companions, open_headers, open_repository
 from .layers import Decoder, initialise
 from .linears import is_swapped

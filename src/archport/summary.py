@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from . import text
-from .fields import dtype_name
+from .config import dtype_name
 from .layers import Block, Decoder
 from .loading import LoadPlan
-from .translate import TensorStep
 
 PROMPT = "def __init__("
 
@@ -81,22 +80,6 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} bytes"
-
-
-def key_table(plan: LoadPlan) -> list[dict[str, str]]:
-    """The whole key table, a row a tensor: ours, its shape, theirs, how one becomes the other."""
-    return [
-        {"ours": step.name or "-", "shape": str(step.shape), "theirs": " + ".join(step.keys), "how": how(step)}
-        for step in plan.steps
-    ]
-
-
-def how(step: TensorStep) -> str:
-    """What happens to one tensor, with the pattern it follows and the reason it is left out."""
-    cast = f" {dtype_name(step.found)} to {dtype_name(step.dtype)}" if step.found != step.dtype else ""
-    pattern = f": {step.pattern}" if step.pattern and len(step.shape) > 1 else ""
-    why = f": {step.why}" if step.why else ""
-    return step.kind + cast + pattern + why
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from einops import EinopsError, rearrange
 from torch import Tensor, nn
 
-from .config import DecoderConfig
+from .config import DecoderConfig, dtype_name
 from .errors import MappingError
 from .layout import Layout, regroups
 from .table import Row, Table
@@ -59,6 +59,14 @@ class TensorStep:
         """Size of the result in memory."""
         return Header(self.shape, self.dtype).bytes
 
+    @property
+    def how(self) -> str:
+        """What happens, with the pattern it follows and the reason it is left out."""
+        cast = f" {dtype_name(self.found)} to {dtype_name(self.dtype)}" if self.found != self.dtype else ""
+        pattern = f": {self.pattern}" if self.pattern and len(self.shape) > 1 else ""
+        why = f": {self.why}" if self.why else ""
+        return self.kind + cast + pattern + why
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -86,6 +94,14 @@ class Plan:
     def bytes_copied(self) -> int:
         """Bytes of parameters that get memory of their own."""
         return sum(step.bytes for step in self.mapped if not step.in_place)
+
+    @property
+    def key_table(self) -> list[dict[str, str]]:
+        """A row a tensor: ours, its shape, theirs, how one becomes the other."""
+        return [
+            {"ours": step.name or "-", "shape": str(step.shape), "theirs": " + ".join(step.keys), "how": step.how}
+            for step in self.steps
+        ]
 
     @property
     def peak_bytes(self) -> int:

@@ -62,7 +62,7 @@ def load(
     if source is None and not dry_run:
         facts["prompt"], facts["next_tokens"] = summary.PROMPT, summary.next_tokens(model)
     if explain:
-        facts["key_table"] = summary.key_table(plan)
+        facts["key_table"] = plan.key_table
     if as_json:
         print(json.dumps(facts, indent=2))
     else:

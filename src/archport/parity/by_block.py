@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..fields import dtype_name
+from ..config import dtype_name
 from ..loading import LoadPlan, own_weight, settle_tie
 from ..port import plan
 from ..registry import skeleton, without_drawing

@@ -43,10 +43,6 @@ class SteppedAttention(Attention):
         scores = self.masked(q @ k.transpose(-1, -2) * self.scale, step)
         return self.projected((self.probabilities(scores) @ v).transpose(1, 2).flatten(-2))
 
-    def split(self, fused: Tensor) -> tuple[Tensor, ...]:
-        by_head = fused.unflatten(-1, (self.heads, 3, self.head_width))
-        return by_head.permute(3, 0, 2, 1, 4).unbind()
-
     def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         return step.rotate(q), step.rotate(k), v
 

@@ -1,12 +1,12 @@
 """The verdict of a verification: for people, for programs, and as a page."""
 
-import html
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import markup
 from .budget import Check
 from .diagnose import Diagnosis
 
@@ -103,29 +103,16 @@ class Report:
         return to_html([self])
 
     def _repr_html_(self) -> str:
-        return self._section()
-
-    def _section(self) -> str:
-        head, *body = [
-            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-            for tag, row in [("th", HEADINGS), *(("td", row) for row in self.rows())]
-        ]
-        fault = f"<p>{html.escape(self.fault.words)}</p>" if self.fault else ""
-        return (
-            f"<h1>{html.escape(self.name)}</h1><p>{html.escape(self.verdict)}</p>{fault}"
-            f"<table><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>\n"
-        )
+        """The verdict and its lines, for notebooks and as a part of a page."""
+        said = [self.verdict, *([self.fault.words] if self.fault else [])]
+        rows = [dict(zip(HEADINGS, row, strict=True)) for row in self.rows()]
+        return "".join(f"<p>{markup.escaped(line)}</p>\n" for line in said) + markup.table(rows)
 
 
 def to_html(reports: Sequence[Report]) -> str:
     """One page in HTML of any number of reports."""
-    title = html.escape(", ".join(report.name for report in reports[:3]))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left}"
-        "@media(prefers-color-scheme:dark){body{background:#111;color:#eee}}</style>"
-        f"{''.join(report._section() for report in reports)}</html>\n"
-    )
+    sections = (f"<h1>{markup.escaped(report.name)}</h1>\n{report._repr_html_()}" for report in reports)
+    return markup.page(", ".join(report.name for report in reports[:3]), "".join(sections))
 
 
 def _finite(number: float) -> float | None:

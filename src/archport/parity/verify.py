@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..config import dtype_name
 from ..errors import ConfigError, SourceError
-from ..fields import dtype_name
 from ..layers import Decoder
 from ..linears import is_swapped, swap
 from ..loading import to_device, to_dtype

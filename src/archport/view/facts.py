@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .. import text
+from ..config import dtype_name
 from ..errors import CheckpointError
-from ..fields import dtype_name
 from ..layers import Attention, Block, Decoder, PositionedEmbed
 from ..table import Row
 from .subject import Subject

@@ -1,6 +1,8 @@
 """Pictures of what is inside a checkpoint, drawn with matplotlib: positions, weights, attention, spectra, norms."""
 
+import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import port, text
-from ..errors import ConfigError, ExportError, SourceError
+from ..errors import ConfigError, SourceError, printable
 from ..layers import Attention, Decoder
 from ..loading import LoadPlan, own_weight
 from ..step import Step
+from .output import may_write, write
 from .subject import Subject
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ KINDS = ("positions", "weights", "attention", "spectrum", "norms")
 PROMPT = "def __init__(self, name):\n    self.name = name"
 MATRICES = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 SIGNED = "PuOr"  # two hues that everyone can tell apart, white between; in print, the darker the larger
+UNDATED: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
 CURVES = 3  # columns of the positions that are also drawn as curves
 
 
@@ -62,21 +66,20 @@ def plot(
     return figure
 
 
+def drawn(figure: "Figure", ending: str) -> bytes:
+    """A figure as `.png` or `.svg`, the same bytes for the same figure."""
+    from matplotlib import rc_context
+
+    made = BytesIO()
+    with rc_context({"svg.hashsalt": "archport"}):
+        figure.savefig(made, format=ending.removeprefix("."), dpi=150, metadata=UNDATED[ending])
+    return made.getvalue()
+
+
 def save(figure: "Figure", file: Path, *, force: bool = False) -> None:
     """Write a figure as PNG or SVG. Raises: ExportError when the file is there already or cannot be written."""
-    may_write(file, force=force)
-    try:
-        figure.savefig(file, dpi=150)
-    except OSError as error:
-        raise ExportError(f"{file}: cannot be written: {error.strerror}") from None
-
-
-def may_write(file: Path, *, force: bool = False) -> None:
-    """Look at a name before anything is drawn. Raises: ExportError."""
-    if file.suffix not in (".png", ".svg"):
-        raise ExportError(f"{file}: expected a name ending in .png or .svg")
-    if file.exists() and not force:
-        raise ExportError(f"{file}: is there already: choose another name, or --force")
+    may_write(file, tuple(UNDATED), force=force)
+    write(file, drawn(figure, file.suffix))
 
 
 def _figure() -> "Figure":
@@ -102,7 +105,7 @@ def _positions(figure: "Figure", subject: Subject, plan: LoadPlan) -> None:
         curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=("-", "--", ":")[len(curves.lines)])
     curves.set(xlabel="position", ylabel="value")
     curves.legend()
-    figure.suptitle(f"{subject.name}: embed.positions.weight, {_sizes(weight)}")
+    _title(figure, f"{subject.name}: embed.positions.weight, {_sizes(weight)}")
 
 
 def strongest(weight: Tensor) -> list[int]:
@@ -111,23 +114,37 @@ def strongest(weight: Tensor) -> list[int]:
     return sorted(weight.var(0).topk(count).indices.tolist())
 
 
-def _weights(figure: "Figure", subject: Subject, plan: LoadPlan, name: str | None) -> None:
+def _weights(figure: "Figure", subject: Subject, plan: LoadPlan, asked: str | None) -> None:
+    """A weight, or a block of it: `blocks.0.attn.qkv.weight[0:64, 0:64]`."""
     steps = {step.name: step for step in plan.mapped}
+    name, bracket, block = (asked or "").partition("[")
     if name not in steps:
         from difflib import get_close_matches
 
-        near = get_close_matches(name or "", [str(one) for one in steps], 3, 0.0)
+        near = get_close_matches(name, [str(one) for one in steps], 3, 0.0)
         raise ConfigError(
             {"weights": f"found {name!r}, expected the name of a tensor; the nearest are {', '.join(near)}"}
         )
     weight = own_weight(plan, steps[name]).float()
+    ranges = _ranges(block, weight.shape) if bracket else [slice(0, size) for size in weight.shape]
+    weight = weight[tuple(ranges)]
     axes = figure.subplots()
     if weight.ndim == 1:
-        axes.plot(weight.numpy(), linewidth=0.8)
+        axes.plot(range(ranges[0].start, ranges[0].stop), weight.numpy(), linewidth=0.8)
         axes.set(xlabel="element", ylabel="value")
     else:
-        _image(axes, weight, "in", "out")
-    figure.suptitle(f"{subject.name}: {name}, {_sizes(weight)}")
+        _image(axes, weight, "in", "out", (ranges[1].start, ranges[0].start))
+    _title(figure, f"{subject.name}: {asked}, {_sizes(weight)}")
+
+
+def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
+    """`0:64, 128:` of the text `0:64, 128:]`, one for each axis."""
+    found = [re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", one) for one in block.removesuffix("]").split(",")]
+    full = [(int(one[1] or 0), int(one[2] or size)) for one, size in zip(found, shape, strict=False) if one]
+    if len(found) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
+        return [slice(*one) for one in full]
+    wanted = ", ".join(f"0:{size}" for size in shape)
+    raise ConfigError({"weights": f"found the block [{block}, expected one within [{wanted}]"})
 
 
 def _spectrum(figure: "Figure", subject: Subject, plan: LoadPlan) -> None:
@@ -141,7 +158,7 @@ def _spectrum(figure: "Figure", subject: Subject, plan: LoadPlan) -> None:
     handles, labels = grid[0].get_legend_handles_labels()
     few = slice(None, None, max(1, len(handles) // 6))
     figure.legend(handles[few], labels[few], loc="outside right center")
-    figure.suptitle(f"{subject.name}: singular values of each layer's matrices")
+    _title(figure, f"{subject.name}: singular values of each layer's matrices")
 
 
 def _attention(
@@ -160,12 +177,11 @@ def _attention(
             continue
         axes.imshow(weights[head].numpy(), cmap="Greys", vmin=0, vmax=1)
         ticks = [_shown(word) for word in words]
-        axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(ticks)), ticks, fontsize=6)
+        axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6, parse_math=False)
+        axes.set_yticks(range(len(ticks)), ticks, fontsize=6, parse_math=False)
         axes.set_title(f"head {head}", fontsize=8)
-    figure.suptitle(
-        f"{subject.name}: attention of layer {layer}; each row is a token and what it looks at, white 0, black 1"
-    )
+    said = "each row is a token and what it looks at, white 0, black 1"
+    _title(figure, f"{subject.name}: attention of layer {layer}; {said}")
 
 
 @torch.no_grad()
@@ -186,8 +202,7 @@ def probabilities(model: Decoder, ids: Tensor, layer: int) -> Tensor:  # (1, seq
 
 
 def _probabilities(attention: Attention, x: Tensor, step: Step) -> Tensor:
-    by_head = attention.qkv(x).unflatten(-1, (attention.heads, 3, attention.head_width))
-    q, k, _ = by_head.permute(3, 0, 2, 1, 4)
+    q, k, _ = attention.split(attention.qkv(x))
     scores = step.rotate(q) @ step.rotate(k).transpose(-1, -2) * attention.scale
     ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     weights: Tensor = scores.masked_fill(ahead, -torch.inf).softmax(-1)[0]
@@ -202,7 +217,7 @@ def _norms(figure: "Figure", subject: Subject, model: Decoder, ids: Tensor) -> N
     axes.fill_between(layers, norms.amin(-1).numpy(), norms.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
     axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream", yscale="log")
     axes.legend()
-    figure.suptitle(f"{subject.name}: residual stream, {ids.shape[-1]} tokens, width {subject.config.width}")
+    _title(figure, f"{subject.name}: residual stream, {ids.shape[-1]} tokens, width {subject.config.width}")
 
 
 @torch.no_grad()
@@ -225,11 +240,22 @@ def stream_norms(model: Decoder, ids: Tensor) -> Tensor:  # (1, seq) -> (layers 
 # --- how it is drawn ---
 
 
-def _image(axes: "Axes", weight: Tensor, across: str, down: str) -> None:
-    """Numbers as colours, white for 0, the scale the same to both sides; the largest hundredth of a percent clipped."""
+def _title(figure: "Figure", text: str) -> None:
+    figure.suptitle(printable(text), parse_math=False, wrap=True)
+
+
+def _image(axes: "Axes", weight: Tensor, across: str, down: str, corner: tuple[int, int] = (0, 0)) -> None:
+    """Numbers as colours, white for 0, the scale the same to both sides; the largest hundredth of a percent clipped.
+
+    `corner` is the column and the row at which a block begins.
+    """
     flat = weight.abs().flatten()
     bound = flat.kthvalue(max(1, int(0.9999 * len(flat)))).values.item() or 1.0
-    image = axes.imshow(weight.numpy(), cmap=SIGNED, vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
+    (rows, columns), (left, top) = weight.shape, corner
+    edges = (left - 0.5, left + columns - 0.5, top + rows - 0.5, top - 0.5)
+    image = axes.imshow(
+        weight.numpy(), cmap=SIGNED, vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest", extent=edges
+    )
     axes.set(xlabel=across, ylabel=down)
     axes.figure.colorbar(image, ax=axes)
 
@@ -237,7 +263,7 @@ def _image(axes: "Axes", weight: Tensor, across: str, down: str) -> None:
 def _shades(count: int) -> list[Any]:
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](0.95 * number / max(1, count - 1)) for number in range(count)]
+    return [colormaps["viridis"](0.8 * number / max(1, count - 1)) for number in range(count)]
 
 
 def _sizes(weight: Tensor) -> str:
@@ -245,5 +271,5 @@ def _sizes(weight: Tensor) -> str:
 
 
 def _shown(word: str) -> str:
-    """A token as a label: spaces and line ends visible, and no dollar, which would begin a formula."""
-    return word.replace("\n", "\\n").replace(" ", "\N{OPEN BOX}").replace("$", r"\$")
+    """A token as a label: spaces and line ends visible."""
+    return printable(word).replace(" ", "\N{OPEN BOX}")

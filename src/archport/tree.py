@@ -1,13 +1,13 @@
 """The tree of a model's modules, repeated blocks folded."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..fields import dtype_name
-from .subject import Subject
+from .config import dtype_name
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,24 @@ class Line:
     count: int = 1
 
 
-def tree(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
+def tree(model: nn.Module, dtype: torch.dtype, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
-    rows = rows_of(subject, folded(subject.model))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows = [_row(line, total, dtype_name(dtype)) for line in folded(model)]
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
-def rows_of(subject: Subject, lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """The lines of a model's tree as rows."""
-    total = sum(parameter.numel() for parameter in subject.model.parameters())
-    return [_row(line, total, dtype_name(subject.dtype)) for line in lines]
+def shown(row: dict[str, Any]) -> dict[str, str]:
+    """A row as people read it: the module by its depth, numbers with separators and units."""
+    parameters = row["parameters"]
+    return {
+        "module": "  " * (row["depth"] - 1) + row["module"],
+        "kind": row["kind"],
+        "shape": row["shape"],
+        "parameters": f"{parameters:,}" if parameters else "",
+        "share": f"{row['share']:.1%}" if parameters else "",
+        "dtype": row["dtype"],
+    }
 
 
 def folded(model: nn.Module) -> Iterator[Line]:
@@ -73,7 +81,7 @@ def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
 def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
     first, *rest = lines
     several = end - start > 1
-    label = f"{first.path}-{end - 1}" if several else first.path
+    label = ".".join(first.path.split(".")[-2:]) + (f"-{end - 1}" if several else "")
     kind = f"{end - start} x {first.kind}" if several else first.kind
     for line in (replace(first, label=label, kind=kind), *rest):
         yield replace(line, count=end - start, parameters=line.parameters * (end - start))
@@ -105,6 +113,6 @@ def _row(line: Line, total: int, dtype: str) -> dict[str, Any]:
         "kind": line.kind,
         "shape": line.shape,
         "parameters": line.parameters,
-        "share": line.parameters / total,
+        "share": line.parameters / total if total else 0.0,
         "dtype": dtype if line.parameters else "",
     }
