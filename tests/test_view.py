@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,13 +13,13 @@ from safetensors.torch import load_file
 import archport
 from archport.errors import ConfigError, SourceError
 from archport.registry import architecture
+from archport.tree import tree
 from archport.view import beside as beside_module
 from archport.view.beside import beside
 from archport.view.diff import diff, tensors
 from archport.view.explain import explain
 from archport.view.facts import facts, layout
 from archport.view.subject import Subject, subject
-from archport.view.tree import tree
 
 from .hub_server import REPO
 from .references import SIZES, VARIANTS, reference
@@ -26,6 +27,7 @@ from .test_cli import run
 from .test_hub import weights_sent
 
 GOLDEN = Path(__file__).parent / "golden"
+SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 ARCHITECTURES = list(SIZES)
 
 
@@ -60,8 +62,14 @@ def test_the_text_of_an_explanation(tiny, name):
     golden(f"explain_{name}.txt", run("explain", name, cwd=tiny).stdout)
 
 
-def test_the_text_of_a_difference():
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_text_of_two_trees(tiny, name):
+    golden(f"beside_{name}.txt", run("tree", name, "--reference", cwd=tiny).stdout)
+
+
+def test_the_text_of_a_difference(tiny):
     golden("diff.txt", run("diff", "gpt2", "gpt-j", "gpt-neox").stdout)
+    golden("diff_tiny.txt", run("diff", *ARCHITECTURES, "--all", cwd=tiny).stdout)
 
 
 # --- tree ---
@@ -72,18 +80,18 @@ def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
     model = reference(variant)
     model.save_pretrained(tmp_path)
     seen = subject(tmp_path)
-    rows = tree(seen)
+    rows = tree(seen.model, seen.dtype)
     assert sum(row["parameters"] for row in rows if row["depth"] == 1) == model.num_parameters()
     assert sum(row["share"] for row in rows if row["depth"] == 1) == pytest.approx(1)
     [blocks] = [row for row in rows if row["module"] == "blocks.0-2"]
     assert blocks["count"] == 3
-    assert {row["depth"] for row in tree(seen, depth=2)} == {1, 2}
+    assert {row["depth"] for row in tree(seen.model, seen.dtype, depth=2)} == {1, 2}
 
 
 def test_blocks_that_differ_are_not_folded():
     seen = subject("gpt2")
     seen.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
-    labels = [row["module"] for row in tree(seen) if row["depth"] == 1]
+    labels = [row["module"] for row in tree(seen.model, seen.dtype) if row["depth"] == 1]
     assert labels == ["embed", "blocks.0-4", "blocks.5", "blocks.6-11", "norm", "head"]
 
 
@@ -245,6 +253,26 @@ def test_layouts_in_words():
 
 
 # --- all ---
+
+COMMANDS = {
+    "tree": ["tree {0}", "tree {0} --reference", "tree {0} --depth 1", "tree"],
+    "diff": ["diff {0} gpt-j gpt-neox", "diff {0} other/{0}", "diff {0} {0} --all"],
+    "explain": ["explain {0}", "explain {0} embed.tokens"],
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_is_as_its_schema_says(tiny, command, name):
+    other = reference(name, seed=1)
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] = torch.nan
+    other.save_pretrained(tiny / "other" / name)
+    schema = json.loads((SCHEMAS / f"{command}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for words in COMMANDS[command]:
+        text = run(*words.format(name).split(), "--json", cwd=tiny).stdout
+        jsonschema.validate(json.loads(text, parse_constant=pytest.fail), schema)
 
 
 def test_json_is_what_the_text_says(tiny):

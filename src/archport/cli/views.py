@@ -1,6 +1,7 @@
-"""Commands to see a model: tree, diff, explain, plot."""
+"""Commands to see a model: tree, diff, explain, plot, page."""
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..errors import plain
 from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table
 
 if TYPE_CHECKING:
+    from ..parity import Report
     from ..view.subject import Subject
 
 WIDTH = 100  # of explanations
@@ -30,8 +32,9 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
+    from ..tree import shown
+    from ..tree import tree as tree_of
     from ..view.subject import subject
-    from ..view.tree import tree as tree_of
 
     seen = subject(source, revision=revision, offline=offline, headers_only=not reference)
     if reference:
@@ -39,24 +42,21 @@ def tree(
 
         rows = beside(seen, depth=depth)
     else:
-        rows = tree_of(seen, depth=depth)
+        rows = tree_of(seen.model, seen.dtype, depth=depth)
     if as_json:
         print(json.dumps({"model": seen.name, "modules": rows}, indent=2))
         return
-    shown = []
-    for row in rows:
-        cells = {"module": "  " * (row["depth"] - 1) + row["module"], "kind": row["kind"], "shape": row["shape"]}
-        if reference:
-            cells |= {"": row["join"], "transformers": row["theirs"], "its kind": row["their_kind"]}
-        cells |= {"parameters": f"{row['parameters']:,}" if row["parameters"] else ""}
-        shown.append(cells | {"share": f"{row['share']:.1%}" if row["parameters"] else "", "dtype": row["dtype"]})
+    cells = [shown(row) for row in rows]
+    if reference:
+        names = {"join": "", "theirs": "transformers", "their_kind": "its kind"}
+        cells = [cell | {name: row[key] for key, name in names.items()} for cell, row in zip(cells, rows, strict=True)]
     out.print(f"{seen.name}: {sum(p.numel() for p in seen.model.parameters()):,} parameters", markup=False)
     _print_likes([seen])
-    print_table(shown)
+    print_table(cells)
     if reference:
-        print(
-            "= the same numbers in both, after the rearrangement of the key table; ! not the same; else one side's own"
-        )
+        from ..view.beside import LEGEND
+
+        print(LEGEND)
 
 
 @app.command()
@@ -71,22 +71,21 @@ def diff(
 
     A Hub id may carry a revision, as NAME@step3000.
     """
+    from ..view.diff import columns, tensors
     from ..view.diff import diff as diff_of
-    from ..view.diff import tensors
     from ..view.subject import subject
 
     seen = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = diff_of(seen)
     apart: list[dict[str, Any]] = []
-    at_hand = [one for one in seen if one.plan and one.plan.checkpoint.files]
-    if len(seen) == len(at_hand) == 2 and seen[0].architecture == seen[1].architecture:
+    if len(seen) == 2 and all(one.at_hand for one in seen) and seen[0].architecture == seen[1].architecture:
         apart = list(tensors(*seen))
     if as_json:
         print(json.dumps({"models": [one.name for one in seen], "facts": rows, "tensors": apart}, indent=2))
         return
     shown = [row for row in rows if everything or not row["same"]]
     if shown:
-        names = [one.name for one in seen]
+        names = columns(seen)
         print_table(
             [
                 {"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True))
@@ -146,13 +145,48 @@ def plot(
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
     from ..view import plot as drawing
+    from ..view.output import may_write
     from ..view.subject import subject
 
-    drawing.may_write(output, force=force)
+    may_write(output, tuple(drawing.UNDATED), force=force)
     seen = subject(source, revision=revision, offline=offline, headers_only=False)
     figure = drawing.plot(seen, kind, name=name, layer=layer, prompt=drawing.PROMPT if prompt is None else prompt)
     drawing.save(figure, output, force=force)
     out.print(f"{output}  {output.stat().st_size:,} bytes", markup=False)
+
+
+@app.command()
+def page(
+    source: Annotated[str, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="SOURCE|ARCH")],
+    other: Annotated[str | None, typer.Argument(help="one to compare it with", metavar="[OTHER]")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="an .html file")] = Path("page.html"),
+    verify: Annotated[bool, typer.Option("--verify", help="compare with transformers, and show the verdict")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="draw nothing")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids to draw them")] = False,
+    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    offline: Offline = False,
+) -> None:
+    """All there is to see of a model, or of two side by side, as one HTML file that needs no network."""
+    from ..view.output import may_write, write
+    from ..view.page import to_html
+    from ..view.subject import subject
+
+    may_write(output, (".html", ".htm"), force=force)
+    sources = [source, *([other] if other else [])]
+    seen = [subject(one, offline=offline, headers_only=not (weights or verify)) for one in sources]
+    verdicts = [report for one in seen for report in _verified(one)] if verify else []
+    write(output, to_html(seen, verdicts=verdicts, plots=not no_plots).encode("utf-8"))
+    out.print(f"{output}  {output.stat().st_size:,} bytes", markup=False)
+
+
+def _verified(seen: "Subject") -> "Sequence[Report]":
+    """The verdict on a checkpoint, or those on every variant of an architecture."""
+    from .. import parity
+    from ..loading import carry_out
+
+    if seen.plan is None:
+        return parity.verify_architecture(seen.architecture.name)
+    return [parity.verify(carry_out(seen.plan), dtype="float32")]
 
 
 def _print_likes(seen: "Sequence[Subject]") -> None:
@@ -172,20 +206,12 @@ def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
-    differ = sorted((row for row in rows if not row["same"]), key=lambda row: -(row["relative"] or float("inf")))
+    differ = sorted((row for row in rows if not row["same"]), key=lambda row: -(row["relative"] or math.inf))
     out.print(f"{len(differ)} of {len(rows)} tensors differ", markup=False)
     listed = rows if everything else differ[:MOST]
     if listed:
-        print_table(
-            [
-                {
-                    "tensor": row["tensor"],
-                    "shape": " / ".join(dict.fromkeys(str(shape or "-") for shape in row["shapes"])),
-                    "largest difference": "-" if row["largest"] is None else f"{row['largest']:.3g}",
-                    "relative": "-" if row["relative"] is None else f"{row['relative']:.2%}",
-                }
-                for row in listed
-            ]
-        )
+        from ..view.diff import shown as tensor_shown
+
+        print_table([tensor_shown(row) for row in listed])
     if len(listed) < len(differ):
         out.print(f"and {len(differ) - len(listed)} more: --all", markup=False)

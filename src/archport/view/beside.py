@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,33 +16,57 @@ from ..parity import references
 from ..parity.counterparts import canonical, counterparts
 from ..registry import without_drawing
 from ..table import Table
+from ..tree import Line, folded, tree
 from .subject import Subject
-from .tree import Line, folded, rows_of
+
+LEGEND = "= the same numbers in both, after the rearrangement of the key table; ! not the same; else one side's own"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two trees: `joins` gives for a path of ours those of theirs that hold the same tensors, `verdicts` what is held.
+
+    A verdict is `=` where both hold the same numbers after the row's rearrangement, `!` where not.
+    """
+
+    ours: list[Line]
+    theirs: list[Line]
+    joins: dict[str, list[str]]
+    verdicts: dict[str, str]
+
+
+def joined(subject: Subject) -> Joined:
+    """A model's tree and that of transformers' model of the same config, joined by the key table and compared.
+
+    A checkpoint's own weights are compared, or for an architecture those of a tiny loud model.
+
+    Raises: SourceError when there is no reference to be had.
+    """
+    reference = _reference(subject)
+    ours, theirs = list(folded(subject.model)), list(folded(reference))
+    joins = _joins(subject, reference, {line.path for line in theirs})
+    held = _held(subject)
+    verdicts = {line.path: _verdict(line, held) for line in ours if line.path in joins}
+    return Joined(ours, theirs, joins, verdicts)
 
 
 def beside(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
     """The rows of `tree` in our order, and of each the module of transformers that the key table joins it with.
 
-    `join` is `=` where both hold the same numbers after the row's rearrangement, `!` where not, and empty for a module
-    of one side alone. A checkpoint's own weights are compared, or for an architecture those of a tiny loud model.
-
-    Raises: SourceError when there is no reference to be had.
+    `join` is the verdict of `joined`, and empty for a module of one side alone. Raises: SourceError.
     """
-    lines = list(folded(subject.model))
-    rows = rows_of(subject, lines)
-    theirs = _reference(subject)
-    their_lines = {line.path: line for line in folded(theirs)}
-    joins = _joins(subject, theirs, their_lines.keys())
-    held = _held(subject)
+    pair = joined(subject)
+    rows = tree(subject.model, subject.dtype)
+    their_lines = {line.path: line for line in pair.theirs}
     made: list[dict[str, Any]] = []
     places: list[str] = []  # the path in the reference of each row that is made
-    for line, row in zip(lines, rows, strict=True):
-        others = [their_lines[path] for path in joins.get(line.path, ())]
-        made.append(row | _their_cells(others, _verdict(line, held) if others else ""))
+    for row in rows:
+        others = [their_lines[path] for path in pair.joins.get(row["path"], ())]
+        made.append(row | _their_cells(others, pair.verdicts.get(row["path"], "")))
         places.append(others[-1].path if others else "")
-    joined = {path for line in lines for path in joins.get(line.path, ())}
+    claimed = {path for row in rows for path in pair.joins.get(row["path"], ())}
     for path, line in their_lines.items():
-        if path not in joined and not any(other.startswith(f"{path}.") for other in joined):
+        if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
             at = _end_of(path.rpartition(".")[0], places)
             empty = dict.fromkeys(rows[0], "") | {"depth": line.depth, "parameters": 0, "share": 0.0}
             made.insert(at, empty | _their_cells([line], ""))
@@ -123,7 +148,7 @@ def _held(subject: Subject) -> dict[str, bool]:
         name: _equal(parameter, theirs, arch.table, name, ours.config)
         for name, parameter in ours.named_parameters(remove_duplicate=False)
     }
-    if subject.plan and subject.plan.checkpoint.files:
+    if subject.at_hand:
         return held
     # Of a tiny model there are other layers; what holds for its first holds for the table's row.
     names = [name for name, _ in subject.model.named_parameters(remove_duplicate=False)]

@@ -29,6 +29,11 @@ class Subject:
         return skeleton(self.architecture, self.config)
 
     @property
+    def at_hand(self) -> bool:
+        """Whether its weights are on this machine, to be read."""
+        return self.plan is not None and bool(self.plan.checkpoint.files)
+
+    @property
     def dtype(self) -> torch.dtype:
         """What its weights are, or would be."""
         return self.plan.dtype if self.plan else torch.float32

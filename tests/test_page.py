@@ -1,0 +1,339 @@
+"""The page, as a person uses it in a real browser: joins, keyboard, filter, both schemes, a phone, hostile names."""
+
+import json
+import re
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+import torch
+
+import archport
+from archport import markup
+from archport.view.page import to_html
+from archport.view.subject import subject
+
+from .browser import chromium, requests, screen
+from .references import reference
+from .test_cli import run
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+# What transformers calls the parts of the two, from its own classes; the question of the person who guessed.
+SAME = {
+    "c_attn": "query_key_value",
+    "ln_1": "input_layernorm",
+    "ln_2": "post_attention_layernorm",
+    "c_fc": "dense_h_to_4h",
+    "wte": "embed_in",
+    "lm_head": "lm_head",
+}
+CONTRAST = """
+const light = (text) => {
+  const [r, g, b] = text.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (one) => {
+  const colour = getComputedStyle(one).backgroundColor;
+  return colour === "rgba(0, 0, 0, 0)" && one.parentElement ? behind(one.parentElement) : colour;
+};
+return [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility() && one.textContent.trim())
+  .map((one) => [light(getComputedStyle(one).color), light(behind(one))])
+  .map(([a, b]) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)).reduce((a, b) => Math.min(a, b));
+"""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Serve whatever text a test puts in under a path; and keep every path that is asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200 if self.path in pages else 404)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(pages.get(self.path, "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    pages, asked = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield pages, asked, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def two():
+    return to_html([subject("gpt2"), subject("gpt-neox")])
+
+
+@pytest.fixture
+def opened(driver, served, two):
+    """The page of two architectures, fresh."""
+    pages, _, url = served
+    pages["/two.html"] = two
+    screen(driver)
+    driver.get(f"{url}/two.html")
+    return driver
+
+
+def css(driver, selector):
+    return driver.find_elements("css selector", selector)
+
+
+def lit(driver):
+    """The names of the tree lines that are lit."""
+    return [item.text.split()[0] for item in css(driver, "[role=treeitem].lit")]
+
+
+def line(driver, name):
+    [item] = [item for item in css(driver, "[role=treeitem]") if item.text.split()[0] == name]
+    return item
+
+
+def press(driver, *keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys(*keys).perform()
+
+
+def point_at(driver, element):
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    ActionChains(driver).move_to_element(element).perform()
+
+
+def focused(driver):
+    return driver.switch_to.active_element
+
+
+# --- in the browser ---
+
+
+def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
+    for gpt2, neox in SAME.items():
+        first = css(opened, "[role=tree]")[0]
+        [item] = [one for one in first.find_elements("css selector", "[role=treeitem]") if one.text.split()[0] == gpt2]
+        point_at(opened, item)
+        found = lit(opened)
+        assert len(found) == 4
+        assert (found[0], found[3]) == (gpt2, neox)
+        assert found[1] == found[2]
+    point_at(opened, line(opened, "query_key_value"))
+    assert lit(opened) == ["c_attn", "qkv", "qkv", "query_key_value"]
+    said = css(opened, "#about")[0].text
+    assert "768 numbers in, 3 x 12 x 64 = 2,304 out" in said
+    assert "transformer.h.{n}.attn.c_attn.weight, stored (in, out): transposed" in said
+    assert "128 numbers in, 3 x 4 x 32 = 384 out" in said
+    rows = css(opened, "#keys tr.lit")
+    assert len(rows) == 2 * 12
+    assert all("c_attn" in row.text for row in rows)
+
+
+def test_a_line_that_only_one_side_has_is_lit_alone(opened):
+    point_at(opened, line(opened, "attn_dropout"))
+    assert lit(opened) == ["attn_dropout"]
+    assert css(opened, "#about")[0].text == ""
+    point_at(opened, line(opened, "rotary"))
+    assert lit(opened) == ["rotary"]
+    assert "the two conventions look alike and are not interchangeable" in css(opened, "#about")[0].text
+
+
+def test_everything_is_reached_by_keyboard(opened):
+    from selenium.webdriver import ActionChains, Keys
+
+    stops = []
+    for _ in range(40):
+        press(opened, Keys.TAB)
+        element = focused(opened)
+        stops.append(element.get_attribute("role") or element.get_attribute("id") or element.tag_name)
+        if element.get_attribute("id") == "filter":
+            break
+    assert stops.count("treeitem") == 4  # one stop a tree; within it the arrows go
+    assert {"a", "differing", "filter", "region"} <= set(stops)
+    first = css(opened, "[role=tree]")[0].find_elements("css selector", "[role=treeitem]")
+    opened.execute_script("arguments[0].focus()", first[0])
+    press(opened, Keys.ARROW_DOWN)
+    assert lit(opened) == ["wte", "tokens", "tokens", "embed_in"]
+    for expected in ("tokens", "tokens", "embed_in", "embed_in"):
+        press(opened, Keys.ARROW_RIGHT)
+        assert focused(opened).text.split()[0] == expected
+    press(opened, Keys.ARROW_LEFT, Keys.END)
+    assert focused(opened).text.split()[0] == "head"
+    press(opened, Keys.HOME)
+    assert focused(opened).text.split()[0] == "embed"
+    assert focused(opened).value_of_css_property("outline-style") == "solid"
+    press(opened, Keys.TAB)
+    assert focused(opened).text.split()[0] == "embed_in"  # where that tree was left
+    ActionChains(opened).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+    assert focused(opened).text.split()[0] == "embed"  # where the tree was left
+
+
+def test_the_filter_leaves_the_rows_that_have_every_word(opened):
+    from selenium.webdriver import Keys
+
+    rows = css(opened, "#keys tbody tr")
+    count = css(opened, "#count")[0]
+    assert count.text == f"{len(rows)} of {len(rows)} rows"
+    filter_box = css(opened, "#filter")[0]
+    filter_box.send_keys("C_Attn  blocks.3.")
+    seen = [row.text for row in rows if row.is_displayed()]
+    assert count.text == f"2 of {len(rows)} rows"
+    assert [text.split()[0] for text in seen] == ["blocks.3.attn.qkv.weight", "blocks.3.attn.qkv.bias"]
+    filter_box.send_keys(" nowhere")
+    assert count.text == f"0 of {len(rows)} rows"
+    press(opened, Keys.ESCAPE)
+    assert count.text == f"{len(rows)} of {len(rows)} rows"
+
+
+def test_only_what_differs(opened):
+    rows = css(opened, "#differences tbody tr")
+    box = css(opened, "#differing")[0]
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    box.click()
+    shown = [row.text for row in rows if row.is_displayed()]
+    assert 0 < len(shown) < len(rows)
+    assert all(text.endswith("differs") for text in shown)
+    assert any("rotary pairs" in text for text in shown)
+    assert not any("norm eps" in text for text in shown)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [360, 1400])
+def test_it_is_readable_in_light_and_dark_and_on_a_phone(opened, dark, width):
+    screen(opened, width=width, dark=dark)
+    point_at(opened, line(opened, "c_attn"))
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    assert opened.execute_script(CONTRAST) >= 4.5
+    background = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 200) == dark
+
+
+def test_no_request_leaves_the_page(driver, served):
+    pages, asked, url = served
+    pages["/one.html"] = to_html([subject("bundled", headers_only=False)])
+    requests(driver)
+    asked.clear()
+    driver.get(f"{url}/one.html")
+    assert asked == ["/one.html"]
+    assert {address.partition(":")[0] for address in requests(driver) if address != f"{url}/one.html"} == {"data"}
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    pictures = css(driver, "#plots img")
+    assert len(pictures) == 3
+    assert all(driver.execute_script("return arguments[0].naturalWidth", one) > 100 for one in pictures)
+    # And it could send none if something got in.
+    driver.execute_script(f"new Image().src = '{url}/leak'; fetch('{url}/leak').catch(() => 0);")
+    driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<iframe src=\"/leak\"></iframe>')")
+    driver.execute_async_script("setTimeout(arguments[0], 300)")
+    assert asked == ["/one.html"]
+
+
+def test_hostile_names_stay_text(driver, served, tmp_path):
+    pages, asked, url = served
+    folder = tmp_path / HOSTILE
+    reference("gpt2").save_pretrained(folder)
+    seen = subject(str(folder), headers_only=False)
+    steps = [replace(step, keys=(f"{step.keys[0]}</script></style>{HOSTILE}",)) for step in seen.plan.steps]
+    odd = replace(seen, plan=replace(seen.plan, steps=tuple(steps)), like=HOSTILE)
+    pages["/hostile.html"] = to_html([odd], plots=False).replace("</main>", f"{_pictures(to_html([seen]))}</main>")
+    asked.clear()
+    driver.get(f"{url}/hostile.html")
+    assert asked == ["/hostile.html"]
+    assert driver.title == f"archport: {folder}"
+    assert HOSTILE in css(driver, "h1")[0].text
+    assert all(f"</script></style>{HOSTILE}" in row.text for row in css(driver, "#keys tbody tr"))
+    images = css(driver, "img")
+    assert len(images) == 2
+    assert all(HOSTILE in image.get_attribute("alt") for image in images)
+    assert css(driver, "[onerror]") == []
+    assert len(css(driver, "script")) == 1
+    point_at(driver, line(driver, "c_attn"))
+    assert lit(driver) == ["qkv", "c_attn"]
+    assert driver.title != "owned"
+
+
+def _pictures(text):
+    return "".join(re.findall(r"<img .*", text))
+
+
+# --- without one ---
+
+
+def test_text_stays_text_and_what_is_not_seen_is_spelt_out():
+    assert markup.escaped('<a href="x">&\'') == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
+    assert markup.escaped("a\n\u202eb\0") == "a\\n\\u202eb\\x00"
+    assert "<b>" not in markup.table([{"<b>": "<b>"}], caption="<b>")
+    assert markup.table([]) == "<table><thead><tr></tr></thead><tbody>\n</tbody></table>\n"
+
+
+def test_two_checkpoints_of_one_architecture_are_compared_tensor_by_tensor(tmp_path):
+    for seed, name in enumerate(("one", "other")):
+        reference("gpt2", seed=seed).save_pretrained(tmp_path / name)
+    text = to_html([subject(tmp_path / name, headers_only=False) for name in ("one", "other")], plots=False)
+    assert "<caption>40 of 40 tensors differ</caption>" in text
+    assert "<img" not in text
+
+
+def test_the_command(tmp_path):
+    reference("gpt2").save_pretrained(tmp_path / "gpt2")
+    done = run("page", "gpt2", "gpt-neox", "-o", "page.html", "--no-plots", cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert done.stdout == f"page.html  {len(page.encode()):,} bytes\n"
+    assert "gpt2 in archport" in page
+    assert "https://" not in page
+    assert (
+        "is there already: choose another name, or --force"
+        in run("page", "gpt2", "-o", "page.html", cwd=tmp_path, code=1).stderr
+    )
+    assert (tmp_path / "page.html").read_text() == page
+    run("page", "gpt2", "-o", "page.html", "--force", "--verify", cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert "gpt2: the same model as transformers (eager) in float32, by all" in page
+    assert 'alt="gpt2: embed.positions.weight, 37 x 60"' in page
+    assert (
+        "nowhere.html: cannot be written: there is no folder"
+        in run("page", "gpt2", "-o", "not/nowhere.html", cwd=tmp_path, code=1).stderr
+    )
+    assert "expected a name ending in .html or .htm" in run("page", "gpt2", "-o", "p.pdf", cwd=tmp_path, code=1).stderr
+
+
+def test_the_same_page_twice():
+    pages = [to_html([subject("bundled", headers_only=False)]) for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_an_architecture_of_ones_own_has_no_reference_and_a_page_all_the_same():
+    arch = replace(archport.registry.architecture("gpt2"), name="nobody")
+    text = to_html([replace(subject("gpt2"), architecture=arch)])
+    assert "no tree to compare with" in text
+    assert "transformers cannot build the reference" in text
+
+
+# --- notebooks ---
+
+
+def test_models_plans_and_reports_show_themselves_in_notebooks():
+    model, plan = archport.load(), archport.plan()
+    assert "<td>blocks.0-5</td><td>6 x ParallelBlock</td>" in model._repr_html_()
+    assert "3,456,000 parameters" in model._repr_html_()
+    assert "<td>gpt_neox.embed_in.weight</td><td>in place</td>" in plan._repr_html_()
+    assert plan._repr_html_().count("<tr>") == 1 + len(plan.steps)
+    report = archport.verify(quick=True)
+    assert report.verdict in report._repr_html_()
+    assert "int8" in archport.load(linears="int8")._repr_html_().lower()
+    bare = archport.Decoder(embed=model.embed, blocks=model.blocks, norm=model.norm, head=model.head)
+    assert "Decoder: " in bare._repr_html_()
+    assert torch.is_tensor(model.head.weight)
+    assert json.dumps(plan.key_table)
