@@ -1,5 +1,10 @@
 """The command line: parses and prints, no logic of its own."""
 
+# ruff: noqa: E402
+import gc
+
+gc.freeze()  # torch's objects stay to the end: looking through them for garbage takes as long as a command
+
 import os
 import sys
 import warnings

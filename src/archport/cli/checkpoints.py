@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
 from ..errors import plain
 from .app import (
@@ -173,5 +172,7 @@ def models(as_json: Json = False) -> None:
 
 def _progress(copies: Sequence[Any]) -> Iterable[Any]:
     """A bar on stderr when there is somebody to see it and something to wait for."""
+    from rich.progress import track
+
     slow = sum(copy.target.nbytes for copy in copies) > 500e6
     return track(copies, "loading", console=err, transient=True) if slow and err.is_terminal else copies
