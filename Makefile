@@ -33,6 +33,9 @@ docs: $(VENV)/ready
 	$(VENV)/bin/python tools/write_docs.py
 	$(VENV)/bin/archport plot bundled attention --layer 2 --output docs/pictures/attention.png --force
 	$(VENV)/bin/archport plot bundled norms --output docs/pictures/norms.png --force
+	$(VENV)/bin/archport page gpt2 gpt-neox --output docs/pictures/page.html --force
+	$(VENV)/bin/python tools/picture_page.py docs/pictures/page.html docs/pictures/page.png c_attn
+	rm docs/pictures/page.html
 
 benchmark: $(VENV)/ready
 	$(VENV)/bin/python benchmarks/load.py

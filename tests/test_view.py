@@ -144,8 +144,10 @@ def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, mon
     assert "2 x ParallelBlock" in run("tree", "ns/large").stdout
     assert "gpt_neox.embed_in.weight" in run("explain", "ns/large").stdout
     assert "vocabulary" in run("diff", "ns/large", "gpt-neox").stdout
+    run("page", "ns/large", "-o", "page.html", cwd=tmp_path)
+    assert "nothing to draw, its weights were not fetched" in (tmp_path / "page.html").read_text()
     size = (folders["large"] / "model.safetensors").stat().st_size
-    assert weights_sent(hub) < 3 * 101_000 < 3 * size  # the header is asked for with what lies in its first 100 kB
+    assert weights_sent(hub) < 4 * 101_000 < 4 * size  # the header is asked for with what lies in its first 100 kB
 
 
 # --- diff ---

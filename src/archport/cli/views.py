@@ -54,9 +54,9 @@ def tree(
     _print_likes([seen])
     print_table(cells)
     if reference:
-        from ..view.beside import LEGEND
+        from ..view.beside import LEGEND, TINY
 
-        print(LEGEND)
+        print(LEGEND if seen.at_hand else f"{LEGEND}; {TINY}")
 
 
 @app.command()

@@ -20,6 +20,7 @@ from ..tree import Line, folded, tree
 from .subject import Subject
 
 LEGEND = "= the same numbers in both, after the rearrangement of the key table; ! not the same; else one side's own"
+TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
 
 
 @dataclass(frozen=True)

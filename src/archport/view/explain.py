@@ -26,12 +26,17 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     found = [row for row in rows if any(_matches(pattern, name) for name in _names(row))]
     if not found:
         names = list(dict.fromkeys(name for row in rows for name in _names(row)))
-        wanted = re.sub(r"\.\d+\.", ".{n}.", pattern)
+        wanted = every(pattern)
         near = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())[:3]
         raise ConfigError(
             {"pattern": f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"}
         )
     return found
+
+
+def every(path: str) -> str:
+    """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
 
 
 def _names(row: dict[str, Any]) -> list[str]:
@@ -40,18 +45,18 @@ def _names(row: dict[str, Any]) -> list[str]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    wanted = re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", pattern)
+    wanted = every(pattern)
     return wanted in name or fnmatchcase(name, wanted)
 
 
 def _row(subject: Subject, line: Line) -> dict[str, Any]:
     table = subject.architecture.table
-    path = re.sub(r"^blocks\.\d+", "blocks.{n}", line.path)
+    path = every(line.path)
     tensors = []
     module = subject.model.get_submodule(line.path)
     for name, parameter in module.named_parameters(recurse=False):
         row = table.row(f"{line.path}.{name}")
-        keys = [re.sub(r"(?<=\.)\d+(?=\.)", "{n}", key, count=1) for key in row.keys]
+        keys = [every(key) for key in row.keys]
         tied = subject.model.tied and f"{path}.{name}" in table.tied
         stored = (
             f"the same tensor as {table.tied[f'{path}.{name}']}; a file may leave it out"

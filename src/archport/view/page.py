@@ -1,6 +1,5 @@
 """One file of HTML with all there is to see of one model or two: trees, facts, parts, keys, plots, the verdict."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -11,9 +10,9 @@ from ..markup import escaped, page, picture, table
 from ..parity import Report
 from ..tree import Line, folded
 from . import plot
-from .beside import LEGEND, Joined, joined
+from .beside import LEGEND, TINY, Joined, joined
 from .diff import columns, diff, shown, tensors
-from .explain import explain
+from .explain import every, explain
 from .facts import facts, layout
 from .subject import Subject
 
@@ -39,10 +38,10 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
         "keys": _keys(subjects),
         "plots": "".join(_plots(subject) for subject in subjects) if plots else "",
     }
-    shown = {name: text for name, text in sections.items() if text}
-    links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in shown)
+    there = {name: text for name, text in sections.items() if text}
+    links = " ".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in there)
     body = "".join(
-        f'<section id="{name}">\n<h2>{name.capitalize()}</h2>\n{text}</section>\n' for name, text in shown.items()
+        f'<section id="{name}">\n<h2>{name.capitalize()}</h2>\n{text}</section>\n' for name, text in there.items()
     )
     said = "".join(f"<p>{escaped(_what(subject))}</p>\n" for subject in subjects)
     script = files(__package__).joinpath("page.js").read_text("utf-8")
@@ -68,11 +67,6 @@ def _joined(subject: Subject) -> Joined:
         return Joined(list(folded(subject.model)), [alone], {}, {})
 
 
-def every(path: str) -> str:
-    """What a module is called in every layer, as `blocks.{n}.attn`."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
-
-
 def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> str:
     made = []
     for number, (subject, pair) in enumerate(zip(subjects, pairs, strict=True)):
@@ -82,8 +76,9 @@ def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> str:
         theirs = _tree(f"{subject.name} in transformers", pair.theirs, parts, {})
         # Of two models ours are side by side in the middle.
         made += [ours, theirs] if number or len(subjects) == 1 else [theirs, ours]
+    tiny = "".join(f"; {escaped(subject.name)}: {TINY}" for subject in subjects if not subject.at_hand)
     return (
-        f'<p>{HINT}</p>\n<p class="soft">{LEGEND}</p>\n<div class="trees">\n{"".join(made)}</div>\n'
+        f'<p>{HINT}</p>\n<p class="soft">{LEGEND}{tiny}</p>\n<div class="trees">\n{"".join(made)}</div>\n'
         '<div id="about" role="status" tabindex="0" aria-label="the part that is lit"></div>\n'
     )
 

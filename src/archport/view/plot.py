@@ -39,7 +39,7 @@ def plot(
 ) -> "Figure":
     """A figure of one of KINDS: `name` is the tensor for weights, `layer` and `prompt` are for attention.
 
-    Only the tensors that are drawn are read. Raises: ConfigError, SourceError, ImportError without matplotlib.
+    Only the tensors that are drawn are read. Raises: ConfigError; SourceError, also without matplotlib.
     """
     if kind not in KINDS:
         raise ConfigError({"plot": f"found {kind!r}, expected {', '.join(KINDS)}"})
