@@ -1,21 +1,19 @@
 """The command line: parses and prints, no logic of its own."""
 
-# ruff: noqa: E402
 import gc
-
-gc.freeze()  # torch's objects stay to the end: looking through them for garbage takes as long as a command
-
 import os
 import sys
 import warnings
 
 from ..errors import ArchportError
-from . import checkpoints, parity, texts, views  # noqa: F401  # each adds its commands
-from .app import app, err
 
 
 def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 1."""
+    gc.freeze()  # torch's objects stay to the end: looking through them for garbage takes as long as a command
+    from . import checkpoints, parity, texts, views  # noqa: F401  # each adds its commands
+    from .app import app, err
+
     if not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *_: err.print(f"archport: {message}", markup=False, soft_wrap=True)
