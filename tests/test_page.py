@@ -11,6 +11,7 @@ import torch
 
 import archport
 from archport import markup
+from archport.parity import Report
 from archport.view.page import to_html
 from archport.view.subject import subject
 
@@ -122,6 +123,16 @@ def focused(driver):
 # --- in the browser ---
 
 
+def seen_at(driver, element):
+    """Whether nothing hides the place where an element begins."""
+    code = """
+      const box = arguments[0].getBoundingClientRect();
+      const at = document.elementFromPoint(box.left + 6, box.top + box.height / 2);
+      return at !== null && arguments[0].contains(at);
+    """
+    return driver.execute_script(code, element)
+
+
 def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
     for gpt2, neox in SAME.items():
         first = css(opened, "[role=tree]")[0]
@@ -131,24 +142,69 @@ def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
         assert len(found) == 4
         assert (found[0], found[3]) == (gpt2, neox)
         assert found[1] == found[2]
+        assert css(opened, "#lit")[0].text == " \u2014 ".join(found)
     point_at(opened, line(opened, "query_key_value"))
     assert lit(opened) == ["c_attn", "qkv", "qkv", "query_key_value"]
+    selected = css(opened, "[role=treeitem][aria-selected=true]")
+    assert selected == css(opened, "[role=treeitem].lit")
+    assert all(seen_at(opened, item) for item in selected)  # each tree scrolls to what is lit in it
+    assert len(css(opened, "article.lit")) == len(css(opened, "#about article")) == 1
+    assert css(opened, "#about .lit, #about [data-part]") == []
     said = css(opened, "#about")[0].text
     assert "768 numbers in, 3 x 12 x 64 = 2,304 out" in said
     assert "transformer.h.{n}.attn.c_attn.weight, stored (in, out): transposed" in said
-    assert "128 numbers in, 3 x 4 x 32 = 384 out" in said
+    assert "6,144 numbers in, 3 x 64 x 96 = 18,432 out" in said
     rows = css(opened, "#keys tr.lit")
-    assert len(rows) == 2 * 12
-    assert all("c_attn" in row.text for row in rows)
+    assert len(rows) == 2 * 44
+    assert sum("c_attn" in row.text for row in rows) == 2 * 12
 
 
 def test_a_line_that_only_one_side_has_is_lit_alone(opened):
     point_at(opened, line(opened, "attn_dropout"))
     assert lit(opened) == ["attn_dropout"]
     assert css(opened, "#about")[0].text == ""
+    assert css(opened, "#lit")[0].text == "attn_dropout, one side alone"
+    point_at(opened, line(opened, "transformer"))
+    assert css(opened, "#lit")[0].text == "transformer, holds other parts"
     point_at(opened, line(opened, "rotary"))
-    assert lit(opened) == ["rotary"]
+    assert lit(opened) == ["rotary", "rotary_emb"]
     assert "the two conventions look alike and are not interchangeable" in css(opened, "#about")[0].text
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (1280, 640), (360, 740)])
+def test_what_is_clicked_or_focused_is_seen(opened, width, height):
+    from selenium.webdriver import ActionChains, Keys
+
+    screen(opened, width=width, height=height)
+    opened.execute_script("document.querySelector('.trees').scrollIntoView()")
+    item = line(opened, "wpe")
+    ActionChains(opened).move_to_element(item).click().perform()
+    assert focused(opened) == item
+    for _ in range(16):
+        press(opened, Keys.ARROW_DOWN)
+        assert seen_at(opened, focused(opened))
+        assert focused(opened) in css(opened, ".lit")
+
+
+def test_a_pointer_at_rest_does_not_take_what_the_keyboard_lit(opened):
+    from selenium.webdriver import Keys
+
+    screen(opened, width=1280, height=500)
+    point_at(opened, css(opened, "[role=tree]")[2].find_elements("css selector", "[role=treeitem]")[6])
+    first = css(opened, "[role=tree]")[0].find_elements("css selector", "[role=treeitem]")
+    opened.execute_script("arguments[0].focus()", first[0])
+    for _ in range(12):
+        press(opened, Keys.ARROW_DOWN)
+        assert focused(opened) in css(opened, ".lit")
+
+
+def test_keys_of_the_browser_stay_the_browser_s(opened):
+    from selenium.webdriver import ActionChains, Keys
+
+    first = css(opened, "[role=tree]")[0].find_elements("css selector", "[role=treeitem]")
+    opened.execute_script("arguments[0].focus()", first[0])
+    ActionChains(opened).key_down(Keys.CONTROL).send_keys(Keys.END).key_up(Keys.CONTROL).perform()
+    assert focused(opened) == first[0]
 
 
 def test_everything_is_reached_by_keyboard(opened):
@@ -167,6 +223,10 @@ def test_everything_is_reached_by_keyboard(opened):
     opened.execute_script("arguments[0].focus()", first[0])
     press(opened, Keys.ARROW_DOWN)
     assert lit(opened) == ["wte", "tokens", "tokens", "embed_in"]
+    press(opened, Keys.ENTER)
+    assert focused(opened).get_attribute("id") == "about"
+    press(opened, Keys.ESCAPE)
+    assert focused(opened) == first[1]
     for expected in ("tokens", "tokens", "embed_in", "embed_in"):
         press(opened, Keys.ARROW_RIGHT)
         assert focused(opened).text.split()[0] == expected
@@ -228,7 +288,8 @@ def test_no_request_leaves_the_page(driver, served):
     asked.clear()
     driver.get(f"{url}/one.html")
     assert asked == ["/one.html"]
-    assert {address.partition(":")[0] for address in requests(driver) if address != f"{url}/one.html"} == {"data"}
+    own = {f"{url}/one.html"}
+    assert {address.partition(":")[0] for address in requests(driver) if address not in own} - {"chrome"} == {"data"}
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     pictures = css(driver, "#plots img")
     assert len(pictures) == 3
@@ -247,20 +308,27 @@ def test_hostile_names_stay_text(driver, served, tmp_path):
     seen = subject(str(folder), headers_only=False)
     steps = [replace(step, keys=(f"{step.keys[0]}</script></style>{HOSTILE}",)) for step in seen.plan.steps]
     odd = replace(seen, plan=replace(seen.plan, steps=tuple(steps)), like=HOSTILE)
-    pages["/hostile.html"] = to_html([odd], plots=False).replace("</main>", f"{_pictures(to_html([seen]))}</main>")
+    setattr(odd.model.blocks[0], HOSTILE.replace(".", ""), torch.nn.Dropout())
+    odd.model.blocks[1].mlp.activation.extra_repr = lambda: HOSTILE
+    verdict = Report(HOSTILE, HOSTILE, HOSTILE, (), problems=(HOSTILE,))
+    text = to_html([odd], verdicts=[verdict], plots=False)
+    pages["/hostile.html"] = text.replace("</main>", f"{_pictures(to_html([seen]))}</main>")
     asked.clear()
     driver.get(f"{url}/hostile.html")
     assert asked == ["/hostile.html"]
     assert driver.title == f"archport: {folder}"
     assert HOSTILE in css(driver, "h1")[0].text
     assert all(f"</script></style>{HOSTILE}" in row.text for row in css(driver, "#keys tbody tr"))
+    assert HOSTILE.replace(".", "") in css(driver, "[role=tree]")[0].text
+    assert f"GELU({HOSTILE})" in css(driver, "[role=tree]")[0].text
+    assert css(driver, "#verdict")[0].text.count(HOSTILE) >= 4
     images = css(driver, "img")
     assert len(images) == 2
     assert all(HOSTILE in image.get_attribute("alt") for image in images)
     assert css(driver, "[onerror]") == []
     assert len(css(driver, "script")) == 1
     point_at(driver, line(driver, "c_attn"))
-    assert lit(driver) == ["qkv", "c_attn"]
+    assert lit(driver) == ["qkv", "qkv", "qkv", "c_attn"]  # one of three blocks is not as the others
     assert driver.title != "owned"
 
 
@@ -282,7 +350,7 @@ def test_two_checkpoints_of_one_architecture_are_compared_tensor_by_tensor(tmp_p
     for seed, name in enumerate(("one", "other")):
         reference("gpt2", seed=seed).save_pretrained(tmp_path / name)
     text = to_html([subject(tmp_path / name, headers_only=False) for name in ("one", "other")], plots=False)
-    assert "<caption>40 of 40 tensors differ</caption>" in text
+    assert "<caption>40 of 40 tensors differ; relative is the root mean square" in text
     assert "<img" not in text
 
 
@@ -302,6 +370,15 @@ def test_the_command(tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "gpt2: the same model as transformers (eager) in float32, by all" in page
     assert 'alt="gpt2: embed.positions.weight, 37 x 60"' in page
+    with torch.no_grad():
+        model = reference("gpt2")
+        model.transformer.h[1].mlp.c_fc.weight[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "nan")
+    done = run("page", "nan", "-o", "nan.html", "--verify", cwd=tmp_path, code=1)
+    assert "nan: NOT the same model as transformers" in done.stdout
+    page = (tmp_path / "nan.html").read_text()
+    assert "NOT the same in both" not in page  # the same NaN, in the same place
+    assert "blocks.1.mlp.up.weight" in page.partition('id="plots"')[2]
     assert (
         "nowhere.html: cannot be written: there is no folder"
         in run("page", "gpt2", "-o", "not/nowhere.html", cwd=tmp_path, code=1).stderr
@@ -319,6 +396,33 @@ def test_an_architecture_of_ones_own_has_no_reference_and_a_page_all_the_same():
     text = to_html([replace(subject("gpt2"), architecture=arch)])
     assert "no tree to compare with" in text
     assert "transformers cannot build the reference" in text
+
+
+def test_a_join_that_does_not_hold_is_marked_in_both_trees(driver, served):
+    pages, _, url = served
+    seen = subject("gpt2")
+    modules = dict(seen.architecture.table.modules)
+    modules["blocks.{n}.mlp.activation"] = modules.pop("blocks.{n}.mlp.dropout")
+    wrong = replace(seen.architecture, table=replace(seen.architecture.table, modules=modules))
+    pages["/wrong.html"] = to_html([replace(seen, architecture=wrong)])
+    for dark in (False, True):
+        screen(driver, dark=dark)
+        driver.get(f"{url}/wrong.html")
+        point_at(driver, line(driver, "activation"))
+        marks = css(driver, "[role=treeitem].lit abbr")
+        assert [mark.text for mark in marks] == ["!", "!"]
+        assert {mark.get_attribute("title") for mark in marks} == {"NOT the same in both"}
+        assert all("wrong" in mark.get_attribute("class") for mark in marks)
+        assert driver.execute_script(CONTRAST) >= 4.5
+
+
+def test_ignored_tensors_have_rows_of_their_own(tmp_path):
+    model = reference("gpt2")
+    weights = model.state_dict() | {f"transformer.h.{n}.attn.masked_bias": torch.zeros(()) for n in range(3)}
+    model.save_pretrained(tmp_path, state_dict={key: value.clone() for key, value in weights.items()})
+    text = to_html([subject(tmp_path)])
+    assert len(re.findall(r"<td>transformer.h.\d.attn.masked_bias</td>", text)) == 3
+    assert "stored (in, out): transposed; columns are all queries" in text
 
 
 # --- notebooks ---

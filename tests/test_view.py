@@ -8,13 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import archport
 from archport.cli.views import app
 from archport.errors import ConfigError, SourceError
 from archport.registry import architecture
+from archport.rotary import Rotary
 from archport.tree import tree
 from archport.view import beside as beside_module
 from archport.view.beside import beside
@@ -82,18 +83,18 @@ def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
     model = reference(variant)
     model.save_pretrained(tmp_path)
     seen = subject(tmp_path)
-    rows = tree(seen.model, seen.dtype)
+    rows = tree(seen.model)
     assert sum(row["parameters"] for row in rows if row["depth"] == 1) == model.num_parameters()
     assert sum(row["share"] for row in rows if row["depth"] == 1) == pytest.approx(1)
     [blocks] = [row for row in rows if row["module"] == "blocks.0-2"]
     assert blocks["count"] == 3
-    assert {row["depth"] for row in tree(seen.model, seen.dtype, depth=2)} == {1, 2}
+    assert {row["depth"] for row in tree(seen.model, depth=2)} == {1, 2}
 
 
 def test_blocks_that_differ_are_not_folded():
     seen = subject("gpt2")
     seen.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
-    labels = [row["module"] for row in tree(seen.model, seen.dtype) if row["depth"] == 1]
+    labels = [row["module"] for row in tree(seen.model) if row["depth"] == 1]
     assert labels == ["embed", "blocks.0-4", "blocks.5", "blocks.6-11", "norm", "head"]
 
 
@@ -107,8 +108,12 @@ def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, sour
     assert {path for path in with_tensors if not re.search(r"\.[12]\.", path)} <= shown
     leaves = {path for path, module in model.named_modules() if not list(module.children())}
     assert {path for path in leaves if not re.search(r"\.[12]\.", path)} == shown & leaves
-    assert all(row["join"] == "=" for row in rows if row["parameters"] and row["theirs"])
-    assert all(row["join"] == "" for row in rows if not row["module"])
+    assert all(row["join"] == "=" for row in rows if row["theirs"] and row["module"])
+    alone = [row["theirs"] or row["path"] for row in rows if row["join"] == "-"]
+    if name == "gpt_neox":
+        assert alone == []  # each has a partner, activation, dropout and rotary too
+    else:
+        assert {path.rpartition(".")[2] for path in alone} <= {"attn_dropout", "rotary"}  # inside Attention; a buffer
 
 
 def _paths(theirs):
@@ -139,17 +144,58 @@ def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
     assert rows["blocks.0.attn.out"]["join"] == "="
 
 
+def test_what_has_no_numbers_is_compared_by_what_it_does(tiny):
+    model = reference("gpt2")
+    config = model.config
+    config.activation_function, config.resid_pdrop = "relu", 0.25
+    model.save_pretrained(tiny / "relu")
+    rows = {row["path"]: row for row in beside(subject(tiny / "relu")) if row["path"]}
+    assert rows["blocks.0.mlp.activation"]["their_kind"] == "ReLU"
+    assert {rows[f"blocks.0.{part}"]["join"] for part in ("mlp.activation", "attn.dropout", "mlp.dropout")} == {"="}
+    assert isinstance(model.transformer.h[0].mlp.act, torch.nn.Module)
+    ours = subject("gpt2").model.blocks[0].mlp
+    assert not beside_module._does_the_same(torch.nn.GELU(), torch.nn.GELU(approximate="tanh"))
+    assert not beside_module._does_the_same(torch.nn.Dropout(0.1), torch.nn.Dropout(0.2))
+    neox = reference("gpt_neox")
+    assert beside_module._does_the_same(Rotary(12, base=9973), neox.gpt_neox.rotary_emb)
+    assert not beside_module._does_the_same(Rotary(12, base=10000), neox.gpt_neox.rotary_emb)
+    assert beside_module._does_the_same(ours.activation, reference("gpt2").transformer.h[0].mlp.act)
+
+
+def test_layers_of_several_types_are_told_apart(tiny):
+    weights = load_file(tiny / "gpt2" / "model.safetensors")
+    weights = {key: t.half() if ".h.1.mlp." in key else t for key, t in weights.items()}
+    weights["transformer.h.2.ln_1.bias"][3] = torch.nan
+    save_file(weights, tiny / "gpt2" / "model.safetensors", {"format": "pt"})
+    seen = subject(tiny / "gpt2")
+    rows = {row["path"]: row for row in beside(seen) if row["path"]}
+    assert rows["blocks.1.mlp.up"]["dtype"] == "float16"
+    assert rows["blocks.1"]["dtype"] == "float32 + float16"
+    assert rows["blocks.1.mlp.up"]["theirs"] == "transformer.h.0-2.mlp.c_fc"
+    assert {row["join"] for row in rows.values()} == {"=", ""}  # a NaN is the same NaN in both
+    found = {(fact.part, fact.what): fact.value for fact in facts(seen)}
+    assert found["sizes", "weights"] == "float32 and float16"
+
+
 def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, monkeypatch):
     hub.add("ns/large", folders["large"])
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     assert "2 x ParallelBlock" in run("tree", "ns/large").stdout
+    assert "compared on a tiny model" in run("tree", "ns/large", "--reference").stdout
+    for words, said in (
+        (["sound"], "found 'sound'"),
+        (["positions"], "has rotary positions"),
+        (["weights", "wte"], "found 'wte'"),
+        (["attention", "--layer", "99"], "found 99, expected 0 to 1"),
+    ):
+        assert said in run("plot", "ns/large", *words, "-o", "a.png", cwd=tmp_path, code=1).stderr
     assert "gpt_neox.embed_in.weight" in run("explain", "ns/large").stdout
     assert "vocabulary" in run("diff", "ns/large", "gpt-neox").stdout
     run("page", "ns/large", "-o", "page.html", cwd=tmp_path)
     assert "nothing to draw, its weights were not fetched" in (tmp_path / "page.html").read_text()
     size = (folders["large"] / "model.safetensors").stat().st_size
-    assert weights_sent(hub) < 4 * 101_000 < 4 * size  # the header is asked for with what lies in its first 100 kB
+    assert weights_sent(hub) < 9 * 101_000 < size  # the header is asked for with what lies in its first 100 kB
 
 
 # --- diff ---
@@ -213,6 +259,36 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
     assert row["largest"] == (a - b).abs().max().item() > 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "divided by sqrt(head width)"),
+        ({"scale_attn_weights": False}, "not divided by sqrt(head width)"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width), but by layer + 1"),
+    ],
+)
+def test_what_is_done_to_the_scores(tmp_path, settings, said):
+    reference("gpt2", **settings).save_pretrained(tmp_path)
+    seen = subject(tmp_path)
+    assert {(fact.part, fact.what): fact.value for fact in facts(seen)}["attention", "scores"] == said
+    assert (
+        f"turn the scores, {said}, into weights"
+        in explain(seen, "c_attn")[0]["text"] + explain(seen, "attn")[1]["text"]
+    )
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(100, "100 tokens, 31 rows that none selects"), (140, "9 without a row")])
+def test_a_vocabulary_and_its_tokenizer(tmp_path, tokens, said):
+    from tokenizers import Tokenizer, models
+
+    reference("gpt2").save_pretrained(tmp_path)
+    Tokenizer(models.WordLevel({str(n): n for n in range(tokens)}, unk_token="0")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    found = {(fact.part, fact.what): fact.value for fact in facts(subject(tmp_path))}
+    assert said in found["vocabulary", "tokenizer"]
+
+
 # --- explain ---
 
 
@@ -240,6 +316,27 @@ def test_a_pattern_that_names_nothing_gets_the_nearest_names():
     assert "blocks.{n}.attn.qkv" in str(info.value)
 
 
+def test_keys_are_those_of_the_file(tmp_path):
+    model = reference("gpt2")
+    model.transformer.save_pretrained(tmp_path)  # the body alone: no prefix
+    [row] = explain(subject(tmp_path), "c_attn")
+    assert row["tensors"][0]["keys"] == ["h.{n}.attn.c_attn.weight"]
+    assert explain(subject(tmp_path), "transformer.h.0.attn.c_attn.weight") == [row]
+    assert [row["path"] for row in explain(subject("gpt-neox"), "lm_head")] == ["head"]
+
+
+def test_papers_are_those_of_what_is_there(tmp_path):
+    reference("gpt2", activation_function="relu", tie_word_embeddings=False).save_pretrained(tmp_path)
+    assert "ReLU" in explain(subject(tmp_path), "activation")[0]["source"]
+    assert explain(subject(tmp_path), "embed.tokens")[0]["source"] == ""
+    assert "1608.05859" in explain(subject("gpt2"), "embed.tokens")[0]["source"]
+
+
+def test_a_layer_that_is_not_there_is_none():
+    with pytest.raises(ConfigError, match=r"explain: pattern: found layer 99, expected 0 to 11"):
+        explain(subject("gpt2"), "h.99.attn")
+
+
 def test_the_tanh_in_gelu_is_as_close_as_the_text_says():
     x = torch.linspace(-10, 10, 100_001, dtype=torch.float64)
     gelu = torch.nn.functional.gelu
@@ -257,6 +354,30 @@ def test_layouts_in_words():
 
 
 # --- all ---
+
+
+def test_no_name_is_a_command_to_the_terminal(tiny):
+    odd = "evil \x1b[31m \n [bold]x"
+    (tiny / "gpt2").rename(tiny / odd)
+    for words in (["tree", odd], ["diff", odd, "gptj"], ["explain", odd], ["tree", odd, "--reference"]):
+        done = run(*words, cwd=tiny)
+        assert "\x1b" not in done.stdout + done.stderr
+    assert "evil \\x1b[31m \\n [bold]x" in run("diff", odd, "gptj", cwd=tiny).stdout
+    assert "\x1b" not in run("tree", f"{odd}/nowhere", cwd=tiny, code=1).stderr
+
+
+def test_a_narrow_terminal_loses_columns_not_letters(monkeypatch, capsys):
+    from archport.cli import app
+
+    rows = [{"module": "x" * 20, "kind": "y" * 20, "share": "z" * 20}]
+    monkeypatch.setattr(app.out, "_force_terminal", True)
+    monkeypatch.setenv("COLUMNS", "50")
+    app.print_table(rows, ("share",))
+    printed = capsys.readouterr().out
+    assert "x" * 20 in printed
+    assert "y" * 20 in printed
+    assert "z" not in printed
+
 
 COMMANDS = {
     "tree": ["tree {0}", "tree {0} --reference", "tree {0} --depth 1", "tree"],
@@ -304,4 +425,5 @@ def test_an_architecture_without_published_sizes():
 
 def test_wrong_words_are_one_line():
     assert "nowhere" in run("tree", "nowhere/at-all", "--offline", code=1).stderr
-    assert "expected two or more" in run("diff", "gpt2", code=1).stderr
+    assert "expected two or more" in run("diff", "gpt2", code=2).stderr
+    assert "gpt3 is no architecture either: these are gpt2, gpt_neox, gptj" in run("tree", "gpt3", code=1).stderr

@@ -85,5 +85,6 @@ TABLE = Table(
         "head.weight": "lm_head.weight",
     },
     tied={"head.weight": "embed.tokens.weight"},
+    modules={"blocks.{n}.mlp.activation": LAYER + "activation_fn"},
 )
 archport.register("opt", config_class=Config, build=build, table=TABLE)

@@ -261,7 +261,7 @@ class Decoder(nn.Module):
 
     def _repr_html_(self) -> str:
         """The tree of the modules, for notebooks."""
-        rows = tree(self, next(self.parameters()).dtype)
+        rows = tree(self)
         count = sum(parameter.numel() for parameter in self.parameters())
         kind = getattr(self, "architecture", type(self).__name__)
         return markup.table([shown(row) for row in rows], caption=f"{kind}: {count:,} parameters")

@@ -26,6 +26,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "gptj",
         {"vocab_size": 50400, "context": 2048, "layers": 28, "width": 4096, "heads": 16, "rotary_width": 64},
     ),
+    "EleutherAI/gpt-neox-20b": _neox(44, 6144, 64, 50432, activation="gelu_tanh"),
     "EleutherAI/pythia-14m": _neox(6, 128, 4),
     "EleutherAI/pythia-31m": _neox(6, 256, 8),
     "EleutherAI/pythia-70m": _neox(6, 512, 8),
@@ -36,7 +37,6 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "EleutherAI/pythia-2.8b": _neox(32, 2560, 32),
     "EleutherAI/pythia-6.9b": _neox(32, 4096, 32, 50432),
     "EleutherAI/pythia-12b": _neox(36, 5120, 40, 50688),
-    "EleutherAI/gpt-neox-20b": _neox(44, 6144, 64, 50432, activation="gelu_tanh"),
     "togethercomputer/RedPajama-INCITE-7B-Base": _neox(32, 4096, 32, 50432, parallel=False, rotary_fraction=1.0),
 }
 

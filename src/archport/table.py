@@ -46,7 +46,7 @@ class Table:
     exported one first. `requires` lists the values a field may have, `echoes` the fields that repeat one of ours,
     `overrides` an object that, where given, makes transformers ignore another; `nullable` ours that HF too may null;
     `tied` the parameters that share another's weight where the config says so, `ignored` the reason for each key
-    that is not used.
+    that is not used. `modules` pairs what has no weights with the reference's module that does the same.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +61,7 @@ class Table:
     aliases: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     def field(self, name: str) -> Field:
         """The config cell of one of our fields, in its full form."""
@@ -88,6 +89,13 @@ class Table:
         if len(found) != 1:
             raise MappingError([f"{name}: {len(found) or 'no'} rows in the key table, expected one"], "key table")
         return found[0]
+
+    def module(self, name: str) -> str | None:
+        """The reference's module that does what one of ours without weights does; None where it has none."""
+        for template, theirs in self.modules.items():
+            if match := _regex(template).fullmatch(name):
+                return _filled(theirs, match.groupdict())
+        return None
 
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""

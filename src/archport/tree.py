@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .config import dtype_name
@@ -20,13 +19,14 @@ class Line:
     kind: str
     shape: str
     parameters: int
+    dtype: str = ""
     count: int = 1
 
 
-def tree(model: nn.Module, dtype: torch.dtype, *, depth: int | None = None) -> list[dict[str, Any]]:
+def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    rows = [_row(line, total, dtype_name(dtype)) for line in folded(model)]
+    rows = [_row(line, total) for line in folded(model)]
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
@@ -75,7 +75,7 @@ def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]
 def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
     """What makes blocks alike: all about their lines but the number."""
     start = len(lines[0].path)
-    return [(line.path[start:], line.kind, line.shape, line.parameters) for line in lines]
+    return [(line.path[start:], line.kind, line.shape, line.parameters, line.dtype) for line in lines]
 
 
 def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
@@ -97,14 +97,16 @@ def _line(path: str, module: nn.Module, depth: int, owners: Mapping[int, str]) -
         sizes = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
         shape = (" -> " if linear else " x ").join(f"{size:,}" for size in sizes)
     kind = type(module).__name__
-    if isinstance(weight, Tensor) and not own:
+    if isinstance(weight, nn.Parameter) and not owners[id(weight)].startswith(f"{path}."):
         kind += f", the weight of {owners[id(weight)].removesuffix('.weight')}"
     elif not own and (settings := module.extra_repr().replace(", inplace=False", "")):
         kind += f"({settings})"
-    return Line(path, path.rpartition(".")[2], depth, kind, shape, sum(parameter.numel() for parameter in own))
+    dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in own)
+    count = sum(parameter.numel() for parameter in own)
+    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes))
 
 
-def _row(line: Line, total: int, dtype: str) -> dict[str, Any]:
+def _row(line: Line, total: int) -> dict[str, Any]:
     return {
         "path": line.path,
         "module": line.label,
@@ -114,5 +116,5 @@ def _row(line: Line, total: int, dtype: str) -> dict[str, Any]:
         "shape": line.shape,
         "parameters": line.parameters,
         "share": line.parameters / total if total else 0.0,
-        "dtype": dtype if line.parameters else "",
+        "dtype": line.dtype,
     }

@@ -12,16 +12,16 @@ def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 1."""
     gc.freeze()  # torch's objects stay to the end: looking through them for garbage takes as long as a command
     from . import checkpoints, parity, texts, views  # noqa: F401  # each adds its commands
-    from .app import app, err
+    from .app import app, err, say
 
     if not err.is_terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *_: err.print(f"archport: {message}", markup=False, soft_wrap=True)
+    warnings.showwarning = lambda message, *_: say(f"archport: {message}", err)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for terminals that have not every character
     try:
         app()
     except (ArchportError, OSError) as error:
-        err.print(f"archport: {error}", markup=False, soft_wrap=True)
+        say(f"archport: {error}", err)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

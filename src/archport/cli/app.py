@@ -4,13 +4,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import plain
+from ..errors import plain, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,11 +48,25 @@ def options(
             raise typer.BadParameter(f"--plugin {name}: {reason}") from None
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows that have the same columns, as wide as they are where nobody looks on."""
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(str(value)) for value in row.values()))
-    Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000).print(table)
+def say(text: str, console: Console = out) -> None:
+    """Print text, of which nothing is markup and no terminal takes anything for a command."""
+    console.print("\n".join(printable(line) for line in text.split("\n")), markup=False, soft_wrap=True)
+
+
+def print_table(rows: Sequence[dict[str, Any]], spare: Sequence[str] = ()) -> None:
+    """Print rows that have the same columns, as wide as they are where nobody looks on.
+
+    Where the terminal is too narrow, `spare` columns go first, the last of them first.
+    """
+    console = Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000)
+    for kept in range(len(spare), -1, -1):
+        gone = spare[kept:]
+        table = Table(box=None, pad_edge=False)
+        for column in (name for name in rows[0] if name not in gone):
+            justify: Literal["left", "right"] = "right" if column == "parameters" else "left"
+            table.add_column(plain(column), justify=justify, overflow="fold")
+        for row in rows:
+            table.add_row(*(plain(str(value)) for name, value in row.items() if name not in gone))
+        if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+            break
+    console.print(table)

@@ -20,8 +20,8 @@ from .app import (
     SourceArgument,
     app,
     err,
-    out,
     print_table,
+    say,
 )
 
 
@@ -95,7 +95,7 @@ def _print_load(facts: dict[str, Any]) -> None:
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
     lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
     for label, text in lines.items():
-        out.print(f"{label:<11} {plain(text)}", markup=False)
+        say(f"{label:<11} {plain(text)}")
 
 
 @app.command()
@@ -119,11 +119,11 @@ def build(
         like, cfg = published.first_of(arch.name)
         cfg = cfg | dict(_setting(text) for text in settings or ())
     model = port.build(arch.name, cfg, device="meta")
-    out.print(str(model), markup=False)
-    out.print(f"{arch.name}: {summary.in_words(model)}", markup=False)
-    out.print(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}", markup=False)
+    say(str(model))
+    say(f"{arch.name}: {summary.in_words(model)}")
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}")
     if settings:
-        out.print(f"but for {', '.join(settings)}", markup=False)
+        say(f"but for {', '.join(settings)}")
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -151,7 +151,7 @@ def export(
     model = port.load(source, revision=revision, dtype=dtype, offline=offline)
     written = port.export(model, folder, max_shard_size=max_shard_size)
     for path in sorted(written.iterdir()):
-        out.print(f"{path}  {path.stat().st_size:,} bytes", markup=False)
+        say(f"{path}  {path.stat().st_size:,} bytes")
 
 
 @app.command()

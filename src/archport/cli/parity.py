@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ExportError
-from .app import DeviceOption, Json, Offline, Revision, app, out, print_table
+from .app import DeviceOption, Json, Offline, Revision, app, print_table, say
 
 
 @app.command()
@@ -50,7 +50,7 @@ def verify(
         facts = [one.to_dict() for one in reports]
         print(json.dumps(facts if of_architecture else facts[0], indent=2))
     else:
-        print("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
+        say("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
     if report is not None:
         page = parity.to_html(reports) if report.suffix == ".html" else "\n".join(r.to_markdown() for r in reports)
         try:
@@ -79,7 +79,7 @@ def faults(
         print(json.dumps({"faults": rows, "score": kill.score(kills)}, indent=2))
     else:
         print_table(rows)
-        out.print(kill.score(kills), markup=False)
+        say(kill.score(kills))
 
 
 def _one_thread() -> None:

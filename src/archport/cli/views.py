@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import plain
-from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table
+from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table, say
 
 if TYPE_CHECKING:
     from ..parity import Report
     from ..view.subject import Subject
 
-WIDTH = 100  # of explanations
+Weights = Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
+
+WIDTH = 100  # of explanations, at most
 MOST = 20  # tensors that differ which are listed, unless all are asked for
 
 
@@ -27,6 +29,7 @@ def tree(
     reference: Annotated[
         bool, typer.Option("--reference", help="transformers' tree beside ours, each join compared number by number")
     ] = False,
+    weights: Weights = False,
     revision: Revision = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -36,34 +39,35 @@ def tree(
     from ..tree import tree as tree_of
     from ..view.subject import subject
 
-    seen = subject(source, revision=revision, offline=offline, headers_only=not reference)
+    seen = subject(source, revision=revision, offline=offline, headers_only=not weights)
     if reference:
         from ..view.beside import beside
 
         rows = beside(seen, depth=depth)
     else:
-        rows = tree_of(seen.model, seen.dtype, depth=depth)
+        rows = tree_of(seen.model, depth=depth)
     if as_json:
-        print(json.dumps({"model": seen.name, "modules": rows}, indent=2))
+        compared = {"compared": "its weights" if seen.at_hand else "a tiny model"} if reference else {}
+        print(json.dumps({"model": seen.name, **compared, "modules": rows}, indent=2))
         return
     cells = [shown(row) for row in rows]
     if reference:
         names = {"join": "", "theirs": "transformers", "their_kind": "its kind"}
         cells = [cell | {name: row[key] for key, name in names.items()} for cell, row in zip(cells, rows, strict=True)]
-    out.print(f"{seen.name}: {sum(p.numel() for p in seen.model.parameters()):,} parameters", markup=False)
+    say(f"{seen.name}: {sum(p.numel() for p in seen.model.parameters()):,} parameters")
     _print_likes([seen])
-    print_table(cells)
+    print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
     if reference:
         from ..view.beside import LEGEND, TINY
 
-        print(LEGEND if seen.at_hand else f"{LEGEND}; {TINY}")
+        say(LEGEND if seen.at_hand else f"{LEGEND}\n{TINY}")
 
 
 @app.command()
 def diff(
     sources: Annotated[list[str], typer.Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
     everything: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
-    weights: Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids to compare them")] = False,
+    weights: Weights = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -75,6 +79,8 @@ def diff(
     from ..view.diff import diff as diff_of
     from ..view.subject import subject
 
+    if len(sources) < 2:
+        raise typer.BadParameter(f"found {len(sources)} model, expected two or more to compare")
     seen = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = diff_of(seen)
     apart: list[dict[str, Any]] = []
@@ -94,10 +100,14 @@ def diff(
         )
     _print_likes(seen)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
-    if same and not everything:
-        out.print(f"the same: {', '.join(same)}", markup=False)
+    if not shown:
+        say("no fact differs")
+    elif same and not everything:
+        say(f"the same: {', '.join(same)}")
     if apart:
         _print_tensors(apart, everything)
+    elif len(seen) > 2 and all(one.at_hand for one in seen):
+        say("tensors are compared between two checkpoints of one architecture, not between more")
 
 
 @app.command()
@@ -117,18 +127,17 @@ def explain(
     if as_json:
         print(json.dumps({"model": seen.name, "parts": rows}, indent=2))
         return
+    width = min(WIDTH, out.width) if out.is_terminal else WIDTH
     for row in rows:
         of = f", {row['count']} of them" if row["count"] > 1 else ""
-        print(f"{row['path']}: {row['kind']}{of}")
+        say(f"{row['path']}: {row['kind']}{of}")
         source_of = f" ({row['source']})" if row["source"] else ""
         if row["text"]:
-            print(textwrap.fill(row["text"] + source_of, WIDTH, initial_indent="  ", subsequent_indent="  "))
+            say(textwrap.fill(row["text"] + source_of, width, initial_indent="  ", subsequent_indent="  "))
         for tensor in row["tensors"]:
-            print(
-                f"    {tensor['name'].rpartition('.')[2]} {tuple(tensor['shape'])}: {plain(' + '.join(tensor['keys']))}"
-            )
-            print(f"      {tensor['stored']}")
-        print()
+            say(f"    {tensor['name'].rpartition('.')[2]} {tuple(tensor['shape'])}: {' + '.join(tensor['keys'])}")
+            say(f"      {tensor['stored']}")
+        say("")
 
 
 @app.command()
@@ -138,7 +147,7 @@ def plot(
     name: Annotated[str | None, typer.Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
     prompt: Annotated[str | None, typer.Option(help="the text, for attention and norms")] = None,
-    layer: Annotated[int, typer.Option(help="for attention")] = 0,
+    layer: Annotated[int | None, typer.Option(help="for attention; the first")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -149,10 +158,11 @@ def plot(
     from ..view.subject import subject
 
     may_write(output, tuple(drawing.UNDATED), force=force)
+    drawing.check(subject(source, revision=revision, offline=offline), kind, name=name, layer=layer, prompt=prompt)
     seen = subject(source, revision=revision, offline=offline, headers_only=False)
-    figure = drawing.plot(seen, kind, name=name, layer=layer, prompt=drawing.PROMPT if prompt is None else prompt)
+    figure = drawing.plot(seen, kind, name=name, layer=layer, prompt=prompt)
     drawing.save(figure, output, force=force)
-    out.print(f"{output}  {output.stat().st_size:,} bytes", markup=False)
+    say(f"{output}  {output.stat().st_size:,} bytes")
 
 
 @app.command()
@@ -162,21 +172,27 @@ def page(
     output: Annotated[Path, typer.Option("--output", "-o", help="an .html file")] = Path("page.html"),
     verify: Annotated[bool, typer.Option("--verify", help="compare with transformers, and show the verdict")] = False,
     no_plots: Annotated[bool, typer.Option("--no-plots", help="draw nothing")] = False,
-    weights: Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids to draw them")] = False,
+    weights: Weights = False,
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
     offline: Offline = False,
 ) -> None:
-    """All there is to see of a model, or of two side by side, as one HTML file that needs no network."""
+    """All there is to see of a model, or of two side by side, as one HTML file that needs no network.
+
+    With --verify the exit code is 1 when it is not the same model as transformers'.
+    """
     from ..view.output import may_write, write
     from ..view.page import to_html
     from ..view.subject import subject
 
     may_write(output, (".html", ".htm"), force=force)
-    sources = [source, *([other] if other else [])]
+    sources = [source] if other is None else [source, other]
     seen = [subject(one, offline=offline, headers_only=not (weights or verify)) for one in sources]
     verdicts = [report for one in seen for report in _verified(one)] if verify else []
     write(output, to_html(seen, verdicts=verdicts, plots=not no_plots).encode("utf-8"))
-    out.print(f"{output}  {output.stat().st_size:,} bytes", markup=False)
+    say(f"{output}  {output.stat().st_size:,} bytes")
+    for report in verdicts:
+        say(report.verdict)
+    sys.exit(not all(report.ok for report in verdicts))
 
 
 def _verified(seen: "Subject") -> "Sequence[Report]":
@@ -191,9 +207,9 @@ def _verified(seen: "Subject") -> "Sequence[Report]":
 
 def _print_likes(seen: "Sequence[Subject]") -> None:
     """Whose sizes those are that only an architecture was named for."""
-    likes = [f"{one.name} at the sizes of {one.like}" for one in seen if one.like]
+    likes = dict.fromkeys(f"{one.name} at the sizes of {one.like}" for one in seen if one.like)
     if likes:
-        out.print(", ".join(likes), markup=False)
+        say(", ".join(likes))
 
 
 def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -207,11 +223,11 @@ def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
     differ = sorted((row for row in rows if not row["same"]), key=lambda row: -(row["relative"] or math.inf))
-    out.print(f"{len(differ)} of {len(rows)} tensors differ", markup=False)
+    say(f"{len(differ)} of {len(rows)} tensors differ")
     listed = rows if everything else differ[:MOST]
     if listed:
         from ..view.diff import shown as tensor_shown
 
         print_table([tensor_shown(row) for row in listed])
     if len(listed) < len(differ):
-        out.print(f"and {len(differ) - len(listed)} more: --all", markup=False)
+        say(f"and {len(differ) - len(listed)} more: --all")

@@ -54,4 +54,10 @@ TABLE = Table(
         "transformer.h.{n}.attn.bias": MASK,
         "transformer.h.{n}.attn.masked_bias": MASK_VALUE,
     },
+    modules={
+        "embed.dropout": "transformer.drop",
+        "blocks.{n}.attn.dropout": "transformer.h.{n}.attn.resid_dropout",
+        "blocks.{n}.mlp.activation": "transformer.h.{n}.mlp.act",
+        "blocks.{n}.mlp.dropout": "transformer.h.{n}.mlp.dropout",
+    },
 )

@@ -66,4 +66,11 @@ TABLE = Table(
         "gpt_neox.layers.{n}.attention.rotary_emb.inv_freq": ROTARY_TABLE,
         "gpt_neox.rotary_emb.inv_freq": ROTARY_TABLE,
     },
+    modules={
+        "embed.dropout": "gpt_neox.emb_dropout",
+        "rotary": "gpt_neox.rotary_emb",
+        "blocks.{n}.attn.dropout": "gpt_neox.layers.{n}.post_attention_dropout",
+        "blocks.{n}.mlp.activation": "gpt_neox.layers.{n}.mlp.act",
+        "blocks.{n}.mlp.dropout": "gpt_neox.layers.{n}.post_mlp_dropout",
+    },
 )

@@ -51,4 +51,10 @@ TABLE = Table(
         "transformer.h.{n}.attn.masked_bias": MASK_VALUE,
         "transformer.h.{n}.attn.embed_positions": ROTARY_TABLE,
     },
+    modules={
+        "embed.dropout": "transformer.drop",
+        "blocks.{n}.attn.dropout": "transformer.h.{n}.attn.resid_dropout",
+        "blocks.{n}.mlp.activation": "transformer.h.{n}.mlp.act",
+        "blocks.{n}.mlp.dropout": "transformer.h.{n}.mlp.dropout",
+    },
 )

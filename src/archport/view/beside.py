@@ -1,8 +1,8 @@
 """The reference's tree beside ours: lines joined by the key table, and each join compared number by number."""
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,71 +12,89 @@ from torch import Tensor, nn
 from .. import port
 from ..config import DecoderConfig
 from ..fields import write_config
+from ..layers import Decoder
 from ..parity import references
 from ..parity.counterparts import canonical, counterparts
 from ..registry import without_drawing
+from ..rotary import Rotary
 from ..table import Table
+from ..translate import same_bytes
 from ..tree import Line, folded, tree
 from .subject import Subject
 
-LEGEND = "= the same numbers in both, after the rearrangement of the key table; ! not the same; else one side's own"
+LEGEND = (
+    "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
+    "! not the same; - one side alone"
+)
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
+CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Two trees: `joins` gives for a path of ours those of theirs that hold the same tensors, `verdicts` what is held.
+    """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks what became of each line.
 
-    A verdict is `=` where both hold the same numbers after the row's rearrangement, `!` where not.
+    A mark is `=` where both hold the same numbers after the row's rearrangement, or without numbers compute the same;
+    `!` where not, `-` where the other side has none, and empty for what only holds other modules.
     """
 
     ours: list[Line]
     theirs: list[Line]
     joins: dict[str, list[str]]
-    verdicts: dict[str, str]
+    marks: dict[str, str]
+    their_marks: dict[str, str]
 
 
 def joined(subject: Subject) -> Joined:
     """A model's tree and that of transformers' model of the same config, joined by the key table and compared.
 
-    A checkpoint's own weights are compared, or for an architecture those of a tiny loud model.
+    A checkpoint's own weights are compared, or where they are not here those of a tiny loud model.
 
     Raises: SourceError when there is no reference to be had.
     """
     reference = _reference(subject)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
-    joins = _joins(subject, reference, {line.path for line in theirs})
+    joins = _joins(subject, reference, {path: line.path for line in theirs for path in _paths(line)})
     held = _held(subject)
-    verdicts = {line.path: _verdict(line, held) for line in ours if line.path in joins}
-    return Joined(ours, theirs, joins, verdicts)
+    marks = {line.path: _mark(line, held) if line.path in joins else _alone(line, ours) for line in ours}
+    pairs = [(marks[line.path], path) for line in ours for path in joins.get(line.path, ())]
+    by = {path: mark for mark, path in sorted(pairs, reverse=True)}  # of several, `!` is last
+    their_marks = {line.path: by[line.path] if line.path in by else _alone(line, theirs) for line in theirs}
+    return Joined(ours, theirs, joins, marks, their_marks)
 
 
 def beside(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
     """The rows of `tree` in our order, and of each the module of transformers that the key table joins it with.
 
-    `join` is the verdict of `joined`, and empty for a module of one side alone. Raises: SourceError.
+    `join` is the mark of `joined`. Raises: SourceError.
     """
     pair = joined(subject)
-    rows = tree(subject.model, subject.dtype)
+    rows = tree(subject.model)
     their_lines = {line.path: line for line in pair.theirs}
     made: list[dict[str, Any]] = []
     places: list[str] = []  # the path in the reference of each row that is made
     for row in rows:
         others = [their_lines[path] for path in pair.joins.get(row["path"], ())]
-        made.append(row | _their_cells(others, pair.verdicts.get(row["path"], "")))
+        made.append(row | _their_cells(others, pair.marks[row["path"]]))
         places.append(others[-1].path if others else "")
-    claimed = {path for row in rows for path in pair.joins.get(row["path"], ())}
+    claimed = {path for paths in pair.joins.values() for path in paths}
     for path, line in their_lines.items():
         if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
             at = _end_of(path.rpartition(".")[0], places)
             empty = dict.fromkeys(rows[0], "") | {"depth": line.depth, "parameters": 0, "share": 0.0}
-            made.insert(at, empty | _their_cells([line], ""))
+            made.insert(at, empty | _their_cells([line], pair.their_marks[path]))
             places.insert(at, path)
     return [row for row in made if depth is None or row["depth"] <= depth]
 
 
-def _joins(subject: Subject, theirs: nn.Module, known: Collection[str]) -> dict[str, list[str]]:
-    """Our module paths with those of the reference that hold the same tensors: one, or the several that ours fuses."""
+# --- which belong together ---
+
+
+def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
+    """Our module paths with those of the reference that hold the same tensors, or do the same without any.
+
+    `lines` gives for every path of the reference that of the line it was folded into.
+    """
     table = subject.architecture.table
     found = {ours: [path] for ours, path in counterparts(subject.model, theirs, table).items()}
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
@@ -86,7 +104,22 @@ def _joins(subject: Subject, theirs: nn.Module, known: Collection[str]) -> dict[
     }
     ends = {path for paths in of_leaves.values() for path in paths}
     joins = {ours: paths for ours, paths in found.items() if not ends.intersection(paths)} | of_leaves
-    return {ours: paths for ours, paths in joins.items() if all(path in known for path in paths)}
+    joins |= {name: [path] for name, _ in subject.model.named_modules() if (path := table.module(name))}
+    return {ours: [lines[path] for path in paths] for ours, paths in joins.items() if all(p in lines for p in paths)}
+
+
+def _paths(line: Line) -> list[str]:
+    """The path of a line, in every layer that was folded into it."""
+    found = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
+    if found is None:
+        return [line.path]
+    layers = range(int(found[0]), int(found[0]) + line.count)
+    return [f"{line.path[: found.start()]}{layer}{line.path[found.end() :]}" for layer in layers]
+
+
+def _alone(line: Line, lines: Iterable[Line]) -> str:
+    """The mark of a line that is joined with none: `-`, but for one that only holds others."""
+    return "" if any(other.path.startswith(f"{line.path}.") for other in lines) else "-"
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
@@ -111,17 +144,13 @@ def _end_of(parent: str, places: list[str]) -> int:
     return len(places)
 
 
-def _verdict(line: Line, held: Mapping[str, bool]) -> str:
-    """`=` where every parameter of a module, and of those folded with it, has the same numbers in both; else `!`."""
-    first, *rest = line.path.split(".")
-    layers = range(int(rest[0]), int(rest[0]) + line.count) if first == "blocks" and rest else [None]
-    inside = [
-        name
-        for layer in layers
-        for name in held
-        if name.startswith(line.path + "." if layer is None else ".".join([first, str(layer), *rest[1:], ""]))
-    ]
-    return ("=" if all(held[name] for name in inside) else "!") if inside else ""
+# --- whether they hold the same ---
+
+
+def _mark(line: Line, held: Mapping[str, bool]) -> str:
+    """`=` where all of a module, and of those folded with it, is the same in both; else `!`."""
+    inside = [name for path in _paths(line) for name in held if name == path or name.startswith(f"{path}.")]
+    return "=" if all(held[name] for name in inside) else "!"
 
 
 def _reference(subject: Subject) -> nn.Module:
@@ -133,34 +162,42 @@ def _reference(subject: Subject) -> nn.Module:
 
 
 def _held(subject: Subject) -> dict[str, bool]:
-    """For each parameter of ours, whether it is transformers' own after the rearrangement that its row says."""
+    """For each parameter of ours, and each joined module without any, whether transformers' own is the same."""
     arch = subject.architecture
-    if subject.plan and subject.plan.checkpoint.origin.folder and subject.plan.checkpoint.files:
+    if subject.at_hand and subject.plan and subject.plan.checkpoint.origin.folder:
         folder = subject.plan.checkpoint.origin.folder
-        reference = references.of_folder(folder, subject.dtype, "eager")
-        ours = port.load(folder, dtype=subject.dtype)
-    else:
-        sizes = next(sizes for _, sizes in references.variants(arch.name))
-        reference = references.loud(arch, sizes)
-        hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
-        ours = port.from_state_dict(hf, reference.state_dict())
-    theirs = {canonical(arch.table, key): tensor for key, tensor in reference.state_dict().items()}
-    held = {
-        name: _equal(parameter, theirs, arch.table, name, ours.config)
-        for name, parameter in ours.named_parameters(remove_duplicate=False)
-    }
-    if subject.at_hand:
-        return held
-    # Of a tiny model there are other layers; what holds for its first holds for the table's row.
+        return _compared(
+            port.load(folder, dtype=subject.dtype), references.of_folder(folder, subject.dtype, "eager"), arch.table
+        )
+    own = {field.name: getattr(subject.config, field.name) for field in fields(subject.config)}
+    sizes = own | next(sizes for _, sizes in references.variants(arch.name))
+    reference = references.loud(arch, sizes)
+    hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
+    held = _compared(port.from_state_dict(hf, reference.state_dict()), reference, arch.table)
+    # Of a tiny model there are other layers; what holds for its layers holds for the table's row.
     names = [name for name, _ in subject.model.named_parameters(remove_duplicate=False)]
+    names += [name for name, _ in subject.model.named_modules() if arch.table.module(name)]
     return {name: all(held[same] for same in _of_row(name, held)) for name in names}
 
 
 def _of_row(name: str, held: Mapping[str, bool]) -> list[str]:
     first, *rest = name.split(".")
     if first != "blocks":
-        return [name]
+        return [name] if name in held else []
     return [other for other in held if other.split(".")[0] == first and other.split(".")[2:] == rest[1:]]
+
+
+def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, bool]:
+    theirs = {canonical(table, key): tensor for key, tensor in reference.state_dict().items()}
+    held = {
+        name: _equal(parameter, theirs, table, name, ours.config)
+        for name, parameter in ours.named_parameters(remove_duplicate=False)
+    }
+    modules = dict(reference.named_modules())
+    for name, module in ours.named_modules():
+        if (path := table.module(name)) in modules:
+            held[name] = _does_the_same(module, modules[path])
+    return held
 
 
 def _equal(ours: Tensor, theirs: Mapping[str, Tensor], table: Table, name: str, config: DecoderConfig) -> bool:
@@ -172,4 +209,14 @@ def _equal(ours: Tensor, theirs: Mapping[str, Tensor], table: Table, name: str, 
     axes = {axis: size for axis, size in config.axes.items() if axis in pattern}
     if len(row.keys) > 1:
         axes.pop("qkv", None)
-    return torch.equal(ours.detach(), rearrange(stacked, pattern, **axes))
+    return same_bytes(ours.detach(), rearrange(stacked, pattern, **axes))
+
+
+def _does_the_same(ours: nn.Module, theirs: Any) -> bool:
+    """Whether two modules without parameters do the same: drop as much, turn by the same angles, bend alike."""
+    if isinstance(ours, nn.Dropout):
+        return isinstance(theirs, nn.Dropout) and ours.p == theirs.p
+    if isinstance(ours, Rotary):
+        return torch.allclose(ours.frequencies(theirs.inv_freq.device), theirs.inv_freq)
+    x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
+    return bool((ours(x) - theirs(x)).abs().max() < CLOSE)

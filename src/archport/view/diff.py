@@ -12,6 +12,7 @@ from ..translate import same_bytes
 from .facts import facts
 from .subject import Subject
 
+RELATIVE = "the root mean square of the differences over that of the first's numbers"
 PIECE = 1 << 18  # numbers that are compared at a time, so that they stay near the processor
 
 
@@ -42,8 +43,8 @@ def columns(subjects: Sequence[Subject]) -> list[str]:
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
     """How far each parameter of two checkpoints of one architecture is apart, one pair in memory at a time.
 
-    `largest` is the largest difference, `relative` the root mean square of the differences over that of the first's
-    numbers; None where they are not finite, the shapes differ or only one has it.
+    `largest` is the largest difference, `relative` is what RELATIVE says; None where it is not finite, the shapes
+    differ or only one has the tensor.
     """
     if one.plan is None or other.plan is None:
         return
@@ -88,9 +89,11 @@ def _finite(number: float) -> float | None:
 
 def shown(row: dict[str, Any]) -> dict[str, str]:
     """A row of `tensors` as people read it."""
+    first, second = (tuple(shape) if shape else None for shape in row["shapes"])
+    lacking = "not finite" if first == second else "other shapes" if first and second else "in one alone"
     return {
         "tensor": row["tensor"],
-        "shape": " / ".join(dict.fromkeys(str(shape or "-") for shape in row["shapes"])),
-        "largest difference": "-" if row["largest"] is None else f"{row['largest']:.3g}",
-        "relative": "-" if row["relative"] is None else f"{row['relative']:.2%}",
+        "shape": str(first) if first == second else f"{first or '-'} / {second or '-'}",
+        "largest difference": lacking if row["largest"] is None else f"{row['largest']:.3g}",
+        "relative": lacking if row["relative"] is None else f"{row['relative']:.2%}",
     }

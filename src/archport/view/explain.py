@@ -2,14 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ConfigError
 from ..layers import PositionedEmbed
+from ..table import Table
 from ..tree import Line, folded
-from .facts import layout
+from .facts import layout, scaling
 from .subject import Subject
 
 
@@ -23,15 +24,28 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     rows = [row for row in rows if row["text"] or row["tensors"]]
     if pattern is None:
         return rows
-    found = [row for row in rows if any(_matches(pattern, name) for name in _names(row))]
+    layer = re.search(r"(?:^|\.)(\d+)(?:\.|$)", pattern)
+    if layer and int(layer[1]) >= subject.config.layers:
+        raise ConfigError({"pattern": f"found layer {layer[1]}, expected 0 to {subject.config.layers - 1}"}, "explain")
+    table = subject.architecture.table
+    found = [row for row in rows if any(_matches(pattern, name) for name in _names(row, table))]
     if not found:
-        names = list(dict.fromkeys(name for row in rows for name in _names(row)))
-        wanted = every(pattern)
-        near = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())[:3]
-        raise ConfigError(
-            {"pattern": f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"}
-        )
+        near = nearest(every(pattern), [name for row in rows for name in _names(row, table)])
+        said = f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"
+        raise ConfigError({"pattern": said}, "explain")
     return found
+
+
+def nearest(wanted: str, names: Iterable[str]) -> list[str]:
+    """The three names that are likest to one that is none, by as many of their words in a row as it has."""
+    count = wanted.count(".") + 1
+
+    def alike(name: str) -> float:
+        words = name.lower().split(".")
+        parts = [words[at : at + count] for at in range(max(1, len(words) - count + 1))]
+        return max(difflib.SequenceMatcher(None, wanted.lower(), ".".join(part)).ratio() for part in parts)
+
+    return sorted(dict.fromkeys(names), key=lambda name: -alike(name))[:3]
 
 
 def every(path: str) -> str:
@@ -39,9 +53,14 @@ def every(path: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
 
 
-def _names(row: dict[str, Any]) -> list[str]:
-    tensors = [name for tensor in row["tensors"] for name in (tensor["name"], *tensor["keys"])]
-    return [row["path"], *tensors]
+def _names(row: dict[str, Any], table: Table) -> list[str]:
+    """All that a part may be called: by us, by its file, and by others of its kind."""
+    found = [row["path"]]
+    for tensor in row["tensors"]:
+        known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0")) for key in row_of.keys}
+        aliases = (other for other, key in table.aliases.items() if every(key) in known)
+        found += [tensor["name"], *tensor["keys"], *known, *aliases]
+    return list(dict.fromkeys(found))
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -52,16 +71,17 @@ def _matches(pattern: str, name: str) -> bool:
 def _row(subject: Subject, line: Line) -> dict[str, Any]:
     table = subject.architecture.table
     path = every(line.path)
+    in_file = {step.name: step.keys for step in subject.plan.mapped} if subject.plan else {}
     tensors = []
     module = subject.model.get_submodule(line.path)
     for name, parameter in module.named_parameters(recurse=False):
         row = table.row(f"{line.path}.{name}")
-        keys = [every(key) for key in row.keys]
+        keys = [every(key) for key in in_file.get(f"{line.path}.{name}", row.keys)]
         tied = subject.model.tied and f"{path}.{name}" in table.tied
         stored = (
             f"the same tensor as {table.tied[f'{path}.{name}']}; a file may leave it out"
             if tied
-            else layout(row, parameter.ndim)
+            else layout(row, parameter.ndim, fused=path.endswith("attn.qkv"))
         )
         tensors.append({"name": f"{path}.{name}", "shape": list(parameter.shape), "keys": keys, "stored": stored})
     role = path.removeprefix("blocks.{n}.")
@@ -73,7 +93,7 @@ def _row(subject: Subject, line: Line) -> dict[str, Any]:
         "count": line.count,
         "kind": line.kind.removeprefix(f"{line.count} x "),
         "text": " ".join(say(subject).split()) if say else "",
-        "source": SOURCES.get(role, ""),
+        "source": _source(role, subject),
         "tensors": tensors,
     }
 
@@ -100,7 +120,7 @@ def _tokens(s: Subject) -> str:
     )
     return f"""One learned vector of {s.config.width:,} numbers for each of {s.config.vocab_size:,} tokens; a lookup,
     no arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round
-    number: those rows were never trained. {used}"""
+    number: no token selects those rows, but they get scores all the same. {used}"""
 
 
 def _learned(s: Subject) -> str:
@@ -145,13 +165,15 @@ def _norm(before: str) -> Callable[[Subject], str]:
 
 
 def _attn(s: Subject) -> str:
-    cfg = s.config
-    dropped = f"In training {cfg.attention_dropout:.0%} of the weights are dropped." if cfg.attention_dropout else ""
+    cfg, model = s.config, cast(Any, s.model)
+    scaled = scaling([block.attn.scale for block in model.blocks], cfg.head_width)
+    rate = cfg.attention_dropout
+    dropped = f"In training {rate:.0%} of these attention weights are dropped." if rate else ""
     return f"""Lets each position gather from itself and those before it: {cfg.heads} heads of {cfg.head_width} numbers
-    each compare its query with the keys of all it may see, turn the scores into weights that sum to 1, and
-    mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is
-    what lets one pass train all positions at once, and a cache of keys and values ({2 * cfg.width:,}
-    numbers a token in this layer) replace reading the text again. {dropped}"""
+    each compare its query with the keys of all it may see, turn the scores, {scaled}, into weights that sum
+    to 1, and mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later
+    ones; that is what lets one pass train all positions at once, and a cache of keys and values
+    ({2 * cfg.width:,} numbers a token in this layer) replace reading the text again. {dropped}"""
 
 
 def _qkv(s: Subject) -> str:
@@ -197,7 +219,7 @@ def _dropout(where: str, field: str) -> Callable[[Subject], str]:
         if not (rate := getattr(s.config, field)):
             return f"Would set numbers of {where} to 0 at random in training; its rate here is 0, so it does nothing."
         return f"""In training sets each number of {where} to 0 with probability {rate:g}, and multiplies the others so
-        that the mean stays what it was; in eval mode does nothing. It has no weights."""
+    that the mean stays what it was; in eval mode does nothing. It has no weights."""
 
     return say
 
@@ -227,13 +249,20 @@ TEXTS: dict[str, Callable[[Subject], str]] = {
     "head": _head,
 }
 SOURCES = {
-    "embed.tokens": "sharing it with the head: arXiv 1608.05859",
     "embed.positions": "GPT-2, Radford et al. 2019",
     "rotary": "RoFormer, arXiv 2104.09864",
     "blocks.{n}": "adding to a stream: Deep Residual Learning, arXiv 1512.03385",
     "attn": "Attention Is All You Need, arXiv 1706.03762",
     "mlp": "Attention Is All You Need, arXiv 1706.03762",
-    "mlp.activation": "GELU, arXiv 1606.08415",
 }
 SOURCES |= dict.fromkeys(("norm_attn", "norm_mlp", "shared norm", "last norm"), "Layer Normalization, arXiv 1607.06450")
 SOURCES |= dict.fromkeys(("embed.dropout", "attn.dropout", "mlp.dropout"), "Dropout, Srivastava et al. 2014")
+ACTIVATIONS = {"gelu": "GELU, arXiv 1606.08415", "relu": "ReLU, Nair and Hinton 2010"}
+
+
+def _source(role: str, s: Subject) -> str:
+    if role == "embed.tokens":
+        return "sharing it with the head: arXiv 1608.05859" if s.model.tied else ""
+    if role == "mlp.activation":
+        return ACTIVATIONS.get(s.config.activation.removesuffix("_tanh"), "")
+    return SOURCES.get(role, "")

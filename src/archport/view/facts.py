@@ -1,6 +1,7 @@
 """What a model is, in facts that can be laid side by side: positions, wiring, norms, attention, MLP, head, sizes."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,16 +59,15 @@ def _attention(subject: Subject) -> Pairs:
     attention: Attention = model.blocks[0].attn
     yield "heads", f"{attention.heads} of {attention.head_width}"
     yield "biases", _biased(qkv=attention.qkv, out=attention.out)
-    scales = {round(block.attn.scale * attention.head_width**0.5, 6) for block in model.blocks}
-    usual = "scores / sqrt(head width)"
-    yield "scale", usual if scales == {1.0} else f"{usual} x {', '.join(f'{scale:g}' for scale in sorted(scales))}"
-    yield "in the checkpoint", in_short(subject.architecture.table.row("blocks.0.attn.qkv.weight"))
+    yield "scores", scaling([block.attn.scale for block in model.blocks], attention.head_width)
+    yield "in the checkpoint", in_short(subject.architecture.table.row("blocks.0.attn.qkv.weight"), fused=True)
 
 
 def _mlp(subject: Subject) -> Pairs:
     model: Any = subject.model
     cfg, mlp = subject.config, model.blocks[0].mlp
-    yield "width", f"{cfg.mlp_width / cfg.width:g} x {cfg.width:,} = {cfg.mlp_width:,}"
+    times = cfg.mlp_width / cfg.width
+    yield "width", f"{times:g} x {cfg.width:,} = {cfg.mlp_width:,}" if times.is_integer() else f"{cfg.mlp_width:,}"
     yield "activation", f"{cfg.activation}".replace("_tanh", ", by tanh")
     yield "biases", _biased(up=mlp.up, down=mlp.down)
     yield "in the checkpoint", in_short(subject.architecture.table.row("blocks.0.mlp.up.weight"))
@@ -81,9 +81,10 @@ def _head(subject: Subject) -> Pairs:
 def _vocabulary(subject: Subject) -> Pairs:
     size = subject.config.vocab_size
     yield "size", f"{size:,}"
-    yield "divisible by", str(size & -size)
+    yield "power of 2 in it", str(size & -size)
     if (known := _tokens_known(subject)) is not None:
-        yield "tokenizer", f"{known:,} tokens" + (f", {size - known:,} rows never used" if known < size else "")
+        spare = f", {size - known:,} rows that none selects" if known < size else ""
+        yield "tokenizer", f"{known:,} tokens" + (f", {known - size:,} without a row" if known > size else spare)
 
 
 def _tokens_known(subject: Subject) -> int | None:
@@ -115,6 +116,8 @@ def _sizes(subject: Subject) -> Pairs:
     yield "of attention", f"{counted('.attn.'):,}"
     yield "of MLPs", f"{counted('.mlp.'):,}"
     yield "of the head", f"{0 if model.tied else counted('head.'):,}"
+    if subject.plan:
+        yield "weights", " and ".join(dict.fromkeys(dtype_name(parameter.dtype) for parameter in model.parameters()))
     cached = 2 * cfg.layers * cfg.width
     yield "KV cache", f"{cached * subject.dtype.itemsize:,} bytes a token in {dtype_name(subject.dtype)}"
 
@@ -128,17 +131,32 @@ def _biased(**linears: nn.Linear) -> str:
     return "yes" if all(found.values()) else "no" if not any(found.values()) else str(found)
 
 
-def in_short(row: Row) -> str:
-    """The order of a weight's axes in a checkpoint, as briefly as can be."""
+def scaling(scales: Sequence[float], head_width: int) -> str:
+    """What is done to the scores of each layer before the softmax."""
+    root = head_width**-0.5
+    for usual, said in ((root, "divided by sqrt(head width)"), (1.0, "not divided by sqrt(head width)")):
+        if all(math.isclose(scale, usual) for scale in scales):
+            return said
+        if all(math.isclose(scale, usual / (layer + 1)) for layer, scale in enumerate(scales)):
+            return f"{said}, but by layer + 1"
+    return f"multiplied by {', '.join(f'{scale:g}' for scale in dict.fromkeys(scales))}"
+
+
+def in_short(row: Row, *, fused: bool = False) -> str:
+    """The order of a weight's axes in a checkpoint, as briefly as can be; `fused` for one of queries, keys, values."""
     theirs, _, ours = (row.pattern or "same -> same").partition(" -> ")
     axes = "(in, out)" if theirs.startswith("...") and ours.endswith("...") else "(out, in)"
     if len(row.keys) > 1:
         return f"{len(row.keys)} weights, {axes}"
-    return axes + (", all q, all k, all v" if "(qkv head dim)" in theirs else "")
+    order = ", all q, all k, all v" if "(qkv head dim)" in theirs else ", q, k, v of each head"
+    return axes + (order if fused else "")
 
 
-def layout(row: Row, ndim: int = 2) -> str:
-    """How a checkpoint stores a weight that is ours as (out, in), or a bias, in words: read off the row's pattern."""
+def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
+    """How a checkpoint stores a weight that is ours as (out, in), or a bias, in words: read off the row's pattern.
+
+    `fused` is for one of queries, keys and values.
+    """
     theirs, _, ours = (row.pattern or "same -> same").partition(" -> ")
     said = []
     if ndim > 1 and theirs.startswith("...") and ours.endswith("..."):
@@ -148,4 +166,4 @@ def layout(row: Row, ndim: int = 2) -> str:
     elif "(qkv head dim)" in theirs:
         columns = "columns are " if ndim > 1 else ""
         said.append(f"{columns}all queries, then keys, then values: regrouped head by head")
-    return "; ".join(said) or "as it is used"
+    return "; ".join(said) or ("as it is used" + (": head by head its query, key and value" if fused else ""))

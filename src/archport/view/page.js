@@ -1,29 +1,47 @@
 
 "use strict";
 
-// --- trees: what belongs together lights up, and is explained in #about ---
+for (const one of document.querySelectorAll("[data-script]")) one.hidden = false;
+
+// --- trees: what belongs together lights up, is named in #lit and explained in #about ---
 
 const trees = [...document.querySelectorAll("[role=tree]")];
 const about = document.getElementById("about");
 
 const itemsOf = (tree) => [...tree.querySelectorAll("[role=treeitem]")];
+const nameOf = (item) => item.firstChild.textContent.trim();
 const named = (part) => [...document.querySelectorAll("[data-part]")].filter((one) => part && one.dataset.part === part);
 
-for (const item of document.querySelectorAll("[role=treeitem]")) {
-  const others = named(item.dataset.part).filter((one) => one !== item && one.role === "treeitem");
-  item.classList.toggle("joined", others.length > 0);
-}
-
 function light(item) {
-  for (const one of document.querySelectorAll(".lit")) one.classList.remove("lit");
-  const together = [item, ...named(item.dataset.part)];
+  for (const one of document.querySelectorAll(".lit")) {
+    one.classList.remove("lit");
+    one.removeAttribute("aria-selected");
+  }
+  const together = item.dataset.part ? named(item.dataset.part) : [item];
   for (const one of together) one.classList.add("lit");
+  const lines = together.filter((one) => one.role === "treeitem");
+  for (const line of lines) {
+    line.setAttribute("aria-selected", "true");
+    if (line !== item) reveal(line);
+  }
+  const mark = item.querySelector("abbr");
+  const alone = lines.length === 1 ? `, ${mark ? mark.title : "holds other parts"}` : "";
+  document.getElementById("lit").textContent = lines.map(nameOf).join(" \u2014 ") + alone;
   const copies = together.filter((one) => one.tagName === "ARTICLE").map((one) => one.cloneNode(true));
   for (const copy of copies) {
     copy.removeAttribute("data-part");
     copy.classList.remove("lit");
   }
   about.replaceChildren(...copies);
+  about.scrollTop = 0;
+}
+
+// Scroll a line's own tree, and nothing else, until the line is seen.
+function reveal(line) {
+  const tree = line.closest("[role=tree]");
+  const above = line.offsetTop;
+  const below = above + line.offsetHeight - tree.clientHeight;
+  tree.scrollTop = Math.max(Math.min(tree.scrollTop, above), below);
 }
 
 function go(item) {
@@ -41,19 +59,23 @@ function across(item, way) {
   return item;
 }
 
+let pointer = "";
 for (const tree of trees) {
   const items = itemsOf(tree);
-  tree.addEventListener("pointerover", (event) => {
+  tree.addEventListener("pointermove", (event) => {
     const item = event.target.closest("[role=treeitem]");
-    if (item) light(item);
+    const place = `${event.screenX} ${event.screenY}`; // lines that scroll below a pointer at rest are not pointed at
+    if (item && place !== pointer && !item.classList.contains("lit")) light(item);
+    pointer = place;
   });
-  tree.addEventListener("focusin", (event) => light(event.target.closest("[role=treeitem]")));
+  tree.addEventListener("focusin", (event) => light(event.target.closest("[role=treeitem]") ?? items[0]));
   tree.addEventListener("click", (event) => {
     const item = event.target.closest("[role=treeitem]");
     if (item) go(item);
   });
   tree.addEventListener("keydown", (event) => {
     const item = event.target.closest("[role=treeitem]");
+    if (!item || event.ctrlKey || event.altKey || event.metaKey) return;
     const at = items.indexOf(item);
     const next = {
       ArrowDown: items[Math.min(at + 1, items.length - 1)],
@@ -63,12 +85,19 @@ for (const tree of trees) {
       ArrowRight: across(item, 1),
       ArrowLeft: across(item, -1),
     }[event.key];
-    if (next && !event.ctrlKey && !event.altKey && !event.metaKey) {
+    if (next) {
       event.preventDefault();
       go(next);
+    } else if (event.key === "Enter") {
+      about.returnTo = item;
+      about.focus();
     }
   });
 }
+
+about.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && about.returnTo) go(about.returnTo);
+});
 
 // --- the key table: rows that have every word of the filter ---
 

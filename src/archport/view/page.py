@@ -1,6 +1,7 @@
 """One file of HTML with all there is to see of one model or two: trees, facts, parts, keys, plots, the verdict."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -11,16 +12,24 @@ from ..parity import Report
 from ..tree import Line, folded
 from . import plot
 from .beside import LEGEND, TINY, Joined, joined
-from .diff import columns, diff, shown, tensors
+from .diff import RELATIVE, columns, diff, shown, tensors
 from .explain import every, explain
 from .facts import facts, layout
 from .subject import Subject
 
+MARKS = {
+    "=": "the same in both",
+    "!": "NOT the same in both",
+    "-": "one side alone",
+    "": "holds other parts",
+}
+IN_ALL = "in all"
 DRAWN = ("positions", "attention", "spectrum", "norms")
 HINT = (
     "Point at a line, or reach it with Tab and the arrow keys: what belongs to it lights up in every tree, and is "
-    "explained below. Left and right go to the same part in the next tree. The number behind a dot counts parameters."
+    "explained below. Left and right go to the same part in the next tree, Enter to what explains it, Escape back."
 )
+NUMBERS = "The number behind a dot counts parameters."
 
 
 def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plots: bool = True) -> str:
@@ -28,10 +37,12 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
 
     Raises: whatever `diff` and `explain` raise.
     """
+    names = zip(subjects, columns(subjects), strict=True)
+    subjects = [subject if subject.name == name else replace(subject, name=name) for subject, name in names]
     title = " and ".join(subject.name for subject in subjects)
     pairs = [_joined(subject) for subject in subjects]
     sections = {
-        "verdict": "".join(f"<h3>{escaped(one.name)}</h3>\n{_wide(one._repr_html_(), 'verdict')}" for one in verdicts),
+        "verdict": "".join(_wide(one._repr_html_(), "verdict") for one in verdicts),
         "trees": _trees(subjects, pairs),
         "differences" if len(subjects) > 1 else "facts": _facts(subjects),
         "parts": _parts(subjects, pairs),
@@ -64,7 +75,8 @@ def _joined(subject: Subject) -> Joined:
         return joined(subject)
     except SourceError as error:
         alone = Line("", "no tree to compare with", 1, str(error), "", 0)
-        return Joined(list(folded(subject.model)), [alone], {}, {})
+        ours = list(folded(subject.model))
+        return Joined(ours, [alone], {}, dict.fromkeys((line.path for line in ours), ""), {"": ""})
 
 
 def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> str:
@@ -72,32 +84,36 @@ def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> str:
     for number, (subject, pair) in enumerate(zip(subjects, pairs, strict=True)):
         parts = {theirs: every(ours) for ours, paths in pair.joins.items() for theirs in paths}
         names = {line.path: every(line.path) for line in pair.ours}
-        ours = _tree(f"{subject.name} in archport", pair.ours, names, pair.verdicts)
-        theirs = _tree(f"{subject.name} in transformers", pair.theirs, parts, {})
+        ours = _tree(f"{subject.name} in archport", pair.ours, names, pair.marks)
+        theirs = _tree(f"{subject.name} in transformers", pair.theirs, parts, pair.their_marks)
         # Of two models ours are side by side in the middle.
         made += [ours, theirs] if number or len(subjects) == 1 else [theirs, ours]
     tiny = "".join(f"; {escaped(subject.name)}: {TINY}" for subject in subjects if not subject.at_hand)
     return (
-        f'<p>{HINT}</p>\n<p class="soft">{LEGEND}{tiny}</p>\n<div class="trees">\n{"".join(made)}</div>\n'
-        '<div id="about" role="status" tabindex="0" aria-label="the part that is lit"></div>\n'
+        f"<p data-script hidden>{HINT}</p>\n"
+        f'<div class="trees">\n{"".join(made)}</div>\n<p id="lit" role="status" data-script hidden></p>\n'
+        '<div id="about" role="region" tabindex="0" aria-label="what is lit" data-script hidden></div>\n'
+        f'<p class="soft">{NUMBERS} {LEGEND}{tiny}</p>\n'
     )
 
 
-def _tree(title: str, lines: Sequence[Line], parts: Mapping[str, str], verdicts: Mapping[str, str]) -> str:
+def _tree(title: str, lines: Sequence[Line], parts: Mapping[str, str], marks: Mapping[str, str]) -> str:
     items = []
     for number, line in enumerate(lines):
         name = parts.get(line.path)
-        verdict = verdicts.get(line.path, "")
-        mark = f' <span class="{"wrong" if verdict == "!" else "soft"}">{verdict}</span>' if verdict else ""
-        count = f"\N{MIDDLE DOT} {line.parameters:,}" if line.parameters else ""
-        rest = " ".join(filter(None, (line.kind, line.shape, count)))
+        mark = marks[line.path]
+        tone = "wrong" if mark == "!" else "soft"
+        said = f'&nbsp;<abbr class="{tone}" title="{MARKS[mark]}">{mark}</abbr>' if mark else ""
+        count = f" &middot;&nbsp;{line.parameters:,}" if line.parameters else ""
+        rest = " ".join(filter(None, (line.kind, line.shape)))
         items.append(
             f'<li role="treeitem" aria-level="{line.depth}" tabindex="{-1 if number else 0}"'
             + (f' data-part="{escaped(name)}"' if name else "")
-            + f'>{escaped(line.label)} <span class="soft">{escaped(rest)}</span>{mark}</li>\n'
+            + f'>{escaped(line.label)} <span class="soft">{escaped(rest)}{count}</span>{said}</li>\n'
         )
     return (
-        f'<div><h3>{escaped(title)}</h3>\n<ul role="tree" aria-label="{escaped(title)}">\n{"".join(items)}</ul></div>\n'
+        f"<div><h3>{escaped(title)}</h3>\n"
+        f'<ul role="tree" aria-multiselectable="true" aria-label="{escaped(title)}">\n{"".join(items)}</ul></div>\n'
     )
 
 
@@ -110,7 +126,7 @@ def _facts(subjects: Sequence[Subject]) -> str:
     rows = diff(subjects)
     names = columns(subjects)
     cells = [
-        {"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) | {"": _mark(row)}
+        {"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) | {IN_ALL: _mark(row)}
         for row in rows
     ]
     box = '<p class="controls"><label><input type="checkbox" id="differing"> only what differs</label></p>\n'
@@ -123,9 +139,10 @@ def _tensors(subjects: Sequence[Subject]) -> str:
     if one.architecture != other.architecture or not (one.at_hand and other.at_hand):
         return ""
     rows = list(tensors(one, other))
-    cells = [shown(row) | {"": _mark(row)} for row in rows]
+    cells = [shown(row) | {IN_ALL: _mark(row)} for row in rows]
     differ = sum(not row["same"] for row in rows)
-    found = table(cells, caption=f"{differ} of {len(rows)} tensors differ", attributes=[_class(row) for row in rows])
+    said = f"{differ} of {len(rows)} tensors differ; relative is {RELATIVE}"
+    found = table(cells, caption=said, attributes=[_class(row) for row in rows])
     return "<h3>Tensor by tensor</h3>\n" + _wide(found, "tensors")
 
 
@@ -147,9 +164,8 @@ def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> str:
 def _part(subject: Subject, pair: Joined, row: Mapping[str, Any], *, several: bool) -> str:
     number = f", {row['count']} of them" if row["count"] > 1 else ""
     paths = [line.path for line in pair.ours if every(line.path) == row["path"]]
-    same = {"=": ": the same numbers in both", "!": ": NOT the same numbers"}
     joins = [
-        f"in transformers: {' + '.join(map(every, pair.joins[path]))}{same.get(pair.verdicts.get(path, ''), '')}"
+        f"in transformers: {' + '.join(map(every, pair.joins[path]))}: {MARKS[pair.marks[path]]}"
         for path in paths
         if path in pair.joins
     ]
@@ -178,7 +194,7 @@ def _keys(subjects: Sequence[Subject]) -> str:
             row = rows.setdefault(key, {"ours": found["ours"]})
             row |= {title: found[column] for column, title in titles.items()}
     box = (
-        '<p class="controls"><label for="filter">filter</label> <input type="search" id="filter" '
+        '<p class="controls" data-script hidden><label for="filter">filter</label> <input type="search" id="filter" '
         'placeholder="words of a name, as attn c_proj"> <output id="count" for="filter"></output></p>\n'
     )
     named = [f'data-part="{escaped(every(row["ours"].rpartition(".")[0]))}"' for row in rows.values()]
@@ -187,18 +203,26 @@ def _keys(subjects: Sequence[Subject]) -> str:
 
 def _key_table(subject: Subject) -> list[dict[str, str]]:
     """A row a tensor: of a checkpoint by its plan, of an architecture by its key table."""
-    if subject.plan:
-        return subject.plan.key_table
     known = subject.architecture.table
-    return [
-        {
-            "ours": name,
-            "shape": str(tuple(parameter.shape)),
-            "theirs": " + ".join((row := known.row(name)).keys),
-            "how": layout(row, parameter.ndim),
-        }
-        for name, parameter in subject.model.named_parameters()
-    ]
+
+    def stored(name: str, ndim: int) -> str:
+        return layout(known.row(name), ndim, fused=".attn.qkv." in name)
+
+    if subject.plan is None:
+        return [
+            {
+                "ours": name,
+                "shape": str(tuple(parameter.shape)),
+                "theirs": " + ".join(known.row(name).keys),
+                "how": stored(name, parameter.ndim),
+            }
+            for name, parameter in subject.model.named_parameters()
+        ]
+    rows = subject.plan.key_table
+    for step, row in zip(subject.plan.steps, rows, strict=True):
+        if step.name and step in subject.plan.mapped:
+            row["how"] = f"{stored(step.name, len(step.shape))}; {step.fate}"
+    return rows
 
 
 # --- plots ---
@@ -210,7 +234,7 @@ def _plots(subject: Subject) -> str:
         return f'<p class="soft">{escaped(subject.name)}: nothing to draw, {reason}</p>\n'
     learned = isinstance(subject.model.embed, PositionedEmbed)
     drawn = [_plot(subject, kind) for kind in DRAWN if learned or kind != "positions"]
-    return "".join(dict.fromkeys(drawn))  # several may lack the same
+    return f"<h3>{escaped(subject.name)}</h3>\n" + "".join(dict.fromkeys(drawn))  # several may lack the same
 
 
 def _plot(subject: Subject, kind: str) -> str:
@@ -218,8 +242,9 @@ def _plot(subject: Subject, kind: str) -> str:
     try:
         figure = plot.plot(subject, kind)
     except ArchportError as error:
-        return f'<p class="soft">{escaped(f"{subject.name}: {error}")}</p>\n'
-    return picture(plot.drawn(figure, ".svg"), figure.get_suptitle())
+        return f'<p class="soft">{escaped(error)}</p>\n'
+    title = figure.get_suptitle()
+    return _wide(picture(plot.drawn(figure, ".svg"), title), title)
 
 
 # --- how it is written ---

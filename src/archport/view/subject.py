@@ -8,9 +8,10 @@ import torch
 
 from .. import port, published
 from ..config import DecoderConfig
+from ..errors import SourceError
 from ..layers import Decoder
 from ..loading import LoadPlan
-from ..registry import Architecture, architecture, is_architecture, skeleton
+from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,12 @@ class Subject:
 
     @cached_property
     def model(self) -> Decoder:
-        """Its modules, on `meta`."""
-        return skeleton(self.architecture, self.config)
+        """Its modules on `meta`, each parameter of the type that the file holds."""
+        made = skeleton(self.architecture, self.config)
+        for step in self.plan.mapped if self.plan else ():
+            parameter = made.get_parameter(step.name or "")
+            parameter.data = parameter.data.to(step.found)
+        return made
 
     @property
     def at_hand(self) -> bool:
@@ -57,7 +62,13 @@ def subject(
     if isinstance(source, str) and revision is None and not Path(source).exists():
         source, _, at = source.partition("@")
         revision = at or None
-    plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)
+    try:
+        plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)
+    except SourceError as error:
+        if not isinstance(source, str) or "/" in source:
+            raise
+        known = ", ".join(architectures())
+        raise SourceError(f"{error}; {source} is no architecture either: these are {known}") from None
     origin = plan.checkpoint.origin
     name = f"{origin.name}@{origin.revision}" if origin.revision else origin.name
     return Subject(name, plan.architecture, plan.config, plan)
