@@ -86,7 +86,9 @@ def test_export_writes_what_transformers_loads(tmp_path):
 def test_build_prints_the_tree_and_the_count():
     done = run("build", "gpt-neox", "--set", "layers=3", "--set", "parallel=false")
     assert "3 x SequentialBlock" in done.stdout
-    model = archport.build("gpt-neox", {"vocab_size": 50304, "context": 2048, "width": 128, "heads": 4, "layers": 3})
+    model = archport.build(
+        "gpt-neox", {"vocab_size": 50432, "context": 2048, "width": 6144, "heads": 64, "layers": 3}, device="meta"
+    )
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters" in done.stdout
 
 
