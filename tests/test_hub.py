@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import archport
 from archport import hub as archport_hub
 from archport.checkpoint import COMPANIONS, choose_weights
 from archport.errors import ArchportError, CheckpointError, SourceError
+from archport.loading import own_weight
 
-from .hub_server import REPO, HubServer
+from .hub_server import REPO, Fault, HubServer
 
 SECRET = "hf_secret"
 LOG_IN = "log in with `hf auth login`"
@@ -146,6 +148,40 @@ def test_weights_behind_a_redirect_arrive_and_the_token_does_not_go_there(hub, f
 
 
 # Planning
+
+
+@pytest.mark.parametrize("name", ["main", "sharded"])
+def test_one_tensor_of_a_plan_is_read_and_nothing_else(hub, at, folders, name):
+    hub.add("ns/one", folders[name])
+    plan = archport.plan("ns/one", **at)
+    before = weights_sent(hub)
+    step = next(step for step in plan.mapped if step.name == "blocks.1.mlp.down.weight")
+    assert torch.equal(own_weight(plan, step), archport.load(folders[name]).blocks[1].mlp.down.weight)
+    assert weights_sent(hub) - before == 8 + step.bytes
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault("*.safetensors", status=200, body=b"x" * 100), "the server answers with 100 bytes"),
+        (Fault("*.safetensors", status=206, body=b"x" * 7), "7 bytes with status 206 for model.safetensors"),
+        (Fault("*.safetensors", status=404), "the server answers 404"),
+        (Fault("*.safetensors", status=500, times=9), "tried 3 times, the server answers 500"),
+    ],
+)
+def test_bytes_that_were_not_asked_for_are_no_tensor(hub, at, fault, said):
+    plan = archport.plan(REPO, **at)
+    hub.faults.append(fault)
+    with pytest.raises(SourceError, match=re.escape(said)):
+        own_weight(plan, plan.mapped[0])
+
+
+def test_more_than_was_asked_for_is_not_taken_in(hub, at):
+    plan = archport.plan(REPO, **at)
+    hub.faults.append(Fault("*.safetensors", status=206, body=(64).to_bytes(8, "little")))
+    hub.faults.append(Fault("*.safetensors", status=206, body=b"x" * 10_000_000))
+    with pytest.raises(SourceError, match=r"10000000 bytes for .*, expected at most"):
+        own_weight(plan, plan.mapped[0])
 
 
 @pytest.mark.parametrize("name", ["main", "sharded", "large"])

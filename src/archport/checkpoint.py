@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -61,7 +61,8 @@ class WeightsFile(Protocol):
 class Checkpoint:
     """A config, the headers of all tensors, and the files to read them from (none where only headers were fetched).
 
-    `copied` asks for memory of their own for all tensors, wherever files could be mapped.
+    `remote` are files of which single tensors can be asked for then. `copied` asks for memory of their own for all
+    tensors, wherever files could be mapped.
     """
 
     origin: Origin
@@ -70,15 +71,16 @@ class Checkpoint:
     file_bytes: int
     files: Mapping[str, WeightsFile]
     copied: bool = False
+    remote: Mapping[str, WeightsFile] = field(default_factory=dict)
 
     @property
     def mapped(self) -> bool:
         """Whether tensors are used where they lie on disk."""
-        return not self.copied and all(file.mapped for file in self.files.values())
+        return not self.copied and all(file.mapped for file in (self.files or self.remote).values())
 
     def read(self, key: str, *, own: bool = False) -> Tensor:
         """One tensor by the file's own key, mapped where the file is, or in memory of its `own`."""
-        return self.files[key].tensor(key, own=own or self.copied)
+        return (self.files or self.remote)[key].tensor(key, own=own or self.copied)
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a piece go that was read and copied; the file still has it."""

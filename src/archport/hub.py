@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -21,10 +22,10 @@ from .checkpoint import (
 )
 from .config import Origin
 from .errors import CheckpointError, SourceError
-from .hub_answers import answer, explanation, guard
+from .hub_answers import HostileAnswerError, answer, explanation, guard
+from .hub_ranges import RemoteFile
 from .safetensors_file import checked
 from .strict_json import read_json
-from .translate import Header
 
 T = TypeVar("T")
 TRIES = 3
@@ -96,22 +97,26 @@ def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Che
         index = _ask(repo, revision, lambda: _download(repo, weights, commit, options))
         shards = shard_names(read_index(index))
 
-    def fetch(shard: str) -> dict[str, Header]:
+    def fetch(shard: str) -> RemoteFile:
         found = _ask(repo, revision, lambda: _header(repo, shard, commit, options))
         entries = {
             key: {"dtype": tensor.dtype, "shape": _listed(tensor.shape), "data_offsets": _listed(tensor.data_offsets)}
             for key, tensor in found.items()
         }
-        return checked(entries, f"{repo}/{shard}", None)
+        headers = checked(entries, f"{repo}/{shard}", None)
+        places = {key: tuple(entries[key]["data_offsets"]) for key in headers}
+        return RemoteFile(Path(shard), headers, places, partial(_bytes, repo, revision, shard, commit, options))
 
     with ThreadPoolExecutor(8) as pool:
         held = dict(zip(shards, pool.map(fetch, shards), strict=True))
     if index is not None:
-        check_index(read_index(index), held, index)
-    headers = {key: header for found in held.values() for key, header in found.items()}
+        check_index(read_index(index), {shard: file.headers for shard, file in held.items()}, index)
+    headers = {key: header for file in held.values() for key, header in file.headers.items()}
+    remote = {key: file for file in held.values() for key in file.headers}
     size = sum(header.bytes for header in headers.values())
     hf = read_json(config, MAX_CONFIG)
-    return Checkpoint(Origin(repo, hf, None, revision, commit), headers, tuple(shards), size, {})
+    origin = Origin(repo, hf, None, revision, commit)
+    return Checkpoint(origin, headers, tuple(shards), size, {}, remote=remote)
 
 
 def _listed(value: Any) -> Any:
@@ -125,6 +130,28 @@ def _header(repo: str, name: str, commit: str, options: HubOptions) -> dict[str,
         return _api(options).parse_safetensors_file_metadata(repo, name, revision=commit).tensors  # type: ignore[no-any-return]
     except (AttributeError, KeyError, TypeError) as error:  # JSON, but not that of a header
         raise errors.SafetensorsParsingError(f"{name}: {error!r}") from None
+
+
+def _bytes(repo: str, revision: str | None, name: str, commit: str, options: HubOptions, begin: int, end: int) -> bytes:
+    """Some bytes of a file. Raises: SourceError."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repo, name, revision=commit, endpoint=options.get("endpoint"))
+    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = build_hf_headers(token=options.get("token")) | asked
+
+    def get() -> bytes:
+        response = get_session().get(url, headers=headers, timeout=TIMEOUT)
+        response.raise_for_status()
+        content: bytes = response.content
+        if response.status_code != 206 or len(content) != end - begin:
+            found = f"{len(content)} bytes with status {response.status_code}"
+            raise HostileAnswerError(f"{found} for {name}, expected the {end - begin} that were asked for")
+        return content
+
+    guard()
+    return _ask(repo, revision, get)
 
 
 def _told_to_stay_offline() -> bool:

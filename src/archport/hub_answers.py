@@ -33,6 +33,9 @@ def _refuse(response: Any, *_: Any, **__: Any) -> None:
     path = urlsplit(str(response.url)).path
     limit = MAX_LISTING if path.startswith("/api/") else LIMITS.get(path.rpartition("/")[2])
     size = response.headers.get("Content-Length", "")
+    # Of a part of a file no more than was asked for; what begins at 0 may be the whole of a small file.
+    if part := re.fullmatch(r"bytes=([1-9]\d*)-(\d+)", response.request.headers.get("Range", "")):
+        limit = int(part[2]) - int(part[1]) + 1
     if limit is not None and size.isdigit() and int(size) > limit:
         raise HostileAnswerError(f"{size} bytes for {path[:60]}, expected at most {limit}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import CheckpointError
 from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table, say
 
 if TYPE_CHECKING:
@@ -158,8 +159,13 @@ def plot(
     from ..view.subject import subject
 
     may_write(output, tuple(drawing.UNDATED), force=force)
-    drawing.check(subject(source, revision=revision, offline=offline), kind, name=name, layer=layer, prompt=prompt)
-    seen = subject(source, revision=revision, offline=offline, headers_only=False)
+    try:
+        seen = subject(source, revision=revision, offline=offline)
+    except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
+        seen = subject(source, revision=revision, offline=offline, headers_only=False)
+    drawing.check(seen, kind, name=name, layer=layer, prompt=prompt)
+    if not seen.at_hand and kind in drawing.OF_ALL:
+        seen = subject(source, revision=revision, offline=offline, headers_only=False)
     figure = drawing.plot(seen, kind, name=name, layer=layer, prompt=prompt)
     drawing.save(figure, output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
