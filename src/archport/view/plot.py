@@ -1,7 +1,6 @@
 """Pictures of what is inside a checkpoint, drawn with matplotlib: positions, weights, attention, spectra, norms."""
 
-import re
-from collections.abc import Sequence
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,60 +9,88 @@ import torch
 from torch import Tensor
 
 from .. import port, text
-from ..errors import ConfigError, SourceError, printable
+from ..errors import ConfigError, NotFiniteWarning, SourceError
 from ..layers import Attention, Decoder
 from ..loading import LoadPlan, own_weight
+from ..registry import skeleton
 from ..step import Step
+from . import draw
+from .asked import tensor
 from .output import may_write, write
 from .subject import Subject
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KINDS = ("positions", "weights", "attention", "spectrum", "norms")
 PROMPT = "def __init__(self, name):\n    self.name = name"
+OPTIONS = {"name": ("weights",), "layer": ("attention",), "prompt": ("attention", "norms")}  # which kinds have each
 MATRICES = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
-SIGNED = "PuOr"  # two hues that everyone can tell apart, white between; in print, the darker the larger
 UNDATED: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
-CURVES = 3  # columns of the positions that are also drawn as curves
 
 
 def plot(
-    subject: Subject,
-    kind: str,
-    *,
-    name: str | None = None,
-    layer: int = 0,
-    prompt: str = PROMPT,
+    subject: Subject, kind: str, *, name: str | None = None, layer: int | None = None, prompt: str | None = None
 ) -> "Figure":
-    """A figure of one of KINDS: `name` is the tensor for weights, `layer` and `prompt` are for attention.
+    """A figure of one of KINDS: `name` is the tensor, for weights; `layer` is for attention, `prompt` for norms too.
 
-    Only the tensors that are drawn are read. Raises: ConfigError; SourceError, also without matplotlib.
+    The layer is 0 and the prompt PROMPT where none is given. Only the tensors that are drawn are read.
+    Raises: whatever `check` raises; ConfigError for what cannot be drawn; SourceError where no weights were fetched.
     """
+    check(subject, kind, name=name, layer=layer, prompt=prompt)
+    plan = _plan(subject)
+    if not subject.at_hand:
+        raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
+    if kind in ("positions", "weights"):
+        step, ranges = tensor(plan, "embed.positions.weight" if kind == "positions" else name)
+        weight = own_weight(plan, step).float()[tuple(ranges)]
+        if kind == "positions":
+            return draw.positions(subject.name, weight)
+        place = ", ".join(f"{part.start}:{part.stop}" for part in ranges)
+        shown = f"{step.name}[{place}]" if weight.shape != step.shape else f"{step.name}"
+        return draw.weights(subject.name, shown, weight, [part.start for part in ranges])
+    if kind == "spectrum":
+        return draw.spectrum(subject.name, {matrix: _matrices(plan, matrix) for matrix in MATRICES})
+    ids, words = _tokens(subject, plan, PROMPT if prompt is None else prompt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotFiniteWarning)  # what comes of it is said below
+        model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
+    if kind == "attention":
+        seen = probabilities(model, ids, layer or 0)
+        if not seen.isfinite().all():
+            raise _fault(kind, f"found numbers in layer {layer or 0} that are not finite, expected finite ones")
+        return draw.attention(subject.name, layer or 0, seen, words)
+    norms = stream_norms(model, ids)
+    good = norms.isfinite().all(-1).tolist()
+    if not all(good):
+        where = f"after {good.index(False)} layers" if good[0] else "in the embedding"
+        raise _fault(kind, f"found numbers {where} that are not finite, expected finite ones")
+    return draw.norms(subject.name, norms, subject.config.width)
+
+
+def check(
+    subject: Subject, kind: str, *, name: str | None = None, layer: int | None = None, prompt: str | None = None
+) -> None:
+    """Look at what is asked of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
     if kind not in KINDS:
-        raise ConfigError({"plot": f"found {kind!r}, expected {', '.join(KINDS)}"})
-    if subject.plan is None:
-        raise SourceError(f"{subject.name}: an architecture has no weights to draw; give a checkpoint")
-    figure = _figure()
-    if kind == "positions":
-        _positions(figure, subject, subject.plan)
-    elif kind == "weights":
-        _weights(figure, subject, subject.plan, name)
-    elif kind == "spectrum":
-        _spectrum(figure, subject, subject.plan)
-    else:
-        model = port.load(subject.plan.checkpoint.origin.folder, dtype=torch.float32)
-        tokenizer = text.tokenizer(model)
-        ids = text.encoded(tokenizer, prompt)
-        if len(ids) < 2:
-            raise ConfigError({"prompt": f"found {len(ids)} tokens, expected at least 2"})
-        words = [tokenizer.decode([token]) for token in ids]
-        if kind == "attention":
-            _attention(figure, subject, model, torch.tensor([ids]), words, layer)
-        else:
-            _norms(figure, subject, model, torch.tensor([ids]))
-    return figure
+        raise _fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
+    given = {"name": name, "layer": layer, "prompt": prompt}
+    faults = {
+        option: f"found {given[option]!r}, but {kind} has none: it is for {' and '.join(kinds)}"
+        for option, kinds in OPTIONS.items()
+        if given[option] is not None and kind not in kinds
+    }
+    if faults:
+        raise ConfigError(faults, "plot")
+    plan = _plan(subject)
+    if kind == "positions" and all(step.name != "embed.positions.weight" for step in plan.mapped):
+        what = "rotary positions, which are angles and not learned" if subject.model.rotary else "no positions"
+        raise _fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
+    if kind == "weights":
+        tensor(plan, name)
+    if layer is not None and not 0 <= layer < subject.config.layers:
+        raise _fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
+    draw.new_figure()
 
 
 def drawn(figure: "Figure", ending: str) -> bytes:
@@ -82,106 +109,46 @@ def save(figure: "Figure", file: Path, *, force: bool = False) -> None:
     write(file, drawn(figure, file.suffix))
 
 
-def _figure() -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SourceError("drawing needs matplotlib: pip install 'archport[plot]'") from None
-    return Figure(figsize=(9, 6), layout="constrained")  # of its own canvas: needs no display
+def _plan(subject: Subject) -> LoadPlan:
+    if subject.plan is None:
+        raise SourceError(f"{subject.name}: an architecture has no weights to draw; give a checkpoint")
+    return subject.plan
 
 
-# --- what is drawn ---
+def _fault(field: str, what: str) -> ConfigError:
+    return ConfigError({field: what}, "plot")
 
 
-def _positions(figure: "Figure", subject: Subject, plan: LoadPlan) -> None:
-    table = next((step for step in plan.mapped if step.name == "embed.positions.weight"), None)
-    if table is None:
-        what = "rotary positions, which are angles and not learned" if subject.model.rotary else "no positions"
-        raise ConfigError({"plot": f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn"})
-    weight = own_weight(plan, table).float()
-    image, curves = figure.subplots(2, 1, height_ratios=(2, 1))
-    _image(image, weight, "element", "position")
-    for column in strongest(weight):
-        curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=("-", "--", ":")[len(curves.lines)])
-    curves.set(xlabel="position", ylabel="value")
-    curves.legend()
-    _title(figure, f"{subject.name}: embed.positions.weight, {_sizes(weight)}")
+# --- the numbers that are drawn ---
 
 
-def strongest(weight: Tensor) -> list[int]:
-    """The columns that vary most, in order."""
-    count = min(CURVES, weight.shape[1])
-    return sorted(weight.var(0).topk(count).indices.tolist())
+def _matrices(plan: LoadPlan, matrix: str) -> tuple[tuple[int, ...], list[Tensor]]:
+    """The shape of a matrix, and its singular values in every layer."""
+    steps = [step for step in plan.mapped if str(step.name).endswith(f".{matrix}.weight")]
+    values = []
+    for step in steps:
+        weight = own_weight(plan, step).float()
+        if odd := draw.not_finite(weight):
+            raise _fault("spectrum", f"{step.name}: found {odd} numbers that are not finite, expected finite ones")
+        values.append(torch.linalg.svdvals(weight))
+    return steps[0].shape, values
 
 
-def _weights(figure: "Figure", subject: Subject, plan: LoadPlan, asked: str | None) -> None:
-    """A weight, or a block of it: `blocks.0.attn.qkv.weight[0:64, 0:64]`."""
-    steps = {step.name: step for step in plan.mapped}
-    name, bracket, block = (asked or "").partition("[")
-    if name not in steps:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, [str(one) for one in steps], 3, 0.0)
-        raise ConfigError(
-            {"weights": f"found {name!r}, expected the name of a tensor; the nearest are {', '.join(near)}"}
-        )
-    weight = own_weight(plan, steps[name]).float()
-    ranges = _ranges(block, weight.shape) if bracket else [slice(0, size) for size in weight.shape]
-    weight = weight[tuple(ranges)]
-    axes = figure.subplots()
-    if weight.ndim == 1:
-        axes.plot(range(ranges[0].start, ranges[0].stop), weight.numpy(), linewidth=0.8)
-        axes.set(xlabel="element", ylabel="value")
-    else:
-        _image(axes, weight, "in", "out", (ranges[1].start, ranges[0].start))
-    _title(figure, f"{subject.name}: {asked}, {_sizes(weight)}")
-
-
-def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
-    """`0:64, 128:` of the text `0:64, 128:]`, one for each axis."""
-    found = [re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", one) for one in block.removesuffix("]").split(",")]
-    full = [(int(one[1] or 0), int(one[2] or size)) for one, size in zip(found, shape, strict=False) if one]
-    if len(found) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
-        return [slice(*one) for one in full]
-    wanted = ", ".join(f"0:{size}" for size in shape)
-    raise ConfigError({"weights": f"found the block [{block}, expected one within [{wanted}]"})
-
-
-def _spectrum(figure: "Figure", subject: Subject, plan: LoadPlan) -> None:
-    grid = figure.subplots(2, 2, sharex=False).flatten()
-    steps = {step.name: step for step in plan.mapped}
-    for axes, matrix in zip(grid, MATRICES, strict=True):
-        for layer, colour in enumerate(_shades(subject.config.layers)):
-            values = torch.linalg.svdvals(own_weight(plan, steps[f"blocks.{layer}.{matrix}.weight"]).float())
-            axes.plot(values.numpy(), color=colour, label=f"layer {layer}", linewidth=1)
-        axes.set(title=matrix, xlabel="number", ylabel="singular value", yscale="log")
-    handles, labels = grid[0].get_legend_handles_labels()
-    few = slice(None, None, max(1, len(handles) // 6))
-    figure.legend(handles[few], labels[few], loc="outside right center")
-    _title(figure, f"{subject.name}: singular values of each layer's matrices")
-
-
-def _attention(
-    figure: "Figure", subject: Subject, model: Decoder, ids: Tensor, words: Sequence[str], layer: int
-) -> None:
-    if not 0 <= layer < subject.config.layers:
-        raise ConfigError({"layer": f"found {layer}, expected 0 to {subject.config.layers - 1}"})
-    weights = probabilities(model, ids, layer)
-    columns = -(-len(weights) // 2) if len(weights) <= 8 else 4
-    rows = -(-len(weights) // columns)
-    figure.set_size_inches(3.2 * columns, 3.2 * rows + 0.6)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for head, axes in enumerate(grid):
-        if head >= len(weights):
-            axes.set_axis_off()
-            continue
-        axes.imshow(weights[head].numpy(), cmap="Greys", vmin=0, vmax=1)
-        ticks = [_shown(word) for word in words]
-        axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=6, parse_math=False)
-        axes.set_yticks(range(len(ticks)), ticks, fontsize=6, parse_math=False)
-        axes.set_title(f"head {head}", fontsize=8)
-    said = "each row is a token and what it looks at, white 0, black 1"
-    _title(figure, f"{subject.name}: attention of layer {layer}; {said}")
+def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list[str]]:  # -> (1, seq), a word a token
+    """A text as ids and as words; a piece of a character is spelt as in the vocabulary."""
+    model = skeleton(subject.architecture, subject.config)
+    model.origin = plan.checkpoint.origin
+    tokenizer = text.tokenizer(model)
+    ids, most = text.encoded(tokenizer, prompt), subject.config.context
+    if len(ids) < 2:
+        raise _fault("prompt", f"found {len(ids)} tokens, expected at least 2")
+    if len(ids) > most:
+        raise _fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
+    words = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+    whole = [word and "\N{REPLACEMENT CHARACTER}" not in word for word in words]
+    return torch.tensor([ids]), [
+        word if good else str(tokenizer.id_to_token(token)) for word, good, token in zip(words, whole, ids, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -209,17 +176,6 @@ def _probabilities(attention: Attention, x: Tensor, step: Step) -> Tensor:
     return weights
 
 
-def _norms(figure: "Figure", subject: Subject, model: Decoder, ids: Tensor) -> None:
-    axes = figure.subplots()
-    norms = stream_norms(model, ids)
-    layers = range(len(norms))
-    axes.plot(layers, norms.median(-1).values.numpy(), marker="o", label="median of the tokens")
-    axes.fill_between(layers, norms.amin(-1).numpy(), norms.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
-    axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream", yscale="log")
-    axes.legend()
-    _title(figure, f"{subject.name}: residual stream, {ids.shape[-1]} tokens, width {subject.config.width}")
-
-
 @torch.no_grad()
 def stream_norms(model: Decoder, ids: Tensor) -> Tensor:  # (1, seq) -> (layers + 1, seq)
     """The norm of each token's stream after the embedding and after every block."""
@@ -235,41 +191,3 @@ def stream_norms(model: Decoder, ids: Tensor) -> Tensor:  # (1, seq) -> (layers 
         for handle in handles:
             handle.remove()
     return torch.stack(found)
-
-
-# --- how it is drawn ---
-
-
-def _title(figure: "Figure", text: str) -> None:
-    figure.suptitle(printable(text), parse_math=False, wrap=True)
-
-
-def _image(axes: "Axes", weight: Tensor, across: str, down: str, corner: tuple[int, int] = (0, 0)) -> None:
-    """Numbers as colours, white for 0, the scale the same to both sides; the largest hundredth of a percent clipped.
-
-    `corner` is the column and the row at which a block begins.
-    """
-    flat = weight.abs().flatten()
-    bound = flat.kthvalue(max(1, int(0.9999 * len(flat)))).values.item() or 1.0
-    (rows, columns), (left, top) = weight.shape, corner
-    edges = (left - 0.5, left + columns - 0.5, top + rows - 0.5, top - 0.5)
-    image = axes.imshow(
-        weight.numpy(), cmap=SIGNED, vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest", extent=edges
-    )
-    axes.set(xlabel=across, ylabel=down)
-    axes.figure.colorbar(image, ax=axes)
-
-
-def _shades(count: int) -> list[Any]:
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.8 * number / max(1, count - 1)) for number in range(count)]
-
-
-def _sizes(weight: Tensor) -> str:
-    return " x ".join(f"{size:,}" for size in weight.shape)
-
-
-def _shown(word: str) -> str:
-    """A token as a label: spaces and line ends visible."""
-    return printable(word).replace(" ", "\N{OPEN BOX}")

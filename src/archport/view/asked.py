@@ -1,0 +1,81 @@
+"""The tensor that somebody asks for: by our name or the checkpoint's, whole or a block of it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+from ..errors import ConfigError
+from ..loading import LoadPlan, settle_tie
+from ..translate import TensorStep
+
+
+def tensor(plan: LoadPlan, asked: str | None) -> tuple[TensorStep, list[slice]]:
+    """The step that makes what is asked for, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range for each axis.
+
+    A checkpoint's key will do where it makes one tensor of ours alone. Raises: ConfigError.
+    """
+    if not asked:
+        raise _fault("found no name, expected that of a tensor, as embed.tokens.weight")
+    name, bracket, block = asked.partition("[")
+    names = _names(plan)
+    meant = {name, *plan.architecture.table.canonical(name)}
+    found = [name] if name in names else [ours for ours, keys in names.items() if meant & set(keys)]
+    if not found:
+        near = ", ".join(nearest(name, names))
+        raise _fault(f"found {name!r}, expected the name of a tensor; the nearest are {near}")
+    if len(found) > 1:
+        raise _fault(f"found {name!r}, which is a part of several: expected one of {', '.join(found)}")
+    step = _step(plan, found[0])
+    if step is None:
+        raise _fault(f"found {name!r}, which is tied: expected {plan.architecture.table.tied[found[0]]}, which it is")
+    return step, _ranges(block, step.shape) if bracket else [slice(0, size) for size in step.shape]
+
+
+def _step(plan: LoadPlan, name: str) -> TensorStep | None:
+    """The step of one of ours; none where it is another's weight. Headers alone cannot tell if a file's head is."""
+    step = next((step for step in plan.steps if step.name == name), None)
+    if step and step.kind == "tied" and plan.checkpoint.files:
+        return next((step for step in settle_tie(plan).mapped if step.name == name), None)
+    return step
+
+
+def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
+    """Our tensors, what is tied too, each with its keys: those in the file and those of an exported one."""
+    table = plan.architecture.table
+    found = {step.name: step.keys for step in plan.steps if step.name}
+    return {name: (*found.get(name, ()), *table.row(name).keys) for name in (*found, *table.tied)}
+
+
+def nearest(asked: str, names: Mapping[str, Sequence[str]]) -> list[str]:
+    """The three names that end most like `asked`, or whose keys do; of equals those most like all of it."""
+    asked = asked[-100:]
+
+    def alike(name: str) -> tuple[float, float]:
+        ends = [_ratio(one, end) for spelt in (name, *names[name]) for end in _ends(spelt) for one in _ends(asked)]
+        return max(ends), _ratio(asked, name)
+
+    return sorted(names, key=alike, reverse=True)[:3]
+
+
+def _ends(name: str) -> list[str]:
+    """The last two parts of a name, and the last two before `weight` or `bias`."""
+    parts = name.lower().split(".")
+    return [".".join(parts[-2:]), *([".".join(parts[-3:-1])] if parts[-1] in ("weight", "bias") else [])]
+
+
+def _ratio(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other, autojunk=False).ratio()
+
+
+def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
+    """`0:64, 128:` of the text `0:64, 128:]`, one for each axis."""
+    found = [re.fullmatch(r"\s*(\d{0,9})\s*:\s*(\d{0,9})\s*", one) for one in block.removesuffix("]").split(",")]
+    full = [(int(one[1] or 0), int(one[2] or size)) for one, size in zip(found, shape, strict=False) if one]
+    if len(found) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
+        return [slice(*one) for one in full]
+    wanted = ", ".join(f"0:{size}" for size in shape)
+    raise _fault(f"found the block [{block}, expected one within [{wanted}]")
+
+
+def _fault(what: str) -> ConfigError:
+    return ConfigError({"weights": what}, "plot")

@@ -1,0 +1,242 @@
+"""How each figure is drawn: images and curves of numbers, in colours and lines that print in grey."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SourceError, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
+
+# From dark blue below 0 over grey to light yellow above: lightness alone tells the sign, in print and to all eyes.
+SIGNED = "cividis"
+ODD = "white"  # for numbers that are not finite: lighter than all of SIGNED
+STYLES = ("-", "--", "-.", ":")
+CURVES = 3  # columns of the positions that are also drawn as curves
+LABELS = 40  # tokens that are labelled along an axis, at most
+LETTERS = 12  # of a label
+NAME = 80  # letters of a model's name
+TITLE, SMALL = 12, 6  # sizes of letters, in points
+MORE = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def new_figure() -> "Figure":
+    """An empty figure. Raises: SourceError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SourceError("drawing needs matplotlib: pip install 'archport[plot]'") from None
+    return Figure(figsize=(9, 6), layout="constrained")  # of its own canvas: needs no display
+
+
+def positions(model: str, weight: Tensor) -> "Figure":
+    """Learned positions as an image, and the columns that vary most as curves."""
+    figure = new_figure()
+    image, curves = figure.subplots(2, 1, height_ratios=(2, 1))
+    _image(image, weight, ("position", "element"))
+    for column, style in zip(strongest(weight), STYLES, strict=False):
+        curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=style)
+    curves.set(xlabel="position", ylabel="value")
+    curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=CURVES, frameon=False)
+    return _titled(figure, model, f"embed.positions.weight, {_sizes(weight.shape)}{_odd(weight)}")
+
+
+def strongest(weight: Tensor) -> list[int]:
+    """The columns that vary most, in order."""
+    count = min(CURVES, weight.shape[1])
+    return sorted(weight.nan_to_num(0, 0, 0).var(0, correction=0).topk(count).indices.tolist())
+
+
+def weights(model: str, name: str, weight: Tensor, corner: Sequence[int]) -> "Figure":
+    """A tensor as an image or a curve; a block of one begins at `corner`."""
+    figure = new_figure()
+    axes = figure.subplots()
+    if weight.ndim == 1:
+        axes.plot(range(corner[0], corner[0] + len(weight)), weight.numpy(), linewidth=0.8)
+        axes.set(xlabel="element", ylabel="value")
+    else:
+        down = {"embed.tokens": "token", "embed.positions": "position"}.get(name.partition(".weight")[0])
+        _image(axes, weight, (down, "element") if down else ("out", "in"), corner)
+    return _titled(figure, model, f"{name}, {_sizes(weight.shape)}{_odd(weight)}")
+
+
+def spectrum(model: str, found: Mapping[str, tuple[Sequence[int], Sequence[Tensor]]]) -> "Figure":
+    """Singular values of four matrices, each with its shape, a curve a layer."""
+    figure = new_figure()
+    grid = figure.subplots(2, 2).flatten()
+    for axes, (matrix, (shape, values)) in zip(grid, found.items(), strict=True):
+        for layer, (curve, shade) in enumerate(zip(values, _shades(len(values)), strict=True)):
+            style = STYLES[layer % len(STYLES)]
+            axes.plot(curve.numpy(), color=shade, linestyle=style, linewidth=1, label=f"layer {layer}")
+        axes.set(title=f"{matrix}, {_sizes(shape)}", xlabel="number", ylabel="singular value")
+        _scaled(axes, values)
+    handles, labels = grid[0].get_legend_handles_labels()
+    count = len(handles)
+    few = sorted({round(part * (count - 1) / 6) for part in range(7)})
+    figure.legend([handles[at] for at in few], [labels[at] for at in few], loc="outside right center", handlelength=3)
+    return _titled(figure, model, f"singular values of the matrices of {count} layer{'s' * (count > 1)}")
+
+
+def attention(model: str, layer: int, seen: Tensor, words: Sequence[str]) -> "Figure":
+    """What each token looks at, an image a head."""
+    figure = new_figure()
+    heads, tokens = seen.shape[:2]
+    columns = -(-heads // 2) if heads <= 8 else 4
+    rows = -(-heads // columns)
+    every = -(-tokens // LABELS)
+    ticks = range(0, tokens, every)
+    side = 3.2 + 0.1 * max(0, len(ticks) - 24)
+    figure.set_size_inches(max(6.4, side * columns), side * rows + 0.8)
+    labels = [_label(words[at]) for at in ticks]
+    # Among many tokens few get much of it: of the numbers that may be above 0 the largest hundredth is black.
+    most = _largest(seen[:, torch.ones(tokens, tokens).tril().bool()], 0.99) if tokens > LABELS else 1
+    for head, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flatten()):
+        if head >= heads:
+            axes.set_axis_off()
+            continue
+        image = axes.imshow(seen[head].numpy(), cmap="Greys", vmin=0, vmax=most)
+        image.set_interpolation(_interpolation(axes, seen[head]))
+        axes.set_xticks(ticks, labels, rotation=90, fontsize=SMALL, parse_math=False)
+        axes.set_yticks(ticks, labels, fontsize=SMALL, parse_math=False)
+        axes.set_title(f"head {head}", fontsize=8)
+    thinned = f", one in {every} named" if every > 1 else ""
+    counted = f"{heads} head{'s' * (heads > 1)}, {tokens} tokens{thinned}"
+    said = f"each row is a token and what it looks at, white 0, black {'1' if most == 1 else f'{most:.2g} or more'}"
+    return _titled(figure, model, f"attention of layer {layer}, {counted}", said)
+
+
+def norms(model: str, found: Tensor, width: int) -> "Figure":
+    """The norm of the residual stream after each layer, over the tokens."""
+    figure = new_figure()
+    axes = figure.subplots()
+    layers = range(len(found))
+    axes.plot(layers, found.median(-1).values.numpy(), marker="o", label="median of the tokens")
+    axes.fill_between(layers, found.amin(-1).numpy(), found.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
+    axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream")
+    axes.locator_params("x", integer=True)
+    _scaled(axes, found)
+    axes.legend()
+    return _titled(figure, model, f"residual stream, {found.shape[1]} tokens, width {width}")
+
+
+def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
+    """A logarithmic axis where anything is above 0."""
+    axes.set_yscale("log" if any(curve.any() for curve in curves) else "linear")
+
+
+# --- images ---
+
+
+def _image(axes: "Axes", weight: Tensor, sides: tuple[str, str], corner: Sequence[int] = (0, 0)) -> None:
+    """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped.
+
+    `sides` are what lies down and across, `corner` the row and the column at which a block begins.
+    """
+    from matplotlib import colormaps
+
+    bound = _largest(weight[weight.isfinite()].abs(), 0.9999)
+    (rows, columns), (top, left) = weight.shape, corner
+    edges = (left - 0.5, left + columns - 0.5, top + rows - 0.5, top - 0.5)
+    colours = colormaps[SIGNED].with_extremes(bad=ODD)
+    image = axes.imshow(weight.numpy(), cmap=colours, vmin=-bound, vmax=bound, aspect="auto", extent=edges)
+    image.set_interpolation(_interpolation(axes, weight))
+    image.set_interpolation_stage("data")  # so that one number that is not finite is seen among many
+    axes.set(ylabel=sides[0], xlabel=sides[1])
+    axes.figure.colorbar(image, ax=axes)
+
+
+def _largest(numbers: Tensor, part: float) -> float:
+    """What so large a part of some numbers does not exceed; 1 where that is 0."""
+    flat = numbers.flatten()
+    return flat.kthvalue(max(1, int(part * len(flat)))).values.item() or 1.0 if len(flat) else 1.0
+
+
+def _interpolation(axes: "Axes", cells: Tensor) -> str:
+    """A cell a number where all fit; else averages, so that no row is passed over."""
+    box = axes.get_window_extent()
+    return "nearest" if len(cells) <= box.height and cells.shape[1] <= box.width else "antialiased"
+
+
+def not_finite(weight: Tensor) -> int:
+    """How many numbers are NaN or infinite."""
+    return int((~weight.isfinite()).sum())
+
+
+def _odd(weight: Tensor) -> str:
+    count = not_finite(weight)
+    return f"; {count:,} not finite{f', {ODD}' if weight.ndim > 1 else ''}" if count else ""
+
+
+def _shades(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.8 * number / max(1, count - 1)) for number in range(count)]
+
+
+# --- words ---
+
+
+def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":
+    """The figure under a title in lines that fit, with the end of a long name."""
+    room = (figure.get_figwidth() - 0.4) * 72
+    whole = _spelt(model)
+    short = whole[-NAME:]
+    while _width(MORE + "".join(short)) > room:
+        short = short[1:]
+    name = ("" if short == whole else MORE) + "".join(short)
+    lines = [line for text in (f"{name}: {what}", *more) for line in _wrapped(text, room)]
+    figure.suptitle("\n".join(lines), fontsize=TITLE, parse_math=False)
+    return figure
+
+
+def _wrapped(text: str, room: float) -> list[str]:
+    first, *words = text.split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        lines[-1:] = [longer] if _width(longer) <= room else [lines[-1], word]
+    return lines
+
+
+def _label(word: str) -> str:
+    """A token as a label: spaces and line ends visible, clipped."""
+    letters = _spelt(word.replace(" ", "\N{OPEN BOX}"))
+    if sum(map(len, letters)) <= LETTERS:
+        return "".join(letters)
+    while sum(map(len, letters)) > LETTERS - 1:
+        letters.pop()
+    return "".join(letters) + MORE
+
+
+def _spelt(text: str) -> list[str]:
+    """Letters, each as itself or, where the font lacks it or nobody sees it, spelt out."""
+    font = _font()
+    has = [font.get_char_index(ord(letter)) for letter in text]
+    return [
+        printable(letter) if there else letter.encode("unicode_escape").decode()
+        for letter, there in zip(text, has, strict=True)
+    ]
+
+
+def _width(text: str) -> float:
+    """How wide a line of the title is, in points."""
+    font = _font()
+    font.set_size(TITLE, 72)
+    font.set_text(text, 0.0)
+    width: float = font.get_width_height()[0] / 64
+    return width
+
+
+def _font() -> "FT2Font":
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties()))
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(f"{size:,}" for size in shape)
