@@ -118,15 +118,15 @@ def norms(model: str, found: Tensor, width: int) -> "Figure":
     axes.plot(layers, found.median(-1).values.numpy(), marker="o", label="median of the tokens")
     axes.fill_between(layers, found.amin(-1).numpy(), found.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
     axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream")
-    axes.locator_params("x", integer=True)
     _scaled(axes, found)
     axes.legend()
     return _titled(figure, model, f"residual stream, {found.shape[1]} tokens, width {width}")
 
 
 def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
-    """A logarithmic axis where anything is above 0."""
-    axes.set_yscale("log" if any(curve.any() for curve in curves) else "linear")
+    """Whole numbers across, and up a logarithmic axis unless one of the curves, which it cannot show, is all 0."""
+    axes.locator_params("x", integer=True)
+    axes.set_yscale("log" if all(curve.any() for curve in curves) else "linear")
 
 
 # --- images ---

@@ -129,7 +129,9 @@ def _matrices(plan: LoadPlan, matrix: str) -> tuple[tuple[int, ...], list[Tensor
     for step in steps:
         weight = own_weight(plan, step).float()
         if odd := draw.not_finite(weight):
-            raise _fault("spectrum", f"{step.name}: found {odd} numbers that are not finite, expected finite ones")
+            raise _fault(
+                "spectrum", f"{step.name}: found {odd:,} of {weight.numel():,} numbers not finite, expected none"
+            )
         values.append(torch.linalg.svdvals(weight))
     return steps[0].shape, values
 
