@@ -47,20 +47,23 @@ def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
 
 
 def nearest(asked: str, names: Mapping[str, Sequence[str]]) -> list[str]:
-    """The three names that end most like `asked`, or whose keys do; of equals those most like all of it."""
-    asked = asked[-100:]
+    """The three names that are likest to one that is none, or whose other spellings are.
+
+    Its last two parts count, wherever they are in a name; of equals the one most like all of it comes first.
+    """
+    asked = asked[-100:].lower()
+    words = asked.split(".")[-2:]
 
     def alike(name: str) -> tuple[float, float]:
-        ends = [_ratio(one, end) for spelt in (name, *names[name]) for end in _ends(spelt) for one in _ends(asked)]
-        return max(ends), _ratio(asked, name)
+        parts = [part for spelt in (name, *names[name]) for part in _parts(spelt, len(words))]
+        return max(_ratio(".".join(words), part) for part in parts), _ratio(asked, name)
 
     return sorted(names, key=alike, reverse=True)[:3]
 
 
-def _ends(name: str) -> list[str]:
-    """The last two parts of a name, and the last two before `weight` or `bias`."""
-    parts = name.lower().split(".")
-    return [".".join(parts[-2:]), *([".".join(parts[-3:-1])] if parts[-1] in ("weight", "bias") else [])]
+def _parts(name: str, count: int) -> list[str]:
+    words = name.lower().split(".")
+    return [".".join(words[at : at + count]) for at in range(max(1, len(words) - count + 1))]
 
 
 def _ratio(one: str, other: str) -> float:

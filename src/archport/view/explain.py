@@ -1,8 +1,7 @@
 """What each part of a model does, with this model's numbers, and where each of its tensors lies in a checkpoint."""
 
-import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ from ..errors import ConfigError
 from ..layers import PositionedEmbed
 from ..table import Table
 from ..tree import Line, folded
+from .asked import nearest
 from .facts import layout, scaling
 from .subject import Subject
 
@@ -30,22 +30,10 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     table = subject.architecture.table
     found = [row for row in rows if any(_matches(pattern, name) for name in _names(row, table))]
     if not found:
-        near = nearest(every(pattern), [name for row in rows for name in _names(row, table)])
+        near = nearest(every(pattern), {name: () for row in rows for name in _names(row, table)})
         said = f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"
         raise ConfigError({"pattern": said}, "explain")
     return found
-
-
-def nearest(wanted: str, names: Iterable[str]) -> list[str]:
-    """The three names that are likest to one that is none, by as many of their words in a row as it has."""
-    count = wanted.count(".") + 1
-
-    def alike(name: str) -> float:
-        words = name.lower().split(".")
-        parts = [words[at : at + count] for at in range(max(1, len(words) - count + 1))]
-        return max(difflib.SequenceMatcher(None, wanted.lower(), ".".join(part)).ratio() for part in parts)
-
-    return sorted(dict.fromkeys(names), key=lambda name: -alike(name))[:3]
 
 
 def every(path: str) -> str:

@@ -26,6 +26,7 @@ KINDS = ("positions", "weights", "attention", "spectrum", "norms")
 PROMPT = "def __init__(self, name):\n    self.name = name"
 OPTIONS = {"name": ("weights",), "layer": ("attention",), "prompt": ("attention", "norms")}  # which kinds have each
 MATRICES = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
+OF_ALL = ("attention", "spectrum", "norms")  # these need most of the weights, the others one tensor
 UNDATED: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
 
 
@@ -39,7 +40,7 @@ def plot(
     """
     check(subject, kind, name=name, layer=layer, prompt=prompt)
     plan = _plan(subject)
-    if not subject.at_hand:
+    if not subject.at_hand and (kind in OF_ALL or not plan.checkpoint.remote):
         raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
     if kind in ("positions", "weights"):
         step, ranges = tensor(plan, "embed.positions.weight" if kind == "positions" else name)
