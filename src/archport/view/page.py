@@ -243,7 +243,7 @@ def _plot(subject: Subject, kind: str) -> str:
         figure = plot.plot(subject, kind)
     except ArchportError as error:
         return f'<p class="soft">{escaped(error)}</p>\n'
-    title = figure.get_suptitle()
+    title = " ".join(figure.get_suptitle().split())
     return _wide(picture(plot.drawn(figure, ".svg"), title), title)
 
 
