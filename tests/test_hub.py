@@ -164,7 +164,11 @@ def test_one_tensor_of_a_plan_is_read_and_nothing_else(hub, at, folders, name):
     ("fault", "said"),
     [
         (Fault("*.safetensors", status=200, body=b"x" * 100), "the server answers with 100 bytes"),
-        (Fault("*.safetensors", status=206, body=b"x" * 7), "7 bytes with status 206 for model.safetensors"),
+        (Fault("*.safetensors", status=206, body=b"x" * 7), "7 bytes with status 206, of no place, for model.safe"),
+        (
+            Fault("*.safetensors", status=206, body=b"x" * 8, headers={"Content-Range": "bytes 8-15/999"}),
+            "8 bytes with status 206, bytes 8-15, for model.safetensors, expected bytes 0-7",
+        ),
         (Fault("*.safetensors", status=404), "the server answers 404"),
         (Fault("*.safetensors", status=500, times=9), "tried 3 times, the server answers 500"),
     ],
@@ -178,7 +182,8 @@ def test_bytes_that_were_not_asked_for_are_no_tensor(hub, at, fault, said):
 
 def test_more_than_was_asked_for_is_not_taken_in(hub, at):
     plan = archport.plan(REPO, **at)
-    hub.faults.append(Fault("*.safetensors", status=206, body=(64).to_bytes(8, "little")))
+    place = {"Content-Range": "bytes 0-7/999"}
+    hub.faults.append(Fault("*.safetensors", status=206, body=(64).to_bytes(8, "little"), headers=place))
     hub.faults.append(Fault("*.safetensors", status=206, body=b"x" * 10_000_000))
     with pytest.raises(SourceError, match=r"10000000 bytes for .*, expected at most"):
         own_weight(plan, plan.mapped[0])

@@ -133,6 +133,11 @@ def seen_at(driver, element):
     return driver.execute_script(code, element)
 
 
+def test_the_page_says_what_was_compared(two):
+    assert "gpt2: compared on a tiny model" in two
+    assert "gpt_neox: compared on a tiny model" in two
+
+
 def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
     for gpt2, neox in SAME.items():
         first = css(opened, "[role=tree]")[0]
@@ -162,13 +167,30 @@ def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
 def test_a_line_that_only_one_side_has_is_lit_alone(opened):
     point_at(opened, line(opened, "attn_dropout"))
     assert lit(opened) == ["attn_dropout"]
-    assert css(opened, "#about")[0].text == ""
-    assert css(opened, "#lit")[0].text == "attn_dropout, one side alone"
+    assert css(opened, "#lit")[0].text == "attn_dropout, no module of its own on the other side"
+    assert "Dropout(p=0.1)" in css(opened, "#about")[0].text
     point_at(opened, line(opened, "transformer"))
     assert css(opened, "#lit")[0].text == "transformer, holds other parts"
     point_at(opened, line(opened, "rotary"))
     assert lit(opened) == ["rotary", "rotary_emb"]
     assert "the two conventions look alike and are not interchangeable" in css(opened, "#about")[0].text
+
+
+def test_each_tree_scrolls_to_what_is_lit(opened):
+    from selenium.webdriver import Keys
+
+    screen(opened, width=1400, height=400)
+    first = css(opened, "[role=tree]")[0].find_elements("css selector", "[role=treeitem]")
+    opened.execute_script("arguments[0].focus()", first[0])
+    press(opened, Keys.END)
+    assert lit(opened) == ["lm_head", "head", "head", "lm_head"]
+    inside = """
+      const scrolled = arguments[0].closest("[role=tree]");
+      const [line, tree] = [arguments[0], scrolled].map((one) => one.getBoundingClientRect());
+      const within = line.top >= tree.top - 1 && line.bottom <= tree.bottom + 1;
+      return scrolled.scrollHeight > scrolled.clientHeight && within;
+    """
+    assert all(opened.execute_script(inside, item) for item in css(opened, "[role=treeitem].lit"))
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (1280, 640), (360, 740)])
@@ -289,6 +311,7 @@ def test_no_request_leaves_the_page(driver, served):
     driver.get(f"{url}/one.html")
     assert asked == ["/one.html"]
     own = {f"{url}/one.html"}
+    assert "tiny model" not in pages["/one.html"]  # its own weights were compared
     assert {address.partition(":")[0] for address in requests(driver) if address not in own} - {"chrome"} == {"data"}
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     pictures = css(driver, "#plots img")
@@ -436,7 +459,9 @@ def test_models_plans_and_reports_show_themselves_in_notebooks():
     assert plan._repr_html_().count("<tr>") == 1 + len(plan.steps)
     report = archport.verify(quick=True)
     assert report.verdict in report._repr_html_()
-    assert "int8" in archport.load(linears="int8")._repr_html_().lower()
+    packed = archport.load(linears="int8")._repr_html_()
+    assert "int8" in packed.lower()
+    assert "not counting its linear maps, which are packed" in packed
     bare = archport.Decoder(embed=model.embed, blocks=model.blocks, norm=model.norm, head=model.head)
     assert "Decoder: " in bare._repr_html_()
     assert torch.is_tensor(model.head.weight)

@@ -120,6 +120,16 @@ def test_a_block_of_a_weight_keeps_its_place(gpt2):
             plot(seen, "weights", name=f"embed.tokens.weight{block}")
 
 
+def test_a_key_is_drawn_only_where_the_file_has_it_so(tmp_path, gpt2):
+    reference("gptj").save_pretrained(tmp_path / "gptj")
+    seen = subject(tmp_path / "gptj", headers_only=False)
+    with pytest.raises(ConfigError, match=r"which is a part of blocks.0.attn.qkv.weight: expected that"):
+        plot(seen, "weights", name="transformer.h.0.attn.q_proj.weight")
+    assert len(images(plot(seen, "weights", name="transformer.h.0.mlp.fc_in.weight[0:4, 0:8]"))) == 1
+    with pytest.raises(ConfigError, match=r"lies in another order: expected one of blocks.0.mlp.up.weight"):
+        plot(subject(gpt2, headers_only=False), "weights", name="transformer.h.0.mlp.c_fc.weight[0:4, 0:8]")
+
+
 def test_names_and_tokens_are_no_formulas(tmp_path):
     folder = tmp_path / "a $\\frac{1}{2}$ b"
     reference("gpt2").save_pretrained(folder)
@@ -441,9 +451,11 @@ def test_names_as_the_checkpoint_has_them(gpt2):
     seen = subject(gpt2, headers_only=False)
     file = load_file(gpt2 / "model.safetensors")
     for key in ("transformer.h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"):
-        figure = plot(seen, "weights", name=key + "[3:9, :]")
-        assert torch.equal(images(figure)[0], file["transformer.h.1.mlp.c_fc.weight"].T[3:9])
-        assert "blocks.1.mlp.up.weight[3:9, 0:60], 6 x 60" in title(figure)
+        figure = plot(seen, "weights", name=key)
+        assert torch.equal(images(figure)[0], file["transformer.h.1.mlp.c_fc.weight"].T)
+        assert "blocks.1.mlp.up.weight, 104 x 60" in title(figure)
+    [drawn] = plot(seen, "weights", name="h.1.mlp.c_fc.bias[3:9]").axes[0].lines
+    assert drawn.get_ydata().tolist() == file["transformer.h.1.mlp.c_fc.bias"][3:9].tolist()
     said = {
         "blocks.0.attn.c_attn": "the nearest are blocks.0.attn.qkv.bias, blocks.0.attn.qkv.weight, ",
         "Embed.tokens.weight": "the nearest are embed.tokens.weight, ",

@@ -162,7 +162,7 @@ def test_what_has_no_numbers_is_compared_by_what_it_does(tiny):
     assert beside_module._does_the_same(ours.activation, reference("gpt2").transformer.h[0].mlp.act)
 
 
-def test_layers_of_several_types_are_told_apart(tiny):
+def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     weights = load_file(tiny / "gpt2" / "model.safetensors")
     weights = {key: t.half() if ".h.1.mlp." in key else t for key, t in weights.items()}
     weights["transformer.h.2.ln_1.bias"][3] = torch.nan
@@ -175,6 +175,20 @@ def test_layers_of_several_types_are_told_apart(tiny):
     assert {row["join"] for row in rows.values()} == {"=", ""}  # a NaN is the same NaN in both
     found = {(fact.part, fact.what): fact.value for fact in facts(seen)}
     assert found["sizes", "weights"] == "float32 and float16"
+    [row] = explain(seen, "mlp.up")
+    assert (row["path"], row["count"]) == ("blocks.{n}.mlp.up", 3)
+    load = beside_module.port.load
+
+    def spoilt(*words, **options):
+        model = load(*words, **options)
+        with torch.no_grad():
+            model.blocks[1].mlp.up.weight[0, 0] += 1
+        return model
+
+    monkeypatch.setattr(beside_module.port, "load", spoilt)
+    pair = beside_module.joined(seen)
+    assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in range(3)] == ["=", "!", "="]
+    assert pair.their_marks["transformer.h.0.mlp.c_fc"] == "!"
 
 
 def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, monkeypatch):
@@ -328,6 +342,7 @@ def test_keys_are_those_of_the_file(tmp_path):
     assert row["tensors"][0]["keys"] == ["h.{n}.attn.c_attn.weight"]
     assert explain(subject(tmp_path), "transformer.h.0.attn.c_attn.weight") == [row]
     assert [row["path"] for row in explain(subject("gpt-neox"), "lm_head")] == ["head"]
+    assert [row["path"] for row in explain(subject("gpt-neox"), "rotary_emb")] == ["rotary"]
 
 
 def test_papers_are_those_of_what_is_there(tmp_path):

@@ -89,7 +89,8 @@ def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Che
         return open_repository(repo, revision, offline=True, options=options)
     weights = choose_weights(_listing(repo, revision, options), repo)
     if not weights.startswith("model.safetensors"):
-        raise CheckpointError(f"{repo}: has no safetensors, and pickle files show their shapes only when downloaded")
+        said = "has no safetensors, and pickle files show their shapes only when downloaded"
+        raise CheckpointError(f"{repo}: {said}: load it once, then it can be looked at offline")
     config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options))
     commit = config.parent.name
     shards, index = [weights], None
@@ -145,9 +146,10 @@ def _bytes(repo: str, revision: str | None, name: str, commit: str, options: Hub
         response = get_session().get(url, headers=headers, timeout=TIMEOUT)
         response.raise_for_status()
         content: bytes = response.content
-        if response.status_code != 206 or len(content) != end - begin:
-            found = f"{len(content)} bytes with status {response.status_code}"
-            raise HostileAnswerError(f"{found} for {name}, expected the {end - begin} that were asked for")
+        place = response.headers.get("Content-Range", "").partition("/")[0]
+        if (response.status_code, len(content), place) != (206, end - begin, f"bytes {begin}-{end - 1}"):
+            found = f"{len(content)} bytes with status {response.status_code}, {place[:60] or 'of no place'}"
+            raise HostileAnswerError(f"{found}, for {name}, expected bytes {begin}-{end - 1}")
         return content
 
     guard()

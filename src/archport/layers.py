@@ -264,7 +264,9 @@ class Decoder(nn.Module):
         rows = tree(self)
         count = sum(parameter.numel() for parameter in self.parameters())
         kind = getattr(self, "architecture", type(self).__name__)
-        return markup.table([shown(row) for row in rows], caption=f"{kind}: {count:,} parameters")
+        packed = not isinstance(getattr(self.head, "weight", None), nn.Parameter)  # as the linear maps of linears.py
+        beside = ", not counting its linear maps, which are packed" if packed else ""
+        return markup.table([shown(row) for row in rows], caption=f"{kind}: {count:,} parameters{beside}")
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from ..errors import ConfigError
+from ..layout import regroups
 from ..loading import LoadPlan, settle_tie
 from ..translate import TensorStep
 
@@ -28,6 +29,10 @@ def tensor(plan: LoadPlan, asked: str | None) -> tuple[TensorStep, list[slice]]:
     step = _step(plan, found[0])
     if step is None:
         raise _fault(f"found {name!r}, which is tied: expected {plan.architecture.table.tied[found[0]]}, which it is")
+    if name not in names and len(step.keys) > 1:
+        raise _fault(f"found {name!r}, which is a part of {step.name}: expected that")
+    if name not in names and bracket and step.pattern and (len(step.shape) > 1 or regroups(step.pattern)):
+        raise _fault(f"found a block of {name!r}, which lies in another order: expected one of {step.name}")
     return step, _ranges(block, step.shape) if bracket else [slice(0, size) for size in step.shape]
 
 

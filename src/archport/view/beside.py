@@ -24,7 +24,7 @@ from .subject import Subject
 
 LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
-    "! not the same; - one side alone"
+    "! not the same; - no module of its own on the other side"
 )
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
 CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
@@ -35,7 +35,7 @@ class Joined:
     """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks what became of each line.
 
     A mark is `=` where both hold the same numbers after the row's rearrangement, or without numbers compute the same;
-    `!` where not, `-` where the other side has none, and empty for what only holds other modules.
+    `!` where not, `-` where the other side has no module of its own, and empty for what only holds other modules.
     """
 
     ours: list[Line]

@@ -95,5 +95,7 @@ def shown(row: dict[str, Any]) -> dict[str, str]:
         "tensor": row["tensor"],
         "shape": str(first) if first == second else f"{first or '-'} / {second or '-'}",
         "largest difference": lacking if row["largest"] is None else f"{row['largest']:.3g}",
-        "relative": lacking if row["relative"] is None else f"{row['relative']:.2%}",
+        "relative": (lacking if row["largest"] is None else "the first is 0")
+        if row["relative"] is None
+        else f"{row['relative']:.2%}",
     }

@@ -20,7 +20,7 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     `pattern` is a part of a module's path, of a tensor's name or of its key, or a glob of one; blocks that are alike
     are explained once, as `blocks.{n}`. Raises: ConfigError for a pattern that nothing matches, with the nearest names.
     """
-    rows = [_row(subject, line) for line in folded(subject.model)]
+    rows = _merged([_row(subject, line) for line in folded(subject.model)])
     rows = [row for row in rows if row["text"] or row["tensors"]]
     if pattern is None:
         return rows
@@ -36,6 +36,15 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     return found
 
 
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of blocks that were not folded but say the same, as of two types of numbers, as one."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        same = found.setdefault(str(row | {"count": 0}), row | {"count": 0})
+        same["count"] += row["count"]
+    return list(found.values())
+
+
 def every(path: str) -> str:
     """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
@@ -43,7 +52,7 @@ def every(path: str) -> str:
 
 def _names(row: dict[str, Any], table: Table) -> list[str]:
     """All that a part may be called: by us, by its file, and by others of its kind."""
-    found = [row["path"]]
+    found = [row["path"], every(table.module(row["path"].replace("{n}", "0")) or row["path"])]
     for tensor in row["tensors"]:
         known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0")) for key in row_of.keys}
         aliases = (other for other, key in table.aliases.items() if every(key) in known)
@@ -126,9 +135,10 @@ def _rotary(s: Subject) -> str:
     )
     rest = s.config.head_width - rotary.width
     passed = f"; the other {rest} pass unturned" if rest else ""
-    return f"""Turns queries and keys by angles that grow with their position, so that their product depends on how far
-    apart two tokens are, not on where they stand. {rotary.width} of the {s.config.head_width} elements of
-    each head are turned{passed}. Pairs are {pairs}: the two conventions look alike and are not
+    slower = f", {rotary.factor:g} times slower than trained at first, to reach further" if rotary.factor != 1 else ""
+    return f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
+    how far apart two tokens are, not on where they stand. {rotary.width} of the {s.config.head_width}
+    elements of each head are turned{passed}. Pairs are {pairs}: the two conventions look alike and are not
     interchangeable. Nothing here is learned or stored."""
 
 

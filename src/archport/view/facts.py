@@ -81,7 +81,7 @@ def _head(subject: Subject) -> Pairs:
 def _vocabulary(subject: Subject) -> Pairs:
     size = subject.config.vocab_size
     yield "size", f"{size:,}"
-    yield "power of 2 in it", str(size & -size)
+    yield "a multiple of", str(size & -size) if size % 2 == 0 else "no power of 2"
     if (known := _tokens_known(subject)) is not None:
         spare = f", {size - known:,} rows that none selects" if known < size else ""
         yield "tokenizer", f"{known:,} tokens" + (f", {known - size:,} without a row" if known > size else spare)
@@ -115,7 +115,7 @@ def _sizes(subject: Subject) -> Pairs:
     yield "of embeddings", f"{counted('embed.'):,}"
     yield "of attention", f"{counted('.attn.'):,}"
     yield "of MLPs", f"{counted('.mlp.'):,}"
-    yield "of the head", f"{0 if model.tied else counted('head.'):,}"
+    yield "of the head", f"{counted('head.'):,}"
     if subject.plan:
         yield "weights", " and ".join(dict.fromkeys(dtype_name(parameter.dtype) for parameter in model.parameters()))
     cached = 2 * cfg.layers * cfg.width

@@ -32,7 +32,9 @@ function light(item) {
     copy.removeAttribute("data-part");
     copy.classList.remove("lit");
   }
-  about.replaceChildren(...copies);
+  const sentence = document.createElement("p");
+  sentence.textContent = `${item.textContent}${alone}`;
+  about.replaceChildren(...(copies.length ? copies : [sentence]));
   about.scrollTop = 0;
 }
 

@@ -20,7 +20,7 @@ from .subject import Subject
 MARKS = {
     "=": "the same in both",
     "!": "NOT the same in both",
-    "-": "one side alone",
+    "-": "no module of its own on the other side",
     "": "holds other parts",
 }
 IN_ALL = "in all"
@@ -177,7 +177,7 @@ def _part(subject: Subject, pair: Joined, row: Mapping[str, Any], *, several: bo
         for tensor in row["tensors"]
     ]
     lines = [
-        *(f'<p class="soft">{escaped(line)}</p>\n' for line in (head, *joins)),
+        *(f'<p class="soft">{escaped(line)}</p>\n' for line in dict.fromkeys((head, *joins))),
         f"<p>{escaped(row['text'] + source)}</p>\n",
     ]
     return f"<div>{''.join(lines)}{'<ul>' + ''.join(items) + '</ul>' if items else ''}</div>\n"
