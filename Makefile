@@ -34,7 +34,7 @@ docs: $(VENV)/ready
 	$(VENV)/bin/archport plot bundled attention --layer 2 --output docs/pictures/attention.png --force
 	$(VENV)/bin/archport plot bundled norms --output docs/pictures/norms.png --force
 	$(VENV)/bin/archport page gpt2 gpt-neox --output docs/pictures/page.html --force
-	$(VENV)/bin/python tools/picture_page.py docs/pictures/page.html docs/pictures/page.png c_attn
+	$(VENV)/bin/python -m tools.picture_page docs/pictures/page.html docs/pictures/page.png c_attn
 	rm docs/pictures/page.html
 
 benchmark: $(VENV)/ready

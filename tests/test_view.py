@@ -121,6 +121,19 @@ def _paths(theirs):
     return [first, *(f"{first.rpartition('.')[0]}.{name}" for name in more)]
 
 
+def spoil(monkeypatch, name):
+    """Let a load get one number of a parameter wrong."""
+    load = beside_module.port.load
+
+    def spoilt(*words, **options):
+        model = load(*words, **options)
+        with torch.no_grad():
+            model.get_parameter(name)[0, 0] += 1
+        return model
+
+    monkeypatch.setattr(beside_module.port, "load", spoilt)
+
+
 def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
     seen = subject(tiny / "gpt2")
     weights = dict(seen.architecture.table.weights)
@@ -130,15 +143,7 @@ def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
     rows = {row["path"]: row for row in beside(replace(seen, architecture=wrong)) if row["path"]}
     assert rows["blocks.0.norm_attn"]["join"] == rows["blocks.0.norm_mlp"]["join"] == rows["blocks.0"]["join"] == "!"
     assert rows["blocks.0.attn.qkv"]["join"] == rows["norm"]["join"] == "="
-    load = beside_module.port.load
-
-    def spoilt(*words, **options):
-        model = load(*words, **options)
-        with torch.no_grad():
-            model.blocks[2].attn.qkv.weight[0, 0] += 1
-        return model
-
-    monkeypatch.setattr(beside_module.port, "load", spoilt)
+    spoil(monkeypatch, "blocks.2.attn.qkv.weight")
     rows = {row["path"]: row for row in beside(seen) if row["path"]}
     assert rows["blocks.0.attn.qkv"]["join"] == "!"  # of three blocks that are folded one is wrong
     assert rows["blocks.0.attn.out"]["join"] == "="
@@ -177,15 +182,7 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     assert found["sizes", "weights"] == "float32 and float16"
     [row] = explain(seen, "mlp.up")
     assert (row["path"], row["count"]) == ("blocks.{n}.mlp.up", 3)
-    load = beside_module.port.load
-
-    def spoilt(*words, **options):
-        model = load(*words, **options)
-        with torch.no_grad():
-            model.blocks[1].mlp.up.weight[0, 0] += 1
-        return model
-
-    monkeypatch.setattr(beside_module.port, "load", spoilt)
+    spoil(monkeypatch, "blocks.1.mlp.up.weight")
     pair = beside_module.joined(seen)
     assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in range(3)] == ["=", "!", "="]
     assert pair.their_marks["transformer.h.0.mlp.c_fc"] == "!"

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import markup
 from .config import DecoderConfig, Origin
 from .errors import ConfigError
 from .rotary import Rotary
 from .step import Memories, Step, visible
-from .tree import shown, tree
+from .tree import to_html
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -261,12 +260,9 @@ class Decoder(nn.Module):
 
     def _repr_html_(self) -> str:
         """The tree of the modules, for notebooks."""
-        rows = tree(self)
-        count = sum(parameter.numel() for parameter in self.parameters())
-        kind = getattr(self, "architecture", type(self).__name__)
         packed = not isinstance(getattr(self.head, "weight", None), nn.Parameter)  # as the linear maps of linears.py
         beside = ", not counting its linear maps, which are packed" if packed else ""
-        return markup.table([shown(row) for row in rows], caption=f"{kind}: {count:,} parameters{beside}")
+        return to_html(self, getattr(self, "architecture", type(self).__name__), beside)
 
 
 @torch.no_grad()

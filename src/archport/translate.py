@@ -60,13 +60,6 @@ class TensorStep:
         return Header(self.shape, self.dtype).bytes
 
     @property
-    def fate(self) -> str:
-        """Whether the file's own memory is used, or another type made of it."""
-        if self.found != self.dtype:
-            return f"cast {dtype_name(self.found)} to {dtype_name(self.dtype)}"
-        return "used in place" if self.in_place else "copied"
-
-    @property
     def how(self) -> str:
         """What happens, with the pattern it follows and the reason it is left out."""
         cast = f" {dtype_name(self.found)} to {dtype_name(self.dtype)}" if self.found != self.dtype else ""

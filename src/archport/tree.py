@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from . import markup
 from .config import dtype_name
 
 
@@ -41,6 +42,12 @@ def shown(row: dict[str, Any]) -> dict[str, str]:
         "share": f"{row['share']:.1%}" if parameters else "",
         "dtype": row["dtype"],
     }
+
+
+def to_html(model: nn.Module, name: str, beside: str = "") -> str:
+    """The tree as a table, for notebooks."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return markup.table([shown(row) for row in tree(model)], caption=f"{name}: {count:,} parameters{beside}")
 
 
 def folded(model: nn.Module) -> Iterator[Line]:

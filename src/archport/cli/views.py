@@ -76,29 +76,21 @@ def diff(
 
     A Hub id may carry a revision, as NAME@step3000.
     """
-    from ..view.diff import columns, tensors
     from ..view.diff import diff as diff_of
+    from ..view.diff import side_by_side, tensors
     from ..view.subject import subject
 
     if len(sources) < 2:
         raise typer.BadParameter(f"found {len(sources)} model, expected two or more to compare")
     seen = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = diff_of(seen)
-    apart: list[dict[str, Any]] = []
-    if len(seen) == 2 and all(one.at_hand for one in seen) and seen[0].architecture == seen[1].architecture:
-        apart = list(tensors(*seen))
+    apart = list(tensors(*seen)) if len(seen) == 2 else []
     if as_json:
         print(json.dumps({"models": [one.name for one in seen], "facts": rows, "tensors": apart}, indent=2))
         return
     shown = [row for row in rows if everything or not row["same"]]
     if shown:
-        names = columns(seen)
-        print_table(
-            [
-                {"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True))
-                for row in _once(shown)
-            ]
-        )
+        print_table(side_by_side(seen, _once(shown)))
     _print_likes(seen)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
     if not shown:

@@ -93,3 +93,11 @@ COMMON_HARMLESS = frozenset(
 MASK = "causal mask, which attention makes itself"
 MASK_VALUE = "what masked scores were set to; attention masks exactly"
 ROTARY_TABLE = "rotary frequencies, computed from the config"
+
+# What has no weights, in models whose modules lie below `transformer`.
+TRANSFORMER_MODULES = {
+    "embed.dropout": "transformer.drop",
+    "blocks.{n}.attn.dropout": "transformer.h.{n}.attn.resid_dropout",
+    "blocks.{n}.mlp.activation": "transformer.h.{n}.mlp.act",
+    "blocks.{n}.mlp.dropout": "transformer.h.{n}.mlp.dropout",
+}

@@ -2,7 +2,7 @@
 
 from ..layers import QKV
 from ..table import Table, rearranged, spelt
-from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE
+from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, TRANSFORMER_MODULES
 
 TRANSPOSED = "... width -> width ..."
 
@@ -54,10 +54,5 @@ TABLE = Table(
         "transformer.h.{n}.attn.bias": MASK,
         "transformer.h.{n}.attn.masked_bias": MASK_VALUE,
     },
-    modules={
-        "embed.dropout": "transformer.drop",
-        "blocks.{n}.attn.dropout": "transformer.h.{n}.attn.resid_dropout",
-        "blocks.{n}.mlp.activation": "transformer.h.{n}.mlp.act",
-        "blocks.{n}.mlp.dropout": "transformer.h.{n}.mlp.dropout",
-    },
+    modules=TRANSFORMER_MODULES,
 )

@@ -2,7 +2,7 @@
 
 from ..layers import QKV
 from ..table import Table, rearranged, spelt
-from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE
+from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE, TRANSFORMER_MODULES
 
 THREE = tuple(f"transformer.h.{{n}}.attn.{part}_proj.weight" for part in "qkv")
 
@@ -51,10 +51,5 @@ TABLE = Table(
         "transformer.h.{n}.attn.masked_bias": MASK_VALUE,
         "transformer.h.{n}.attn.embed_positions": ROTARY_TABLE,
     },
-    modules={
-        "embed.dropout": "transformer.drop",
-        "blocks.{n}.attn.dropout": "transformer.h.{n}.attn.resid_dropout",
-        "blocks.{n}.mlp.activation": "transformer.h.{n}.mlp.act",
-        "blocks.{n}.mlp.dropout": "transformer.h.{n}.mlp.dropout",
-    },
+    modules=TRANSFORMER_MODULES,
 )

@@ -26,6 +26,12 @@ LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
     "! not the same; - no module of its own on the other side"
 )
+MARKS = {
+    "=": "the same in both",
+    "!": "NOT the same in both",
+    "-": "no module of its own on the other side",
+    "": "holds other parts",
+}
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
 CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
 

@@ -40,13 +40,22 @@ def columns(subjects: Sequence[Subject]) -> list[str]:
     return [f"{name} ({number})" if number > 1 else name for name, number in zip(names, numbers, strict=True)]
 
 
-def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
-    """How far each parameter of two checkpoints of one architecture is apart, one pair in memory at a time.
+def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of `diff` with a column for each model."""
+    names = columns(subjects)
+    return [{"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) for row in rows]
 
+
+def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
+    """How far each parameter of two checkpoints is apart, a piece of one pair in memory at a time.
+
+    There are no rows unless both are of one architecture and their weights at hand.
     `largest` is the largest difference, `relative` is what RELATIVE says; None where it is not finite, the shapes
     differ or only one has the tensor.
     """
-    if one.plan is None or other.plan is None:
+    if one.plan is None or other.plan is None or one.architecture != other.architecture:
+        return
+    if not (one.at_hand and other.at_hand):
         return
     theirs = {step.name: step for step in other.plan.mapped}
     ours = {step.name: step for step in one.plan.mapped}

@@ -11,18 +11,12 @@ from ..markup import escaped, page, picture, table
 from ..parity import Report
 from ..tree import Line, folded
 from . import plot
-from .beside import LEGEND, TINY, Joined, joined
-from .diff import RELATIVE, columns, diff, shown, tensors
+from .beside import LEGEND, MARKS, TINY, Joined, joined
+from .diff import RELATIVE, columns, diff, shown, side_by_side, tensors
 from .explain import every, explain
 from .facts import facts, layout
 from .subject import Subject
 
-MARKS = {
-    "=": "the same in both",
-    "!": "NOT the same in both",
-    "-": "no module of its own on the other side",
-    "": "holds other parts",
-}
 IN_ALL = "in all"
 DRAWN = ("positions", "attention", "spectrum", "norms")
 HINT = (
@@ -124,21 +118,16 @@ def _facts(subjects: Sequence[Subject]) -> str:
     if len(subjects) == 1:
         return _wide(table([fact._asdict() for fact in facts(subjects[0])]), "facts")
     rows = diff(subjects)
-    names = columns(subjects)
-    cells = [
-        {"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) | {IN_ALL: _mark(row)}
-        for row in rows
-    ]
+    cells = [cell | {IN_ALL: _mark(row)} for cell, row in zip(side_by_side(subjects, rows), rows, strict=True)]
     box = '<p class="controls"><label><input type="checkbox" id="differing"> only what differs</label></p>\n'
     return box + _wide(table(cells, attributes=[_class(row) for row in rows]), "differences") + _tensors(subjects)
 
 
 def _tensors(subjects: Sequence[Subject]) -> str:
     """How far the tensors of two checkpoints of one architecture are apart, where both are at hand."""
-    one, other = subjects
-    if one.architecture != other.architecture or not (one.at_hand and other.at_hand):
+    rows = list(tensors(*subjects))
+    if not rows:
         return ""
-    rows = list(tensors(one, other))
     cells = [shown(row) | {IN_ALL: _mark(row)} for row in rows]
     differ = sum(not row["same"] for row in rows)
     said = f"{differ} of {len(rows)} tensors differ; relative is {RELATIVE}"
@@ -221,7 +210,7 @@ def _key_table(subject: Subject) -> list[dict[str, str]]:
     rows = subject.plan.key_table
     for step, row in zip(subject.plan.steps, rows, strict=True):
         if step.name and step in subject.plan.mapped:
-            row["how"] = f"{stored(step.name, len(step.shape))}; {step.fate}"
+            row["how"] = f"{stored(step.name, len(step.shape))}; {step.kind}"
     return rows
 
 
