@@ -256,6 +256,9 @@ def test_tensors_that_differ_by_how_much(tmp_path):
     assert all(row["same"] for row in tensors(one, one))
     missing = {row["tensor"]: row["shapes"] for row in tensors(one, subject(tmp_path / "short", headers_only=False))}
     assert missing["blocks.2.norm_mlp.bias"] == [[60], None]
+    reference("gptj").save_pretrained(tmp_path / "gptj")
+    assert list(tensors(one, subject(tmp_path / "gptj", headers_only=False))) == []
+    assert list(tensors(one, subject("gpt2"))) == []
     said = run("diff", "one", "other", cwd=tmp_path).stdout
     assert "40 of 40 tensors differ" in said
     assert "and 20 more: --all" in said
