@@ -15,7 +15,7 @@ import transformers
 from beside import SHAPES, Case, Line, forward, ids, in_turns, reference_of, rendered, timed, write
 
 import archport
-from archport.linears import swap
+from archport.fast.linears import swap
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest logit
 

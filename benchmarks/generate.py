@@ -29,7 +29,7 @@ from beside import SHAPES, Case, Line, ids, in_turns, reference_of, rendered, ti
 from machine import memory
 
 import archport
-from archport.linears import swap
+from archport.fast.linears import swap
 
 TOLERANCE = 5e-2  # of the largest logit, between two ways to round bfloat16
 MEMORY_GOAL = 1.05

@@ -16,7 +16,7 @@ import archport
 from archport.parity import references
 from archport.parity.compare import Comparison
 from archport.parity.passes import loss, with_parameters
-from archport.parity.verify import compare, ids_for
+from archport.parity.verifying import compare, ids_for
 from archport.port import DEMO
 
 

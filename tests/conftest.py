@@ -56,7 +56,7 @@ def hub(folders, monkeypatch, tmp_path) -> Iterator[HubServer]:
     """A server with one repository, and a client that does not wait between its tries."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr("archport.hub.PAUSE", 0)
+    monkeypatch.setattr("archport.files.hub.repository.PAUSE", 0)
     for module in ("utils._http", "file_download"):  # these sleep up to 23 seconds between tries
         monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda _: None))
     with HubServer() as server:

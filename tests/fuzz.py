@@ -27,9 +27,9 @@ CRASHES = Path(__file__).parent / "crashes"
 def config(raw: bytes, folder: Path) -> None:
     """A config.json, for the architecture it names or else for every one; what is accepted is built and written."""
     from archport.errors import ArchportError
-    from archport.fields import read_config, write_config
+    from archport.files.strict_json import read_json
     from archport.registry import architecture, architectures, skeleton
-    from archport.strict_json import read_json
+    from archport.translate.fields import read_config, write_config
 
     (folder / "config.json").write_bytes(raw)
     hf = read_json(folder / "config.json", 1 << 20)
@@ -46,7 +46,7 @@ def config(raw: bytes, folder: Path) -> None:
 
 def index(raw: bytes, folder: Path) -> None:
     """A model.safetensors.index.json, beside two shards."""
-    from archport.checkpoint import check_index, read_index
+    from archport.files.checkpoint import check_index, read_index
 
     path = folder / "model.safetensors.index.json"
     path.write_bytes(raw)
@@ -65,8 +65,8 @@ def container(raw: bytes, folder: Path) -> None:
 
 def _read(path: Path, *contents: bytes) -> None:
     """All tensors of a file that holds one content after another."""
-    from archport.checkpoint import open_weights
     from archport.errors import ArchportError
+    from archport.files.checkpoint import open_weights
 
     for content in contents:
         path.write_bytes(content)

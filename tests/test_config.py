@@ -75,7 +75,7 @@ def test_linear_rope_scaling_in_its_spellings(key):
     assert (cfg.rotary_scaling, cfg.rotary_factor) == ("linear", 3.0)
     # A factor beside the default type is not used, by the reference or by us.
     model = archport.build("gpt-neox", hf("gpt_neox", rope_scaling={key: "default", "factor": 3.0}), device="meta")
-    assert model.rotary.factor == 1.0
+    assert model.blocks[0].attn.rotary.factor == 1.0
     with pytest.raises(ConfigError, match="rotary_factor: linear scaling needs a factor"):
         read("gpt_neox", rope_scaling={key: "linear"})
 
@@ -261,7 +261,7 @@ def test_any_rope_settings_are_the_reference_s_or_an_error(changes):
         return
     theirs = transformers.GPTNeoXConfig.from_dict(copy.deepcopy(config))
     expected = transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXRotaryEmbedding(theirs).inv_freq
-    found = model.rotary.frequencies(torch.device("cpu"))
+    found = model.blocks[0].attn.rotary.frequencies(torch.device("cpu"))
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, rtol=1e-6)
 
@@ -280,7 +280,7 @@ def test_some_rope_settings_are_accepted():
         {"rope_parameters": {"type": "linear", "factor": 2.0}, "rope_scaling": None},
     ):
         sizes = without(hf("gpt_neox"), "rotary_pct", "rotary_emb_base") | changes
-        assert archport.build("gpt-neox", sizes, device="meta").rotary.factor == 2.0
+        assert archport.build("gpt-neox", sizes, device="meta").blocks[0].attn.rotary.factor == 2.0
 
 
 def test_whole_numbers_in_float_fields_become_floats():

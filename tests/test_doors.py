@@ -20,15 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import archport
-from archport.errors import (
-    ArchportError,
-    CheckpointError,
-    ExportError,
-    MappingError,
-    NotFiniteWarning,
-    SourceError,
-)
-from archport.safetensors_file import DTYPES, read_headers
+from archport.errors import ArchportError, CheckpointError, ExportError, MappingError, NotFiniteWarning, SourceError
+from archport.files.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
 from .doors import DOORS, HUB, WPE, WTE, Evil, config, pickled, weights
@@ -260,7 +253,7 @@ def test_every_answer_of_the_hub_is_one_line(answer, hub, at):
 
 
 def test_a_silent_server_is_given_up_in_time(hub, at, monkeypatch):
-    monkeypatch.setattr("archport.hub.TIMEOUT", 0.3)
+    monkeypatch.setattr("archport.files.hub.repository.TIMEOUT", 0.3)
     hub.fail("*", seconds=2, times=float("inf"))
     assert "tried 3 times, no usable answer" in refused(SourceError, at)
 

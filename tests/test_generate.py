@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 import archport
 from archport import KVCache
 from archport.errors import CheckpointError, ConfigError, GenerationError, SourceError
-from archport.generate import end_ids
-from archport.sampling import Sampling
-from archport.text import encoded, pieces
+from archport.generation.decoding import end_ids
+from archport.generation.sampling import Sampling
+from archport.generation.text import encoded, pieces
 
 from .references import SIZES, VARIANTS, context, hf_dict, reference
 from .test_cli import run
@@ -146,6 +146,7 @@ def test_a_cache_that_is_full_or_does_not_fit():
     with pytest.raises(ValueError, match="copies: found 0, expected a whole number from 1"):
         cache.fork(0)
     other = port_of(reference("gptj")).requires_grad_(False)
+    port(torch.zeros(1, 1, dtype=torch.long), cache=cache)
     with pytest.raises(ValueError, match=r"6 heads of 14 in float32 do not fit into a cache made for 4 heads of 24"):
         other(torch.zeros(1, 1, dtype=torch.long), cache=cache)
     learned = port_of(reference("gpt2"))

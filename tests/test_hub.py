@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import archport
-from archport import hub as archport_hub
-from archport.checkpoint import COMPANIONS, choose_weights
 from archport.errors import ArchportError, CheckpointError, SourceError
+from archport.files.checkpoint import COMPANIONS, choose_weights
+from archport.files.hub import repository as archport_hub
 from archport.loading import own_weight
 
 from .hub_server import REPO, Fault, HubServer
@@ -514,7 +514,7 @@ def test_an_endpoint_that_is_no_address_is_one_error(hub, at, ask, endpoint):
 
 @BOTH
 def test_a_silent_server_is_given_up(hub, at, ask, monkeypatch):
-    monkeypatch.setattr("archport.hub.TIMEOUT", 0.3)
+    monkeypatch.setattr("archport.files.hub.repository.TIMEOUT", 0.3)
     hub.fail("*", seconds=1, times=math.inf)
     assert "tried 3 times, no usable answer (ReadTimeout: " in failure(SourceError, ask, **at)
     assert len(hub.requests) == 3

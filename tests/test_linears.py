@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
-from archport.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap, why_not
+from archport.fast.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap, why_not
 
 from .references import SIZES, VARIANTS, hf_dict, reference, sequences
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import archport
-from archport import markup
 from archport.parity import Report
+from archport.view import markup
 from archport.view.page import to_html
 from archport.view.subject import subject
 

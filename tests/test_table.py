@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archport
-from archport import published
 from archport.errors import MappingError
-from archport.fields import read_config
+from archport.files.header import Header
 from archport.registry import architecture, skeleton
-from archport.table import Row
-from archport.translate import Header, export_tensors, plan
+from archport.translate.fields import read_config
+from archport.translate.table import Row
+from archport.translate.tensors import export_tensors, plan
+from archport.view import published
 
 from .references import CLASSES, VARIANTS, context, hf_dict, reference, sequences
 
@@ -80,7 +81,7 @@ def test_every_element_arrives_exactly_once_and_goes_back(name, sizes, tied):
 
 
 def written_config(arch, config):
-    from archport.fields import write_config
+    from archport.translate.fields import write_config
 
     return write_config(arch.table, config, arch.name, None)
 

@@ -11,9 +11,9 @@ from torch import nn
 import archport
 from archport.errors import CheckpointError, ConfigError, SourceError
 from archport.layers import MLP, Attention, Decoder, SequentialBlock
+from archport.layers.rotary import Rotary, Rotation
 from archport.parity import verify_by_block
-from archport.parity.verify import ids_for
-from archport.rotary import Rotary, Rotation
+from archport.parity.verifying import ids_for
 
 from .references import hf_dict, reference
 from .test_cli import run
@@ -111,7 +111,7 @@ def test_parameters_of_several_dtypes(hf, port):
 class Nearsighted(Attention):
     """Forgets what is more than 30 tokens back."""
 
-    def forward(self, x, step):  # noqa: ARG002
+    def forward(self, x, context):  # noqa: ARG002
         q, k, v = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width)).permute(3, 0, 2, 1, 4)
         near = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril().triu(-30)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=self.scale)
@@ -138,7 +138,7 @@ def test_angles_that_only_half_precision_spoils(name, dtype):
     model = reference(name, **{"n_positions" if name == "gptj" else "max_position_embeddings": 1500})
     port = archport.from_state_dict(hf_dict(model), model.state_dict()).to(dtype)
     assert archport.verify(port, reference=model).ok
-    port.rotary.__class__ = AnglesInTheModelsDtype
+    port.blocks[0].attn.rotary.__class__ = AnglesInTheModelsDtype
     assert "logits, full context" in failing(archport.verify(port, reference=model))
 
 
@@ -260,7 +260,7 @@ def test_ports_that_cannot_be_run(hf, port):
     with pytest.raises(SourceError, match=r"embed\.tokens\.weight is on meta and has no values"):
         archport.verify(copy.deepcopy(port).to("meta"), reference=hf)
     patched = copy.deepcopy(port)
-    patched.blocks[1].attn.forward = lambda x, step: x  # noqa: ARG005
+    patched.blocks[1].attn.forward = lambda x, context: x  # noqa: ARG005
     with pytest.raises(SourceError, match=r"blocks\.1\.attn has a forward of its own set on the instance"):
         archport.verify(patched, reference=hf)
     bare = Decoder(embed=port.embed, blocks=port.blocks, norm=port.norm, head=port.head, tied=True)
@@ -313,8 +313,8 @@ def test_a_port_that_raises_says_where(hf, port):
 
 
 class ByKeyword(SequentialBlock):
-    def forward(self, x, step):
-        x = x + self.attn(x=self.norm_attn(x), step=step)
+    def forward(self, x, context):
+        x = x + self.attn(x=self.norm_attn(x), context=context)
         return x + self.mlp(x=self.norm_mlp(x))
 
 

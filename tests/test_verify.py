@@ -14,10 +14,10 @@ from torch import nn
 import archport
 from archport.errors import SourceError
 from archport.layers import Attention
+from archport.layers.rotary import Rotary
 from archport.parity import faults, kill, verify_architecture, verify_by_block
 from archport.parity.counterparts import counterparts
 from archport.registry import architecture
-from archport.rotary import Rotary
 
 from .references import SIZES, hf_dict, reference
 from .test_cli import run
@@ -96,11 +96,11 @@ def test_every_fault_of_the_catalogue_can_exist_somewhere():
 class UpsideDown(Attention):
     """Exchanges queries and keys in code."""
 
-    def forward(self, x, step):
+    def forward(self, x, context):
         by_head = self.qkv(x).unflatten(-1, (self.heads, 3, self.head_width))
         k, q, v = by_head.permute(3, 0, 2, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(
-            step.rotate(q), step.rotate(k), v, is_causal=True, scale=self.scale
+            *self.rotate(q, k, context), v, is_causal=True, scale=self.scale
         )
         return self.out(mixed.transpose(1, 2).flatten(-2))
 
@@ -110,7 +110,9 @@ def exchange_in_code(port):
 
 
 def wrong_pairing(port):
-    port.rotary = Rotary(port.rotary.width, base=port.rotary.base, pairing="neighbours")
+    right = port.blocks[0].attn.rotary
+    for block in port.blocks:
+        block.attn.rotary = Rotary(right.width, base=right.base, pairing="neighbours")
 
 
 def tanh_everywhere(port):
@@ -166,7 +168,7 @@ def test_the_first_of_two_faults_is_named_and_does_not_hide_the_second():
     forgotten_scale(port)
     tanh_everywhere(port)
     from archport.parity.compare import Comparison
-    from archport.parity.verify import ids_for
+    from archport.parity.verifying import ids_for
 
     found = Comparison(model, ids_for(port, None)).findings(port)
     places = dict.fromkeys(one.place for one in found if one.differs)

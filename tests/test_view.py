@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 import archport
 from archport.cli.views import app
 from archport.errors import ConfigError, SourceError
+from archport.layers.rotary import Rotary
 from archport.registry import architecture
-from archport.rotary import Rotary
-from archport.tree import tree
 from archport.view import beside as beside_module
 from archport.view.beside import beside
 from archport.view.diff import diff, tensors
 from archport.view.explain import explain
 from archport.view.facts import facts, layout
 from archport.view.subject import Subject, subject
+from archport.view.tree import tree
 
 from .hub_server import REPO
 from .references import SIZES, VARIANTS, reference

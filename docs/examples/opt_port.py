@@ -10,7 +10,7 @@ import archport
 from archport.config import DecoderConfig
 from archport.layers import MLP, QKV, Attention, Decoder, PositionedEmbed, SequentialBlock
 from archport.mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
-from archport.table import Table, rearranged, spelt
+from archport.translate.table import Table, rearranged, spelt
 
 OFFSET = 2  # rows of the position table that OPT leaves unused
 

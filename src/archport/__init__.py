@@ -1,14 +1,15 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
-from .cache import KVCache
 from .errors import ArchportError
-from .generate import generate, stream
+from .generation.cache import KVCache
+from .generation.decoding import generate, stream
+from .generation.scoring import score
+from .generation.text import tokenizer
 from .layers import Decoder
+from .observing import observe, sites
 from .parity import verify
 from .port import build, export, from_state_dict, load, plan
 from .registry import architectures, register
-from .score import score
-from .text import tokenizer
 
 __all__ = [
     "ArchportError",
@@ -20,9 +21,11 @@ __all__ = [
     "from_state_dict",
     "generate",
     "load",
+    "observe",
     "plan",
     "register",
     "score",
+    "sites",
     "stream",
     "tokenizer",
     "verify",

@@ -12,17 +12,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import markup
-from .checkpoint import Checkpoint
 from .config import DecoderConfig, dtype_name
 from .errors import ConfigError, NotFiniteWarning, UnsupportedError
-from .fields import read_config
+from .fast.linears import swap
+from .files.checkpoint import Checkpoint
+from .files.memory import trim
+from .files.values import is_finite, same_bytes
 from .layers import Decoder
-from .linears import swap
-from .pages import trim
 from .registry import Architecture, architecture, skeleton
-from .translate import Copy, Plan, TensorStep, import_tensor, is_finite, same_bytes
-from .translate import plan as plan_tensors
+from .translate.fields import read_config
+from .translate.tensors import Copy, Plan, TensorStep, import_tensor
+from .translate.tensors import plan as plan_tensors
+from .view import markup
 
 DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 

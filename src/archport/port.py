@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from .checkpoint import Checkpoint, check_hashes, open_folder
 from .config import DecoderConfig, Origin, dtype_name
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
-from .export import write_checkpoint
-from .fields import read_config, write_config
-from .hub import HubOptions, open_companions, open_headers, open_repository
+from .fast.linears import is_swapped
+from .files.checkpoint import Checkpoint, check_hashes, open_folder
+from .files.header import Header
+from .files.hub.repository import HubOptions, open_companions, open_headers, open_repository
+from .files.values import same_bytes
+from .files.write import write_checkpoint
 from .layers import Decoder, initialise
-from .linears import is_swapped
 from .loading import LoadPlan, carry_out, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, skeleton
-from .translate import Header, export_tensors, nearest, same_bytes
+from .translate.fields import read_config, write_config
+from .translate.tensors import export_tensors, nearest
 
 DEMO = Path(__file__).parent / "demo"
 BUNDLED = "the bundled demo"

@@ -15,7 +15,7 @@ from . import models
 from .config import DecoderConfig
 from .errors import ConfigError, UnsupportedError
 from .layers import Decoder
-from .table import Table
+from .translate.table import Table
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from .. import checkpoint, errors, loading, port, registry, summary
+    from .. import errors, loading, port, registry
+    from ..files import checkpoint
+    from ..view import summary
 
     if dry_run and (copy or check_finite or check_hash):
         raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
@@ -69,7 +71,8 @@ def load(
 
 
 def _print_load(facts: dict[str, Any]) -> None:
-    from .. import port, summary
+    from .. import port
+    from ..view import summary
 
     if "key_table" in facts:
         print_table(facts["key_table"])
@@ -108,7 +111,9 @@ def build(
 
     Sizes are those of its first published model, but for the ones set.
     """
-    from .. import checkpoint, port, published, registry, strict_json, summary
+    from .. import port, registry
+    from ..files import checkpoint, strict_json
+    from ..view import published, summary
 
     if config is not None and settings:
         raise typer.BadParameter("give --config or --set, not both")
@@ -157,7 +162,7 @@ def export(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
-    from .. import published, summary
+    from ..view import published, summary
 
     rows = []
     for name, (architecture, _) in published.PUBLISHED.items():

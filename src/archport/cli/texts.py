@@ -56,9 +56,9 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Go on with a prompt. One sample appears as it is made; several come together, divided by a line."""
-    from .. import text
-    from ..generate import generate as rows_of
-    from ..generate import stream
+    from ..generation import text
+    from ..generation.decoding import generate as rows_of
+    from ..generation.decoding import stream
 
     if (prompt is None) == (prompt_file is None):
         raise typer.BadParameter("give --prompt or --prompt-file")
@@ -121,8 +121,9 @@ def score(
 
     With --quantize both before and after the weights are rounded, so that one sees what it costs.
     """
-    from .. import linears, text
-    from ..score import score as score_of
+    from ..fast import linears
+    from ..generation import text
+    from ..generation.scoring import score as score_of
 
     if len(words) > 2:
         raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
@@ -169,7 +170,8 @@ def _ready(
     pack: bool = False,
 ) -> "Decoder":
     """The model, its linear maps in few bits where asked, else packed where it is worth it and can be done here."""
-    from .. import linears, loading, port
+    from .. import loading, port
+    from ..fast import linears
 
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
     packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None

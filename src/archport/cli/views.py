@@ -36,9 +36,9 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    from ..tree import shown
-    from ..tree import tree as tree_of
     from ..view.subject import subject
+    from ..view.tree import shown
+    from ..view.tree import tree as tree_of
 
     seen = subject(source, revision=revision, offline=offline, headers_only=not weights)
     if reference:

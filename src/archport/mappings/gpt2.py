@@ -1,7 +1,7 @@
 """GPT-2: Conv1D weights lie (in, out), and their fused columns are all queries, then all keys, then all values."""
 
 from ..layers import QKV
-from ..table import Table, rearranged, spelt
+from ..translate.table import Table, rearranged, spelt
 from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, TRANSFORMER_MODULES
 
 TRANSPOSED = "... width -> width ..."

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: the fused rows already go head by head, so every weight is used as it lies in the file."""
 
-from ..table import Table, spelt
+from ..translate.table import Table, spelt
 from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE
 
 ROTARY_TYPES = {"default": "default", "linear": "linear"}
@@ -68,7 +68,7 @@ TABLE = Table(
     },
     modules={
         "embed.dropout": "gpt_neox.emb_dropout",
-        "rotary": "gpt_neox.rotary_emb",
+        "blocks.{n}.attn.rotary": "gpt_neox.rotary_emb",
         "blocks.{n}.attn.dropout": "gpt_neox.layers.{n}.post_attention_dropout",
         "blocks.{n}.mlp.activation": "gpt_neox.layers.{n}.mlp.act",
         "blocks.{n}.mlp.dropout": "gpt_neox.layers.{n}.post_mlp_dropout",

@@ -1,7 +1,7 @@
 """GPT-J: queries, keys and values are three weights in the file, one in ours; attention has no biases."""
 
 from ..layers import QKV
-from ..table import Table, rearranged, spelt
+from ..translate.table import Table, rearranged, spelt
 from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE, TRANSFORMER_MODULES
 
 THREE = tuple(f"transformer.h.{{n}}.attn.{part}_proj.weight" for part in "qkv")

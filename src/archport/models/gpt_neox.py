@@ -7,8 +7,7 @@ from functools import partial
 from torch.nn import LayerNorm, Linear
 
 from ..config import DecoderConfig
-from ..layers import MLP, Attention, Decoder, Embed, ParallelBlock, SequentialBlock
-from ..rotary import Rotary
+from ..layers import MLP, Attention, Decoder, Embed, ParallelBlock, Rotary, SequentialBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +49,13 @@ def build(cfg: Config) -> Decoder:
     attention = partial(Attention, dropout=cfg.residual_dropout, score_dropout=cfg.attention_dropout)
     block = ParallelBlock if cfg.parallel else SequentialBlock
     factor = (cfg.rotary_factor if cfg.rotary_scaling == "linear" else None) or 1.0
+    rotary = Rotary(cfg.rotary_width, base=cfg.rotary_base, pairing="halves", factor=factor)
     return Decoder(
         embed=Embed(cfg.vocab_size, cfg.width, dropout=cfg.embed_dropout),
-        rotary=Rotary(cfg.rotary_width, base=cfg.rotary_base, pairing="halves", factor=factor),
         blocks=[
             block(
                 norm_attn=norm(),
-                attn=attention(cfg.width, cfg.heads, bias=cfg.attention_bias),
+                attn=attention(cfg.width, cfg.heads, bias=cfg.attention_bias, rotary=rotary),
                 norm_mlp=norm(),
                 mlp=MLP(cfg.width, cfg.mlp_width, activation=cfg.activation, dropout=cfg.residual_dropout),
             )

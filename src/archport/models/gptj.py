@@ -7,8 +7,7 @@ from functools import partial
 from torch.nn import LayerNorm, Linear
 
 from ..config import DecoderConfig
-from ..layers import MLP, Attention, Decoder, Embed, SharedNormBlock
-from ..rotary import Rotary
+from ..layers import MLP, Attention, Decoder, Embed, Rotary, SharedNormBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +34,15 @@ class Config(DecoderConfig):
 
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
-    attention = partial(Attention, bias=False, dropout=cfg.residual_dropout, score_dropout=cfg.attention_dropout)
+    rotary = Rotary(cfg.rotary_width, pairing="neighbours")
+    attention = partial(Attention, dropout=cfg.residual_dropout, score_dropout=cfg.attention_dropout)
     norm = partial(LayerNorm, cfg.width, eps=cfg.norm_eps)
     return Decoder(
         embed=Embed(cfg.vocab_size, cfg.width, dropout=cfg.embed_dropout),
-        rotary=Rotary(cfg.rotary_width, pairing="neighbours"),
         blocks=[
             SharedNormBlock(
                 norm=norm(),
-                attn=attention(cfg.width, cfg.heads),
+                attn=attention(cfg.width, cfg.heads, bias=False, rotary=rotary),
                 mlp=MLP(cfg.width, cfg.mlp_width, activation=cfg.activation, dropout=cfg.residual_dropout),
             )
             for _ in range(cfg.layers)

@@ -26,7 +26,7 @@ from .locate import LOOSE, converted, relative_error
 from .report import Report
 from .running import RaisedError, run
 from .settings import not_finite
-from .verify import precision
+from .verifying import precision
 
 TOKENS = 256
 
@@ -157,7 +157,7 @@ class _ByBlock:
             embedded = self._made("embed", self.ids, positions)
             self.checks.append(check("embed", embedded, taken, taken.double(), self.dtype))
         for dtype in (self.dtype, torch.float64):
-            more = [self.port.step(positions, dtype)] if name.startswith("blocks.") else []
+            more = [self.port.context(self.ids, dtype)] if name.startswith("blocks.") else []
             made = self._made(name, *converted([taken, *more], dtype), dtype=dtype)
             if dtype == self.dtype:
                 self.checks.append(check(name, made, theirs, exact, self.dtype))

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MappingError, SourceError
+from ..files.values import same_bytes
 from ..layers import Decoder
 from ..port import from_state_dict
 from ..registry import architecture
-from ..translate import export_tensors, same_bytes
+from ..translate.tensors import export_tensors
 from .budget import ULPS, Check, allowed, by_severity, check, largest
 from .counterparts import canonical, counterparts, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace

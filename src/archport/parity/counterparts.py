@@ -5,8 +5,8 @@ from typing import Any
 from torch import nn
 
 from ..layers import Decoder
-from ..layout import regroups
-from ..table import Table
+from ..translate.pattern import regroups
+from ..translate.table import Table
 
 
 def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str, str]:

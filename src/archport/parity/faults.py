@@ -18,6 +18,7 @@ from ..layers import (
     Embed,
     ParallelBlock,
     PositionedEmbed,
+    Rotary,
     SequentialBlock,
     SharedNormBlock,
 )
@@ -60,7 +61,7 @@ def _of(*kinds: type[nn.Module], where: Callable[[Any], bool] = lambda _: True) 
 
 
 def _rotary(where: Callable[[Any], bool] = lambda _: True) -> Sites:
-    return lambda model: ["rotary"] if model.rotary is not None and where(model) else []
+    return _of(Rotary, where=where)
 
 
 def _decoder(where: Callable[[Decoder], bool] = lambda _: True) -> Sites:
@@ -68,7 +69,7 @@ def _decoder(where: Callable[[Decoder], bool] = lambda _: True) -> Sites:
 
 
 def _rotated(model: Decoder) -> list[str]:
-    return _of(Attention)(model) if model.rotary is not None else []
+    return _of(Attention, where=lambda attention: attention.rotary is not None)(model)
 
 
 def _parent(site: str) -> tuple[str, ...]:
@@ -200,7 +201,7 @@ def _base(value: int) -> Fault:
         f"rotary's base is {value}",
         "uses another one",
         "Rotary(base=...)",
-        _rotary(lambda model: model.rotary.base != value),
+        _rotary(lambda rotary: rotary.base != value),
         _sets("base", lambda _: float(value)),
         _first_attention,
     )
@@ -241,16 +242,17 @@ CATALOGUE: tuple[Fault, ...] = (
     Fault("final norm twice", "the last norm is applied twice", "applies it once", "Decoder.forward",
           _decoder(), _becomes(planted.NormedTwice)),
     Fault("rotary neighbours", "rotary pairs neighbours (2i, 2i + 1)", "turns halves (i, i + width / 2)",
-          "Rotary(pairing=...)", _rotary(lambda m: m.rotary.pairing == "halves"),
+          "Rotary(pairing=...)", _rotary(lambda rotary: rotary.pairing == "halves"),
           _sets("pairing", lambda _: "neighbours"), _first_attention),
     Fault("rotary halves", "rotary pairs halves (i, i + width / 2)", "turns neighbours (2i, 2i + 1)",
-          "Rotary(pairing=...)", _rotary(lambda m: m.rotary.pairing == "neighbours"),
+          "Rotary(pairing=...)", _rotary(lambda rotary: rotary.pairing == "neighbours"),
           _sets("pairing", lambda _: "halves"), _first_attention),
     _base(10_000),
     _base(500_000),
     Fault("rotary over the whole head", "rotary turns the whole head", "turns its first elements only",
-          "Rotary(width)", _rotary(lambda m: m.rotary.width < m.config.head_width),
-          lambda model, _: setattr(model.rotary, "width", model.config.head_width), _first_attention),
+          "Rotary(width)",
+          lambda model: [s for s in _rotary()(model) if model.get_submodule(s).width < model.config.head_width],
+          lambda model, site: setattr(model.get_submodule(site), "width", model.config.head_width), _first_attention),
     Fault("rotary off by one", "rotary counts positions from 1", "counts from 0", "the positions rotary is given",
           _rotary(), _becomes(planted.ShiftedRotary), _first_attention,
           "scores depend on differences of positions only"),

@@ -10,7 +10,7 @@ from ..port import DEMO, load
 from . import references
 from .compare import Comparison
 from .faults import CATALOGUE, Fault
-from .verify import explain, ids_for, loud_comparison
+from .verifying import explain, ids_for, loud_comparison
 
 BUNDLED = "bundled"
 

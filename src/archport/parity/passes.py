@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cache import KVCache
 from ..errors import ArchportError
-from ..generate import generate
+from ..generation.cache import KVCache
+from ..generation.decoding import generate
 from ..layers import Decoder
 from .counterparts import first_tensor
 from .references import of_config

@@ -1,15 +1,13 @@
 """Modules that are wrong on purpose: each is one of ours with one step changed, planted by its class."""
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import Attention, Block, Decoder, Embed, PositionedEmbed
-from ..rotary import Rotary, Rotation
-from ..step import Step
+from ..layers import Attention, AttentionContext, Block, Decoder, Embed, PositionedEmbed, Rotary, Rotation
 
 
 class QuickGELU(nn.Module):
@@ -33,109 +31,96 @@ class UnbiasedNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, self.weight, None, self.eps)
 
 
-class SteppedAttention(Attention):
-    """Not wrong: attention step by step, each step a method that a fault overrides."""
+class EagerAttention(Attention):
+    """Not wrong: attention whose scores and probabilities are steps of their own."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        q, k, v = self.split(self.qkv(x))
-        q, k, v = self.turned(q, k, v, step)
-        k, v = step.remember(k, v)
-        scores = self.masked(q @ k.transpose(-1, -2) * self.scale, step)
-        return self.projected((self.probabilities(scores) @ v).transpose(1, 2).flatten(-2))
-
-    def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        return step.rotate(q), step.rotate(k), v
-
-    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -math.inf) -> Tensor:
-        past = scores.shape[-1] - scores.shape[-2]
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(past + ahead)
-        return scores.masked_fill(hidden if step.mask is None or ahead > 1 else ~step.mask, value)
-
-    def probabilities(self, scores: Tensor) -> Tensor:
-        return scores.softmax(-1)
-
-    def projected(self, mixed: Tensor) -> Tensor:
-        return self.out(mixed)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        return self.attend_eagerly(q, k, v, context)
 
 
-class KeysForQueries(SteppedAttention):
+class KeysForQueries(Attention):
     """Takes keys for queries and queries for keys."""
 
-    def split(self, fused: Tensor) -> tuple[Tensor, ...]:
-        k, q, v = super().split(fused)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, q, v = super().project(x)
         return q, k, v
 
 
-class ValuesForKeys(SteppedAttention):
+class ValuesForKeys(Attention):
     """Takes values for keys and keys for values."""
 
-    def split(self, fused: Tensor) -> tuple[Tensor, ...]:
-        q, v, k = super().split(fused)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, v, k = super().project(x)
         return q, k, v
 
 
-class ThirdsForHeads(SteppedAttention):
+class ThirdsForHeads(Attention):
     """Takes the first third of the fused product for queries, the second for keys, the last for values."""
 
-    def split(self, fused: Tensor) -> tuple[Tensor, ...]:
-        by_third = fused.unflatten(-1, (3, self.heads, self.head_width))
-        return by_third.permute(2, 0, 3, 1, 4).unbind()
-
-
-class RotaryOnValues(SteppedAttention):
-    """Turns the values too."""
-
-    def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        return step.rotate(q), step.rotate(k), step.rotate(v)
-
-
-class RotaryOnKeysOnly(SteppedAttention):
-    """Leaves the queries as they are."""
-
-    def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
-        return q, step.rotate(k), v
-
-
-class NoRotary(SteppedAttention):
-    """Turns nothing."""
-
-    def turned(self, q: Tensor, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    def split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = fused.unflatten(-1, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4).unbind()
         return q, k, v
 
 
-class NoMask(SteppedAttention):
+class RotaryOnValues(Attention):
+    """Turns the values too."""
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        q, k, v = self.project(x)
+        q, k = self.rotate(q, k, context)
+        k, v = context.extend(k, context.rotated(v, self.rotary))
+        return self.output(self.attend(q, k, v, context))
+
+
+class RotaryOnKeysOnly(Attention):
+    """Leaves the queries as they are."""
+
+    def rotate(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        return q, context.rotated(k, self.rotary)
+
+
+class NoRotary(Attention):
+    """Turns nothing."""
+
+    def rotate(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
+        return q, k
+
+
+class NoMask(Attention):
     """Sees every token."""
 
-    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -math.inf) -> Tensor:
-        return scores
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        return super().attend(q, k, v, replace(context, mask=None, causal=False))
 
 
-class MaskOneTooFar(SteppedAttention):
+class MaskOneTooFar(Attention):
     """Sees the next token."""
 
-    def masked(self, scores: Tensor, step: Step, ahead: int = 2, value: float = -math.inf) -> Tensor:
-        return super().masked(scores, step, ahead, value)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        visible = context.visible
+        ahead = torch.arange(context.keys, device=q.device) == context.places[:, None] + 1
+        return super().attend(q, k, v, replace(context, mask=visible | ahead, causal=False))
 
 
-class FiniteMask(SteppedAttention):
+class FiniteMask(EagerAttention):
     """Masks by a large number."""
 
-    def masked(self, scores: Tensor, step: Step, ahead: int = 1, value: float = -1e4) -> Tensor:
-        return super().masked(scores, step, ahead, value)
+    def scores(self, q: Tensor, k: Tensor, context: AttentionContext) -> Tensor:
+        return super().scores(q, k, context).clamp(min=-1e4)
 
 
-class HalfSoftmax(SteppedAttention):
+class HalfSoftmax(EagerAttention):
     """Softmax in float16."""
 
     def probabilities(self, scores: Tensor) -> Tensor:
         return scores.half().softmax(-1).to(scores.dtype)
 
 
-class NoOutProjection(SteppedAttention):
+class NoOutProjection(Attention):
     """Hands the mixed values on as they are."""
 
-    def projected(self, mixed: Tensor) -> Tensor:
-        return mixed
+    def output(self, heads: Tensor) -> Tensor:
+        return heads.transpose(1, 2).flatten(-2)
 
 
 class ShiftedRotary(Rotary):
@@ -166,9 +151,8 @@ class PositionsOffByOne(PositionedEmbed):
 
     start = 1
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        last = self.positions.num_embeddings - 1
-        return self.tokens(ids) + self.positions((positions + self.start).clamp(max=last))
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        return super().place(vectors, (positions + self.start).clamp(max=self.positions.num_embeddings - 1))
 
 
 class PositionsShiftedByTwo(PositionsOffByOne):
@@ -180,61 +164,61 @@ class PositionsShiftedByTwo(PositionsOffByOne):
 class NoPositions(PositionedEmbed):
     """Does not add the positions."""
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return self.tokens(ids)
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        return vectors
 
 
 class ScaledEmbed(Embed):
     """Scales token vectors by the square root of the width, as some models do."""
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return self.tokens(ids) * self.tokens.embedding_dim**0.5
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        return super().place(vectors * self.tokens.embedding_dim**0.5, positions)
 
 
 class ScaledPositionedEmbed(PositionedEmbed):
-    """The same beside learned positions."""
+    """The same before learned positions are added."""
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        return self.tokens(ids) * self.tokens.embedding_dim**0.5 + self.positions(positions)
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        return super().place(vectors * self.tokens.embedding_dim**0.5, positions)
 
 
 class PostNorm(Block):
     """Norms after each branch is added, as the first transformer did."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        x = self.norm_attn(x + self.attn(x, step))
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        x = self.norm_attn(x + self.attn(x, context))
         return self.norm_mlp(x + self.mlp(x))
 
 
 class PostSharedNorm(Block):
     """One norm, after both branches are added."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        return self.norm(x + self.attn(x, step) + self.mlp(x))
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        return self.norm(x + self.attn(x, context) + self.mlp(x))
 
 
 class SequentialSharedNorm(Block):
     """One norm, used before each of two branches in sequence."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        x = x + self.attn(self.norm(x), step)
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        x = x + self.attn(self.norm(x), context)
         return x + self.mlp(self.norm(x))
 
 
 class OneNormForTwo(Block):
     """Parallel branches that both read the first norm."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         normed = self.norm_attn(x)
-        return self.attn(normed, step) + self.mlp(normed) + x
+        return self.attn(normed, context) + self.mlp(normed) + x
 
 
 class ResidualAfterNorm(Block):
     """Sequential, with the normed stream going on."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         normed = self.norm_attn(x)
-        x = normed + self.attn(normed, step)
+        x = normed + self.attn(normed, context)
         normed = self.norm_mlp(x)
         return normed + self.mlp(normed)
 
@@ -242,31 +226,31 @@ class ResidualAfterNorm(Block):
 class ResidualAfterParallelNorm(Block):
     """Parallel, with the normed stream going on."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         normed = self.norm_attn(x)
-        return self.attn(normed, step) + self.mlp(self.norm_mlp(x)) + normed
+        return self.attn(normed, context) + self.mlp(self.norm_mlp(x)) + normed
 
 
 class ResidualAfterSharedNorm(Block):
     """Parallel through one norm, with the normed stream going on."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         normed = self.norm(x)
-        return self.attn(normed, step) + self.mlp(normed) + normed
+        return self.attn(normed, context) + self.mlp(normed) + normed
 
 
 class NormedTwice(Decoder):
     """Applies the final norm twice."""
 
-    def forward(self, ids: Tensor, **how: Any) -> Tensor:
-        return self.head(self.norm(self.norm(self.stream(ids, **how))))
+    def logits(self, stream: Tensor) -> Tensor:
+        return super().logits(self.norm(stream))
 
 
 class NeverNormed(Decoder):
     """Forgets the final norm."""
 
-    def forward(self, ids: Tensor, **how: Any) -> Tensor:
-        return self.head(self.stream(ids, **how))
+    def logits(self, stream: Tensor) -> Tensor:
+        return self.head(stream)
 
 
 class ForgetfulDecoder(Decoder):

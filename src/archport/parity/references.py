@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import SourceError, in_a_line
-from ..fields import write_config
 from ..registry import Architecture, architecture
+from ..translate.fields import write_config
 
 # Settings that no accident can match: several rotary pairs, rotary below the head width, heads unequal to head width
 # and to three, an MLP that is not four times the width, odd eps. An architecture uses those of its own fields.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import markup
+from ..view import markup
 from .budget import Check
 from .diagnose import Diagnosis
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig
 from ..errors import SourceError
+from ..files.values import is_finite
 from ..layers import Attention, Decoder
-from ..translate import is_finite
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
 from ..errors import ConfigError
-from ..layout import regroups
 from ..loading import LoadPlan, settle_tie
-from ..translate import TensorStep
+from ..translate.pattern import regroups
+from ..translate.tensors import TensorStep
 
 
 def tensor(plan: LoadPlan, asked: str | None) -> tuple[TensorStep, list[slice]]:

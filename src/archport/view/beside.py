@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from .. import port
 from ..config import DecoderConfig
-from ..fields import write_config
+from ..files.values import same_bytes
 from ..layers import Decoder
+from ..layers.rotary import Rotary
 from ..parity import references
 from ..parity.counterparts import canonical, counterparts
 from ..registry import without_drawing
-from ..rotary import Rotary
-from ..table import Table
-from ..translate import same_bytes
-from ..tree import Line, folded, tree
+from ..translate.fields import write_config
+from ..translate.table import Table
 from .subject import Subject
+from .tree import Line, folded, tree
 
 LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "

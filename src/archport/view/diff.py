@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SourceError
-from ..translate import same_bytes
+from ..files.values import same_bytes
 from .facts import facts
 from .subject import Subject
 

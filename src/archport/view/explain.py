@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from ..errors import ConfigError
-from ..layers import PositionedEmbed
-from ..table import Table
-from ..tree import Line, folded
+from ..layers import PositionedEmbed, Rotary
+from ..translate.table import Table
 from .asked import nearest
 from .facts import layout, scaling
 from .subject import Subject
+from .tree import Line, folded
 
 
 def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def _learned(s: Subject) -> str:
 
 
 def _rotary(s: Subject) -> str:
-    rotary = s.model.rotary
+    rotary = next((part for part in s.model.modules() if isinstance(part, Rotary)), None)
     if rotary is None:
         return ""
     pairs = (
@@ -227,7 +227,7 @@ TEXTS: dict[str, Callable[[Subject], str]] = {
     "embed.tokens": _tokens,
     "embed.positions": _learned,
     "embed.dropout": _dropout("the embedding", "embed_dropout"),
-    "rotary": _rotary,
+    "attn.rotary": _rotary,
     "blocks.{n}": _blocks,
     "norm_attn": _norm("attention"),
     "norm_mlp": _norm("the MLP"),
@@ -248,7 +248,7 @@ TEXTS: dict[str, Callable[[Subject], str]] = {
 }
 SOURCES = {
     "embed.positions": "GPT-2, Radford et al. 2019",
-    "rotary": "RoFormer, arXiv 2104.09864",
+    "attn.rotary": "RoFormer, arXiv 2104.09864",
     "blocks.{n}": "adding to a stream: Deep Residual Learning, arXiv 1512.03385",
     "attn": "Attention Is All You Need, arXiv 1706.03762",
     "mlp": "Attention Is All You Need, arXiv 1706.03762",

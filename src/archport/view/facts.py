@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .. import text
 from ..config import dtype_name
 from ..errors import CheckpointError
-from ..layers import Attention, Block, Decoder, PositionedEmbed
-from ..table import Row
+from ..generation import text
+from ..layers import Attention, Block, Decoder, PositionedEmbed, Rotary
+from ..translate.table import Row
 from .subject import Subject
 
 
@@ -34,7 +34,8 @@ Pairs = Iterator[tuple[str, str]]
 
 def _positions(subject: Subject) -> Pairs:
     model, cfg = subject.model, subject.config
-    learned, rotary = isinstance(model.embed, PositionedEmbed), model.rotary
+    learned = isinstance(model.embed, PositionedEmbed)
+    rotary = next((part for part in model.modules() if isinstance(part, Rotary)), None)
     yield "kind", "learned" if learned else "rotary" if rotary else "none"
     yield "context", f"{cfg.context:,} tokens" + (", no more" if learned else ", as trained")
     if rotary:

@@ -7,15 +7,15 @@ from typing import Any
 
 from ..errors import ArchportError, SourceError
 from ..layers import PositionedEmbed
-from ..markup import escaped, page, picture, table
 from ..parity import Report
-from ..tree import Line, folded
 from . import plot
 from .beside import LEGEND, MARKS, TINY, Joined, joined
 from .diff import RELATIVE, columns, diff, shown, side_by_side, tensors
 from .explain import every, explain
 from .facts import facts, layout
+from .markup import escaped, page, picture, table
 from .subject import Subject
+from .tree import Line, folded
 
 IN_ALL = "in all"
 DRAWN = ("positions", "attention", "spectrum", "norms")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import port, text
+from .. import port
 from ..errors import ConfigError, NotFiniteWarning, SourceError
-from ..layers import Attention, Decoder
+from ..generation import text
+from ..layers import Decoder, Rotary
 from ..loading import LoadPlan, own_weight
+from ..observing import observe
 from ..registry import skeleton
-from ..step import Step
 from . import draw
 from .asked import tensor
 from .output import may_write, write
@@ -85,7 +86,11 @@ def check(
         raise ConfigError(faults, "plot")
     plan = _plan(subject)
     if kind == "positions" and all(step.name != "embed.positions.weight" for step in plan.mapped):
-        what = "rotary positions, which are angles and not learned" if subject.model.rotary else "no positions"
+        what = (
+            "rotary positions, which are angles and not learned"
+            if any(isinstance(part, Rotary) for part in subject.model.modules())
+            else "no positions"
+        )
         raise _fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
     if kind == "weights":
         tensor(plan, name)
@@ -157,26 +162,10 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
 @torch.no_grad()
 def probabilities(model: Decoder, ids: Tensor, layer: int) -> Tensor:  # (1, seq) -> (heads, seq, seq)
     """How much each token of one text looks at each, in every head of a layer."""
-    seen: dict[str, Any] = {}
-
-    def keep(_: Any, given: tuple[Tensor, Step]) -> None:
-        seen["x"], seen["step"] = given
-
-    attention: Any = model.blocks[layer].attn
-    handle = attention.register_forward_pre_hook(keep)
-    try:
+    name = f"blocks.{layer}.attn.probabilities"
+    with observe(model, name) as values:
         model(ids)
-    finally:
-        handle.remove()
-    return _probabilities(attention, seen["x"], seen["step"])
-
-
-def _probabilities(attention: Attention, x: Tensor, step: Step) -> Tensor:
-    q, k, _ = attention.split(attention.qkv(x))
-    scores = step.rotate(q) @ step.rotate(k).transpose(-1, -2) * attention.scale
-    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-    weights: Tensor = scores.masked_fill(ahead, -torch.inf).softmax(-1)[0]
-    return weights
+    return values[name][0]
 
 
 @torch.no_grad()

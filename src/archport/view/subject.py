@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from .. import port, published
+from .. import port
 from ..config import DecoderConfig
 from ..errors import SourceError
 from ..layers import Decoder
 from ..loading import LoadPlan
 from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
+from . import published
 
 
 @dataclass(frozen=True)

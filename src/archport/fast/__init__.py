@@ -1,0 +1,1 @@
+"""Faster stand-ins for what torch does anyway: linear maps and compiled steps."""

@@ -1,0 +1,1 @@
+"""A repository of the Hugging Face Hub, read as a folder."""

@@ -1,0 +1,207 @@
+"""A repository of the Hugging Face Hub as a folder in the cache, or as headers alone."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+from ...config import Origin
+from ...errors import CheckpointError, SourceError
+from ..checkpoint import (
+    COMPANIONS,
+    CONFIG,
+    MAX_CONFIG,
+    WEIGHTS,
+    Checkpoint,
+    check_index,
+    choose_weights,
+    open_folder,
+    read_index,
+    shard_names,
+)
+from ..safetensors_file import checked
+from ..strict_json import read_json
+from .answers import HostileAnswerError, answer, explanation, guard
+from .ranges import RemoteFile
+
+T = TypeVar("T")
+TRIES = 3
+PAUSE = 0.5  # seconds before the second try, doubled before the third
+TIMEOUT = 10.0  # seconds without an answer
+
+
+class HubOptions(TypedDict, total=False):
+    """How to reach the Hub, where the environment (HF_TOKEN, HF_HOME, HF_ENDPOINT) does not say."""
+
+    token: str | bool | None
+    cache_dir: str | Path | None
+    endpoint: str | None
+
+
+def open_repository(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Checkpoint:
+    """Download what is not in the cache yet, and open it. Raises: SourceError, CheckpointError."""
+    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    if not any(name in names for name in WEIGHTS) and (offline or _told_to_stay_offline()):
+        raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
+    weights = choose_weights(names, repo)
+    first = fetch(weights)
+    wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
+    _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
+    blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
+    return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs)
+
+
+def open_companions(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Path:
+    """The folder in the cache with config and tokenizer, fetched if need be. Raises: SourceError, CheckpointError."""
+    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    _fetch_all(fetch, [name for name in COMPANIONS if name in names])
+    return folder
+
+
+def _snapshot(
+    repo: str, revision: str | None, offline: bool, options: HubOptions
+) -> tuple[Path, list[str], Callable[[str], Path]]:
+    """A commit's folder in the cache with its config, the names of its files, and how to fetch one."""
+    offline = offline or _told_to_stay_offline()
+    names = [] if offline else _listing(repo, revision, options)
+
+    def fetch(name: str, at: str | None) -> Path:
+        return _ask(repo, revision, lambda: _download(repo, name, at, options, local_files_only=offline))
+
+    folder = fetch(CONFIG, revision).parent
+    if offline:
+        names = [path.name for path in folder.iterdir()]
+    # All other files are of this commit too, wherever the branch moves in the meantime.
+    return folder, names, lambda name: fetch(name, folder.name)
+
+
+def _fetch_all(fetch: Callable[[str], Path], names: Sequence[str]) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, names))
+
+
+def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Checkpoint:
+    """Read config, index and safetensors headers only. Raises: SourceError, CheckpointError."""
+    if _told_to_stay_offline():
+        return open_repository(repo, revision, offline=True, options=options)
+    weights = choose_weights(_listing(repo, revision, options), repo)
+    if not weights.startswith("model.safetensors"):
+        said = "has no safetensors, and pickle files show their shapes only when downloaded"
+        raise CheckpointError(f"{repo}: {said}: load it once, then it can be looked at offline")
+    config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options))
+    commit = config.parent.name
+    shards, index = [weights], None
+    if weights.endswith(".json"):
+        index = _ask(repo, revision, lambda: _download(repo, weights, commit, options))
+        shards = shard_names(read_index(index))
+
+    def fetch(shard: str) -> RemoteFile:
+        found = _ask(repo, revision, lambda: _header(repo, shard, commit, options))
+        entries = {
+            key: {"dtype": tensor.dtype, "shape": _listed(tensor.shape), "data_offsets": _listed(tensor.data_offsets)}
+            for key, tensor in found.items()
+        }
+        headers = checked(entries, f"{repo}/{shard}", None)
+        places = {key: tuple(entries[key]["data_offsets"]) for key in headers}
+        return RemoteFile(Path(shard), headers, places, partial(_bytes, repo, revision, shard, commit, options))
+
+    with ThreadPoolExecutor(8) as pool:
+        held = dict(zip(shards, pool.map(fetch, shards), strict=True))
+    if index is not None:
+        check_index(read_index(index), {shard: file.headers for shard, file in held.items()}, index)
+    headers = {key: header for file in held.values() for key, header in file.headers.items()}
+    remote = {key: file for file in held.values() for key in file.headers}
+    size = sum(header.bytes for header in headers.values())
+    hf = read_json(config, MAX_CONFIG)
+    origin = Origin(repo, hf, None, revision, commit)
+    return Checkpoint(origin, headers, tuple(shards), size, {}, remote=remote)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _header(repo: str, name: str, commit: str, options: HubOptions) -> dict[str, Any]:
+    from huggingface_hub import errors
+
+    try:
+        return _api(options).parse_safetensors_file_metadata(repo, name, revision=commit).tensors  # type: ignore[no-any-return]
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, but not that of a header
+        raise errors.SafetensorsParsingError(f"{name}: {error!r}") from None
+
+
+def _bytes(repo: str, revision: str | None, name: str, commit: str, options: HubOptions, begin: int, end: int) -> bytes:
+    """Some bytes of a file. Raises: SourceError."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(repo, name, revision=commit, endpoint=options.get("endpoint"))
+    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = build_hf_headers(token=options.get("token")) | asked
+
+    def get() -> bytes:
+        response = get_session().get(url, headers=headers, timeout=TIMEOUT)
+        response.raise_for_status()
+        content: bytes = response.content
+        place = response.headers.get("Content-Range", "").partition("/")[0]
+        if (response.status_code, len(content), place) != (206, end - begin, f"bytes {begin}-{end - 1}"):
+            found = f"{len(content)} bytes with status {response.status_code}, {place[:60] or 'of no place'}"
+            raise HostileAnswerError(f"{found}, for {name}, expected bytes {begin}-{end - 1}")
+        return content
+
+    guard()
+    return _ask(repo, revision, get)
+
+
+def _told_to_stay_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _api(options: HubOptions) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
+
+
+def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
+    """The names of a repository's files, config.json among them."""
+    token = options.get("token")
+    if isinstance(token, str) and not re.fullmatch("[!-~]*", token):
+        raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
+    guard()
+    info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    if CONFIG not in names:
+        raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads")
+    return names
+
+
+def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    guard()
+    return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT, **options, **more))
+
+
+def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
+    """Put a question to the Hub, three times unless the answer is final."""
+    from huggingface_hub import errors
+
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return question()
+        except Exception as error:  # huggingface_hub lets through what the HTTP library, Xet and json raise
+            reason = explanation(error)
+            if reason is None and attempt == TRIES:
+                reason = f"tried {TRIES} times, {answer(error)}; try later, or --offline if it is in the cache"
+            if reason:
+                kind = CheckpointError if isinstance(error, errors.SafetensorsParsingError) else SourceError
+                raise kind(f"{repo}{f' at {revision}' if revision else ''}: {reason}") from None
+            time.sleep(PAUSE * 2 ** (attempt - 1))

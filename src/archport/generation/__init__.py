@@ -1,0 +1,1 @@
+"""From logits to text: cache, sampling, decoding, tokenizers, scores."""

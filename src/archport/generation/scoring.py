@@ -1,0 +1,63 @@
+"""How well a model predicts a text: loss, perplexity and bits per byte, in windows that overlap."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ConfigError, GenerationError
+from ..layers import Decoder
+from .decoding import first_overflow, in_eval_mode, prompts
+
+
+@dataclass(frozen=True)
+class Score:
+    """The loss of each token after the first, in nats, given those before it in its window."""
+
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """Mean, in nats a token."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def perplexity(self) -> float:
+        """The number of tokens that would be as hard to choose from."""
+        return math.exp(min(self.loss, 700.0))
+
+    def bits_per_byte(self, size: int) -> float:
+        """Bits that a text of `size` bytes takes, a byte; comparable between tokenizers."""
+        return sum(self.losses) / math.log(2) / size
+
+
+@torch.inference_mode()
+def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = None) -> Score:
+    """Score one text of any length: a window of the model's context moves by `stride`, half of it unless given.
+
+    Each token is scored once, with at least `context - stride` tokens before it after the first window.
+    Raises: ConfigError, GenerationError.
+    """
+    context = model.config.context
+    stride = max(1, context // 2) if stride is None else stride
+    if type(stride) is not int or not 1 <= stride <= context:
+        raise ConfigError({"stride": f"found {stride!r}, expected a whole number from 1 to {context}"}, "score")
+    [tokens, *more] = prompts(ids, model)
+    if more or len(tokens) < 2:
+        raise GenerationError(f"found {1 + len(more)} text of {len(tokens)} token, expected one of at least 2")
+    text = torch.tensor(tokens, device=model.device)
+    losses: list[float] = []
+    with in_eval_mode(model):
+        for start in range(0, len(text) - 1, stride):
+            window, following = text[:-1][start : start + context], text[1:][start : start + context]
+            new = start + len(window) - len(losses)
+            if new > 0:
+                stream = model.stream(window[None])[0, -new:]
+                logits = model.logits(stream).float()
+                if not torch.isfinite(logits).all():
+                    raise GenerationError(first_overflow(model, window[None], None))
+                losses += F.cross_entropy(logits, following[-new:], reduction="none").tolist()
+    return Score(tuple(losses))

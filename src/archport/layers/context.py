@@ -1,0 +1,107 @@
+"""What attention needs to know of one forward pass: where each token stands, what it may see, what is cached."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .rotary import Rotary, Rotation
+
+
+class LayerCache(Protocol):
+    """The keys and values that one layer has made so far."""
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (batch, kv_heads, seq, head_width) of each, and return all of them."""
+
+
+class Cache(Protocol):
+    """A cache for each layer, of the `length` tokens before; a tensor where no shape may depend on it."""
+
+    @property
+    def length(self) -> int | Tensor:
+        """How many there were."""
+
+    @property
+    def layers(self) -> Sequence[LayerCache]:
+        """One for each block."""
+
+    def keys(self, seq: int) -> int:
+        """How many keys a layer gets back when it adds `seq` more."""
+
+    def advance(self, seq: int) -> None:
+        """Count tokens that every layer has added."""
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """One block's view of a forward pass; the Decoder works it out once a pass, and layers share what is alike.
+
+    `positions` count the tokens of each text, `places` say which of the `keys` each query's own token is. `mask` is
+    true where a query may look, for passes that `causal`, every token at those before it, does not describe.
+    """
+
+    positions: Tensor  # (seq) or (batch, seq)
+    places: Tensor  # (seq)
+    keys: int
+    mask: Tensor | None = None  # (batch or 1, 1, seq, keys)
+    causal: bool = True
+    dtype: torch.dtype = torch.float32  # of the stream
+    cache: LayerCache | None = None
+    rotations: dict[Rotary, Rotation] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> Tensor:  # (batch or 1, 1, seq, keys)
+        """Which keys each query may see, also where `causal` says it in short."""
+        return visible(None, self.places, self.keys) if self.mask is None else self.mask
+
+    def rotated(self, x: Tensor, rotary: Rotary | None) -> Tensor:  # (batch, heads, seq, head_width), same out
+        """Queries or keys turned by their positions; the angles are computed once for all layers that share them."""
+        if rotary is None:
+            return x
+        if rotary not in self.rotations:
+            positions = self.positions if self.positions.ndim == 1 else self.positions[:, None]
+            self.rotations[rotary] = rotary(positions, self.dtype)
+        return self.rotations[rotary](x)
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # (batch, kv_heads, seq, ..) -> (.., keys, ..)
+        """Put keys and values after those of the tokens before."""
+        return (k, v) if self.cache is None else self.cache.extend(k, v)
+
+    def for_layers(self, dtype: torch.dtype, cache: Cache | None, count: int) -> Iterator["AttentionContext"]:
+        """A context for each of the first blocks, for a stream of this dtype."""
+        for number in range(count):
+            yield replace(self, dtype=dtype, cache=cache.layers[number] if cache else None)
+
+
+def of_pass(
+    batch: int, seq: int, device: torch.device, *, positions: Tensor | None, mask: Tensor | None, cache: Cache | None
+) -> AttentionContext:
+    """Where `seq` tokens of each row stand and what they may see, alone or after those in a cache.
+
+    Raises: ValueError for a mask or positions of another shape.
+    """
+    past, keys = (cache.length, cache.keys(seq)) if cache else (0, seq)
+    if mask is not None and mask.shape != (batch, keys):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, keys)}")
+    if positions is not None and positions.shape not in ((seq,), (batch, seq), (1, seq)):
+        raise ValueError(f"positions of shape {tuple(positions.shape)}, expected {(seq,)} or {(batch, seq)}")
+    places = torch.arange(seq, device=device) + past
+    if positions is None:
+        positions = places if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)[:, places]
+    if mask is not None or (keys > seq and (seq > 1 or isinstance(past, Tensor))):
+        return AttentionContext(positions, places, keys, visible(mask, places, keys), causal=False)
+    # One token alone sees all that there is; several without a cache see those before them.
+    return AttentionContext(positions, places, keys, causal=keys == seq)
+
+
+def visible(mask: Tensor | None, places: Tensor, keys: int) -> Tensor:  # (batch or 1, 1, seq, keys)
+    """Which of the keys the queries at some places (seq) may see: not those ahead, and of padding only their own."""
+    key = torch.arange(keys, device=places.device)
+    earlier = key <= places[:, None]
+    if mask is None:
+        return earlier[None, None]
+    own = key == places[:, None]  # or padding would see nothing and become NaN
+    return earlier & mask[:, None, None].bool() | own

@@ -1,0 +1,151 @@
+"""The Decoder, which strings the parts together: embed, blocks, norm, head."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DecoderConfig, Origin
+from .block import Block
+from .context import AttentionContext, Cache, of_pass
+from .embed import Embed
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer: embed, blocks, norm, head. `tied` makes the head the token embedding.
+
+    `config`, `architecture` and `origin` say what it is and where it came from; `archport.build` and `archport.load`
+    set them.
+    """
+
+    config: DecoderConfig
+    architecture: str
+    origin: Origin | None = None
+
+    def __init__(
+        self,
+        *,
+        embed: Embed,
+        blocks: Sequence[Block],
+        norm: nn.Module,
+        head: nn.Linear,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.head = head
+        self.tied = tied
+        self.tie()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its numbers."""
+        return next(self.parameters()).dtype
+
+    def tie(self) -> None:
+        """Make the head share the embedding's weight, where the model is tied."""
+        if self.tied:
+            self.head.weight = self.embed.tokens.weight
+
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:  # (batch, seq) -> (batch, seq, vocab_size)
+        """Logits of the next token after each prefix: output i has seen tokens 0..i only.
+
+        `inputs_embeds` (batch, seq, width) are token vectors in the place of `ids`. With a `cache`, tokens go on where
+        it ends, and are added to it. `mask` (batch, cached + seq) is true for tokens, false for padding, which no token
+        sees. `positions` (seq) or (batch, seq) count the tokens from 0 unless given. Raises: ValueError.
+        """
+        return self.logits(self.stream(ids, inputs_embeds=inputs_embeds, positions=positions, mask=mask, cache=cache))
+
+    def next_logits(self, ids: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Logits (batch, vocab_size) of the token after the last, in float32; the rest is as in `forward`."""
+        return self.logits(self.stream(ids, mask=mask, cache=cache)[:, -1:])[:, -1].float()
+
+    def logits(self, stream: Tensor) -> Tensor:  # (batch, seq, width) -> (batch, seq, vocab_size)
+        """What comes after the last block: norm and head."""
+        logits: Tensor = self.head(self.norm(stream))
+        return logits
+
+    def stream(
+        self,
+        ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        upto: int | None = None,
+    ) -> Tensor:  # (batch, seq) -> (batch, seq, width)
+        """The residual stream after the last block, or before block `upto`; the rest is as in `forward`."""
+        tokens = _tokens(ids, inputs_embeds)
+        count = len(self.blocks) if upto is None else upto
+        if not 0 <= count <= len(self.blocks) or (cache is not None and upto is not None):
+            wanted = f"expected 0 to {len(self.blocks)}, without a cache"
+            raise ValueError(f"the stream up to block {upto}: {wanted}")
+        batch, seq = tokens.shape[:2]
+        context = of_pass(batch, seq, tokens.device, positions=positions, mask=mask, cache=cache)
+        x = self.embed(tokens, context.positions) if tokens.ndim == 2 else self.embed.place(tokens, context.positions)
+        for block, own in zip(self.blocks, context.for_layers(x.dtype, cache, count), strict=False):
+            x = block(x, own)
+        if cache:
+            cache.advance(seq)
+        return x
+
+    def context(self, ids: Tensor, dtype: torch.dtype) -> AttentionContext:  # (batch, seq)
+        """What a block is told in a pass over these tokens, for a block that is run alone."""
+        return next(of_pass(*ids.shape, ids.device, positions=None, mask=None, cache=None).for_layers(dtype, None, 1))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Decoder":
+        """Moves and casts, and `to_empty`, keep a tied head tied."""
+        shared = self.tied and getattr(self.head, "weight", None) is self.embed.tokens.weight
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if shared:
+            self.tie()
+        return self
+
+
+def _tokens(ids: Any, inputs_embeds: Tensor | None) -> Tensor:  # (batch, seq) or (batch, seq, width)
+    """Ids or vectors, whichever is given. Raises: ValueError for neither, both, or what is no tensor of either."""
+    if (ids is None) == (inputs_embeds is None):
+        raise ValueError("give ids or inputs_embeds, one of the two")
+    tokens, ndim = (ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
+    what, shape = ("ids", "(batch, seq)") if inputs_embeds is None else ("inputs_embeds", "(batch, seq, width)")
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"{what}: found a {type(tokens).__name__}, expected a tensor {shape}")
+    if tokens.ndim != ndim:
+        raise ValueError(f"{what} of shape {tuple(tokens.shape)}, expected {shape}")
+    if tokens.dtype not in (torch.int64, torch.int32) if ndim == 2 else not tokens.is_floating_point():
+        wanted = "int64 or int32" if ndim == 2 else "a floating-point type"
+        raise ValueError(f"{what}: found {str(tokens.dtype).removeprefix('torch.')}, expected {wanted}")
+    return tokens
+
+
+@torch.no_grad()
+def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
+    """Draw fresh weights in place: normal with `std`, or `residual_std` where a matrix writes to the residual stream.
+
+    Norms start at one and zero, biases at zero.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            writes_to_stream = name.endswith((".attn.out", ".mlp.down"))
+            module.weight.normal_(0.0, residual_std if writes_to_stream else std)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+        if isinstance(module, nn.Linear | nn.LayerNorm) and isinstance(getattr(module, "bias", None), Tensor):
+            module.bias.zero_()

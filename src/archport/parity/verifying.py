@@ -1,0 +1,214 @@
+"""Verify a source, a model in memory, or every variant of an architecture."""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import dtype_name
+from ..errors import ConfigError, SourceError
+from ..fast.linears import is_swapped, swap
+from ..generation.text import encoded, tokenizer
+from ..layers import Decoder
+from ..loading import to_device, to_dtype
+from ..port import load
+from ..registry import architecture, skeleton
+from . import references
+from .budget import Check
+from .compare import EMBEDDINGS, Comparison
+from .diagnose import MADE, Diagnosis, diagnose, diagnose_line
+from .report import Report
+from .running import RaisedError
+from .settings import admit, mixed_dtypes, not_comparable, not_finite, unlike
+
+TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
+
+
+@torch.inference_mode(False)
+def verify(
+    model: Decoder | str | Path | None = None,
+    reference: nn.Module | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    against: str = "eager",
+    device: str | torch.device = "cpu",
+    quick: bool = False,
+    packed: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Report:
+    """Compare a port with its reference: a Decoder, a folder, a Hub id, or by default the bundled checkpoint.
+
+    `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
+    built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
+    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. Neither model is
+    changed.
+
+    Raises: SourceError when there is no reference to be had, and whatever `load` raises.
+    """
+    device = to_device(device)
+    if isinstance(model, Decoder):
+        if is_swapped(model):
+            raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
+        admit(model)
+        port = copy.deepcopy(model)
+        problems = [] if dtype else [*mixed_dtypes(port)]
+        target = precision(dtype or next(port.parameters()).dtype)
+    elif model is None or isinstance(model, str | Path):
+        port, problems = load(model, revision=revision, offline=offline), []
+        target = precision(dtype or torch.float32)
+    else:
+        raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
+    name = port.origin.name if port.origin else port.architecture
+    folder = port.origin.folder if port.origin else None
+    problems += not_finite(port.named_parameters())
+    if reference is None:
+        if folder is None:
+            raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
+        if problems:
+            return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
+        reference = references.of_folder(folder, target, against)
+    else:
+        references.admit(reference)
+        problems += not_finite(reference.named_parameters(), "the reference's ")
+    comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
+    problems += not_comparable(port, comparison.clean)
+    if problems:
+        return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
+    port = port.to(device, target).eval().requires_grad_(True)
+    return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+
+
+def verify_architecture(
+    name: str,
+    *,
+    dtype: torch.dtype | str = "float32",
+    against: str = "eager",
+    device: str | torch.device = "cpu",
+    quick: bool = False,
+) -> list[Report]:
+    """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
+    arch = architecture(name)
+    reports = []
+    for variant, sizes in references.variants(arch.name):
+        comparison = loud_comparison(
+            arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
+        )
+        reports.append(compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick))
+    return reports
+
+
+def loud_comparison(
+    name: str,
+    sizes: dict[str, object],
+    *,
+    dtype: torch.dtype = torch.float32,
+    against: str = "eager",
+    device: torch.device | str = "cpu",
+) -> Comparison:
+    """A tiny loud reference of these sizes, ready to compare ports with."""
+    arch = architecture(name)
+    port = skeleton(arch, arch.config_class(**sizes))  # type: ignore[arg-type]
+    reference = references.loud(arch, sizes, against).to(device)
+    return Comparison(reference, ids_for(port, None, device), dtype)
+
+
+def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False, packed: bool = False) -> Report:
+    """Hold a port against a reference: all lines, and where one fails, the place and the cause.
+
+    A packed port goes forward only, in its own dtype, so lines that need more are left out.
+    """
+    problems = [*unlike(port, comparison.clean)]
+    checks: list[Check] = []
+    fault = None
+    try:
+        for check in _lines(port, comparison, quick, packed):
+            checks.append(check)
+        if not packed and not all(check.ok for check in checks):
+            fault = explain(comparison, port, checks)
+    except RaisedError as error:
+        problems.append(str(error))
+    return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
+
+
+def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> Iterator[Check]:
+    of_logits = list(comparison.logits(port))
+    yield from of_logits
+    yield comparison.embeddings(port)
+    if quick or any(math.isinf(check.port_error) for check in of_logits):  # of another shape: no loss to speak of
+        return
+    if comparison.short.shape[-1] > 1:
+        yield comparison.cached(port)
+        yield comparison.padded(port)
+        yield comparison.greedy(port)
+    if packed:
+        yield comparison.stream(port)
+        return
+    yield comparison.train_mode(port)
+    yield comparison.modules(comparison.findings(port))
+    yield comparison.stream(port)
+    if comparison.short.shape[-1] > 1:
+        yield comparison.loss(port)
+        # In half precision a ReLU's input may round to either side of its kink and the gradient jumps: no budget holds.
+        if comparison.dtype == torch.float32 or port.config.activation != "relu":
+            yield comparison.gradients(port)
+    yield comparison.exported(port)
+
+
+def explain(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
+    """The place and the cause of the first difference.
+
+    Looked for module by module on a few tokens, then on the ids of a line of logits that failed; a line that fails
+    while every module agrees gives its own place.
+    """
+    ids, seen = comparison.short, comparison.trace(port)
+    failed = [check for check in checks if not check.ok]
+    found = comparison.findings(port, seen)
+    if not any(one.differs for one in found):
+        lines = [check.name.removeprefix("logits, ") for check in failed]
+        longer = next((line for line in lines if line in comparison.ids), None)
+        if longer is not None:
+            ids = comparison.ids[longer]
+            seen = comparison.trace(port, ids)
+            found = comparison.findings(port, seen, ids)
+    first = next((finding for finding in found if finding.differs), None)
+    lookup = next((check for check in failed if check.name == EMBEDDINGS), None)
+    if first is not None and first.module == "head" and port.tied and lookup:
+        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
+    if first is not None:
+        return diagnose(found, comparison.clean, seen, ids)
+    for check in failed:
+        if check.name in MADE:
+            return diagnose_line(check.name, comparison.clean, port, comparison.short)
+        if check.part:
+            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
+    return None
+
+
+def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The sets of ids to compare on; the first is also used module by module."""
+    vocab, context = port.config.vocab_size, port.config.context
+    generator = torch.Generator().manual_seed(1)
+    ids = {
+        "random ids": torch.randint(vocab, (2, min(32, context)), generator=generator),
+        "edge ids": torch.tensor([[0, vocab - 1, 0, 0, vocab - 1, vocab // 2][:context]]),
+        "one token": torch.tensor([[vocab // 3]]),
+        "full context": torch.randint(vocab, (1, context), generator=generator),
+    }
+    if folder is not None and (folder / "tokenizer.json").is_file():
+        text = encoded(tokenizer(folder), TEXT)
+        ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
+    return {name: tokens.to(device) for name, tokens in ids.items()}
+
+
+def precision(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that can be held against a higher one. Raises: ConfigError."""
+    allowed = (torch.float32, torch.float16, torch.bfloat16)
+    if to_dtype(dtype) not in allowed:
+        raise ConfigError(
+            {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
+        )
+    return to_dtype(dtype)

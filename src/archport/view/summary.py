@@ -1,0 +1,94 @@
+"""What a load did or would do, in words and figures: one dictionary, printed for people or as JSON."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from ..config import dtype_name
+from ..generation import text
+from ..layers import Block, Decoder, Rotary
+from ..loading import LoadPlan
+
+PROMPT = "def __init__("
+
+
+def in_words(model: Decoder) -> str:
+    """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
+    cfg = model.config
+    block = model.blocks[0]
+    rotary = next((part for part in model.modules() if isinstance(part, Rotary)), None)
+    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else "learned positions"
+    wiring = block.wiring if isinstance(block, Block) else type(block).__name__
+    head = "tied head" if model.tied else "untied head"
+    sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
+    return f"{sizes}, {positions}, {wiring}, {head}"
+
+
+def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
+    """Everything that is said of a load: where from, what it is, the tensor account, memory."""
+    origin = plan.checkpoint.origin
+    ignored = Counter(step.why for step in plan.of_kind("ignored"))
+    made = {step.name for step in plan.mapped}
+    explained = {key for step in plan.steps for key in step.keys}
+    return {
+        "source": origin.name,
+        "folder": str(origin.folder) if origin.folder else None,
+        "revision": origin.revision,
+        "commit": origin.commit,
+        "architecture": plan.architecture.name,
+        "in_words": in_words(model),
+        "files": list(plan.checkpoint.names),
+        "file_bytes": plan.checkpoint.file_bytes,
+        "mapped": len(plan.mapped),
+        "missing": sum(name not in made for name, _ in model.named_parameters()),
+        "unexplained": len(plan.checkpoint.headers.keys() - explained),
+        "tied": len(plan.of_kind("tied")),
+        "ignored": dict(ignored),
+        "bytes_in_place": plan.bytes_in_place,
+        "bytes_copied": plan.bytes_copied,
+        "peak_bytes": plan.peak_bytes,
+        "mappable": plan.checkpoint.mapped,
+        "parameters": plan.parameters,
+        "dtype": dtype_name(plan.dtype),
+        "unknown_fields": list(plan.unknown_fields),
+    }
+
+
+def account(facts: dict[str, Any]) -> str:
+    """The tensor account in a line: every key of the file is mapped, tied or ignored for a reason."""
+    ignored = sum(facts["ignored"].values())
+    reasons = f": {'; '.join(facts['ignored'])}" if ignored else ""
+    tied = f", {facts['tied']} tied" if facts["tied"] else ""
+    return (
+        f"{facts['mapped']} mapped{tied}, {facts['missing']} missing, {facts['unexplained']} unexplained, "
+        f"{ignored} ignored{reasons}"
+    )
+
+
+def memory(facts: dict[str, Any]) -> str:
+    """How many bytes are used where they lie, how many are copied, and the most at once."""
+    place = "used in place" if facts["mappable"] else "read into memory"
+    used = facts["bytes_in_place"] if facts["mappable"] else facts["file_bytes"]
+    peak = facts["peak_bytes"] if facts["mappable"] else facts["file_bytes"] + facts["bytes_copied"]
+    return f"{size(used)} {place}, {size(facts['bytes_copied'])} copied, {size(peak)} at the peak"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 1 MB is a million."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+@torch.no_grad()
+def next_tokens(model: Decoder, prompt: str = PROMPT, count: int = 3) -> list[tuple[str, float]]:
+    """The likeliest next tokens after a prompt with their probabilities, read with the origin's tokenizer."""
+    tokenizer = text.tokenizer(model)
+    logits = model(torch.tensor([text.encoded(tokenizer, prompt)]))[0, -1].float()
+    best = logits[: tokenizer.get_vocab_size()].softmax(-1).topk(count)
+    return [
+        (tokenizer.decode([index]), value)
+        for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
