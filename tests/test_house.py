@@ -1,6 +1,7 @@
 """Habits of the house that a machine can check."""
 
 import ast
+import importlib.metadata
 import inspect
 import re
 import subprocess
@@ -65,3 +66,10 @@ def test_the_card_of_the_bundled_checkpoint_says_it_has_learnt_something():
     card = (ROOT / "src/archport/demo/README.md").read_text()
     loss, unigram = map(float, re.search(r"\*\*([\d.]+)\*\*; a unigram model: (\d+\.\d+)", card).groups())
     assert loss < unigram / 2
+
+
+def test_every_library_that_is_asked_for_is_pinned():
+    pinned = re.findall(r"^([\w.-]+)==\d[\w.]*$", (ROOT / "constraints.txt").read_text(), re.M)
+    asked = [re.match(r"[\w.-]+", words)[0] for words in importlib.metadata.requires("archport")]
+    pinned, asked = ({name.lower().replace("_", "-") for name in names} for names in (pinned, asked))
+    assert asked | {"numpy"} <= pinned
