@@ -1,13 +1,14 @@
 # Two commands on a fresh machine: make demo, make test.
 PYTHON ?= python3
 VENV := .venv
-COMPAT := .venv-compat
-# The oldest transformers archport accepts; pyproject.toml says the same.
-OLDEST := transformers==4.51.*
+# The oldest transformers archport accepts, as pyproject.toml says, and the newest there is, each with its own libraries.
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py tests/test_verify.py
 # Fuzzed inputs for each door.
 RUNS := 20000
 
-.PHONY: demo test lint compat fuzz docs benchmark clean
+.PHONY: demo test lint compat compat-oldest compat-newest fuzz docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -22,8 +23,25 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy --strict src
 	$(VENV)/bin/lint-imports
 
-compat: $(COMPAT)/ready
-	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py
+# Both run, whatever the first says.
+compat:
+	@failed=; for which in oldest newest; do \
+	  $(MAKE) --no-print-directory compat-$$which || failed="$$failed $$which"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make compat: failed with these releases of transformers:$$failed" >&2; exit 1; fi
+
+compat-oldest: $(OLDEST)/ready
+	@printf '\n== The oldest: '; $(OLDEST)/bin/python -m pip freeze | grep '^transformers=='
+	$(OLDEST)/bin/python -m pytest -q -n 2 $(COMPAT_TESTS)
+
+# Each time anew: what was the newest yesterday may not be today.
+compat-newest: $(NEWEST)/bin/python
+	sed '/^# From here on/,$$d' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install -q --upgrade --no-deps transformers
+	$(NEWEST)/bin/python -m pip freeze | grep '^transformers==' >> $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install -q --upgrade --upgrade-strategy eager -c $(NEWEST)/constraints.txt -e '.[dev]'
+	@printf '\n== The newest: '; $(NEWEST)/bin/python -m pip freeze | grep '^transformers=='
+	$(NEWEST)/bin/python -m pytest -q -n 2 $(COMPAT_TESTS)
 
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
@@ -45,10 +63,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-$(COMPAT)/ready: pyproject.toml constraints.txt Makefile
-	$(PYTHON) -m venv $(COMPAT)
-	$(COMPAT)/bin/python -m pip install -q -c constraints.txt -e '.[dev]' '$(OLDEST)'
+$(OLDEST)/ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(OLDEST)
+	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt -e '.[dev]' 'transformers==4.51.*'
 	touch $@
 
+$(NEWEST)/bin/python:
+	$(PYTHON) -m venv $(NEWEST)
+
 clean:
-	rm -rf $(VENV) $(COMPAT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST)
