@@ -1,6 +1,7 @@
 """Stand-ins for nn.Linear that only go forward, faster on a CPU: reordered for oneDNN, or in 8 or 4 bits.
 
-They stand on operators that torch keeps private; where one is missing, the model stays as it is and says so.
+They stand on operators that torch keeps private, and on a CPU that can: where either is missing, the model stays as it
+is and says so.
 """
 
 import warnings
@@ -178,15 +179,15 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     """Put stand-ins in the place of every linear map of a model, in place: for inference on a CPU only.
 
     `packed` computes the same in the same dtype; `int8` and `int4` round the weights and make the model bfloat16. The
-    model is returned; a warning says so where torch lacks the operators. `release` is told of each weight that has been
-    taken over, to let its memory go. Raises: ConfigError.
+    model is returned; where torch lacks the operators or the CPU the instructions, it stays as it is and a warning says
+    so. `release` is told of each weight that has been taken over, to let its memory go. Raises: ConfigError.
     """
+    if is_swapped(model):
+        raise ConfigError({"model": "its linear maps are packed or quantised already"}, "linears")
     reason = why_not(kind, model.dtype, model.device)
     if reason:
         warnings.warn(f"the linear maps stay as they are: {reason}", stacklevel=2)
         return model
-    if is_swapped(model):
-        raise ConfigError({"model": "its linear maps are packed or quantised already"}, "linears")
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
