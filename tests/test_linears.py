@@ -1,7 +1,14 @@
-"""Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse."""
+"""Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse.
+
+Where the CPU has no instructions for a kind, the model stays the plain one, to the last bit, and a warning says so.
+"""
 
 import copy
+import json
+import os
 import pickle
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +20,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
-from archport.fast.linears import GROUP, KINDS, Int4Linear, PackedLinear, swap, why_not
+from archport.fast.linears import GROUP, KINDS, PackedLinear, StandIn, is_swapped, swap, why_not
 
+from .cpu import refusal, swapping
 from .references import SIZES, VARIANTS, hf_dict, reference, sequences
 
 SHAPES = [(48, 32), (17, 32), (70, 45), (3, 96), (16, 1)]
@@ -27,9 +35,70 @@ def linear(out, width, dtype=torch.float32):
     return made.to(dtype).requires_grad_(False)
 
 
+def swapped(whole, kind):
+    """What a swap of a model leaves where this linear map was."""
+    norm = nn.LayerNorm(whole.in_features, dtype=whole.weight.dtype)
+    model = nn.ModuleDict({"norm": norm, "map": copy.deepcopy(whole)})
+    with swapping(kind, whole.weight.dtype) as can:
+        swap(model, kind)
+    assert isinstance(model.map, KINDS[kind] if can else nn.Linear)
+    return model.map
+
+
+def assert_same(port, plain, ids):
+    """One model, to the last bit."""
+    assert not is_swapped(port)
+    assert list(port.state_dict()) == list(plain.state_dict())
+    for found, expected in zip(port.parameters(), plain.parameters(), strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    with torch.no_grad():
+        assert torch.equal(port(ids), plain(ids))
+
+
 def weight_of(quantized):
     """The rounded weight, in float64, from the half that goes through ordinary arithmetic."""
     return quantized.many(torch.eye(quantized.in_features, dtype=torch.bfloat16)).double().T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_why_not_says_what_torch_says_of_this_cpu(kind, dtype):
+    supported = {
+        torch.float32: torch.backends.mkldnn.is_available(),
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    needed = dtype if kind == "packed" else torch.bfloat16  # few bits are multiplied in it
+    reason = why_not(kind, dtype, torch.device("cpu"))
+    if supported[needed]:
+        assert reason is None
+    else:
+        name = str(needed).removeprefix("torch.")
+        assert re.fullmatch(rf"{name} on this CPU: .*{'bf' if name == 'bfloat16' else 'fp'}16 path needs .*", reason)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cpu_without_the_instructions_keeps_the_plain_model(kind):
+    """On any x86 CPU, for oneDNN is told to leave out what is newer than AVX2."""
+    code = (
+        "import json, sys, warnings, torch, archport; ids = torch.tensor([[1, 2, 3]])\n"
+        "plain = archport.load(dtype='bfloat16'); torch.set_num_threads(1)\n"
+        "with warnings.catch_warnings(record=True) as said, torch.no_grad():\n"
+        "    warnings.simplefilter('always'); port = archport.load(dtype='bfloat16', linears=sys.argv[1])\n"
+        "    same = torch.equal(port(ids), plain(ids))\n"
+        "print(json.dumps([torch.ops.mkldnn._is_mkldnn_bf16_supported(), same, *(str(one.message) for one in said)]))"
+    )
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, check=True, env=older)
+    able, same, *said = json.loads(done.stdout)
+    if platform.machine() not in ("x86_64", "AMD64"):  # which oneDNN cannot be told to be an older one
+        assert able == (not said)
+        return
+    assert not able
+    assert same
+    [words] = said
+    assert re.match("the linear maps stay as they are: bfloat16 on this CPU: .* bf16 path needs the cpu support", words)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -47,56 +116,78 @@ def test_a_packed_model_is_the_reference(variant):
 @pytest.mark.parametrize("name", list(SIZES))
 def test_verify_takes_packed_models(name, dtype, tmp_path):
     reference(name).save_pretrained(tmp_path)
-    report = archport.verify(tmp_path, packed=True, dtype=dtype)
+    with swapping("packed", getattr(torch, dtype)) as can:
+        report = archport.verify(tmp_path, packed=True, dtype=dtype)
     assert report.ok, str(report)
-    assert "logits, cached" in [check.name for check in report.checks]
-    assert "gradients" not in [check.name for check in report.checks]
+    found = {check.name: check for check in report.checks}
+    assert "logits, cached" in found
+    assert "gradients" not in found
+    if not can:
+        plain = {check.name: check for check in archport.verify(tmp_path, dtype=dtype).checks}
+        assert found == {name: plain[name] for name in found}
+
+
+def assert_multiplies(made, whole, rows):
+    """By the rounded weight in a stand-in; else just as the plain map."""
+    x = torch.randn(rows, whole.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    if not isinstance(made, StandIn):
+        assert torch.equal(made(x), copy.deepcopy(whole).bfloat16()(x))
+    weight = weight_of(made) if isinstance(made, StandIn) else whole.weight.bfloat16().double()
+    expected = x.double() @ weight.T + whole.bias.double()
+    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_int8_rounds_to_the_nearest_of_255_steps(shape, rows):
     whole = linear(*shape)
-    made = KINDS["int8"](copy.deepcopy(whole).bfloat16())
-    exact = whole.weight.bfloat16().double()
-    step = exact.abs().amax(1, keepdim=True) / 127
-    assert ((weight_of(made) - exact).abs() <= 0.5 * step + 2**-7 * exact.abs()).all()
-    x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
-    expected = x.double() @ weight_of(made).T + whole.bias.double()
-    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
+    made = swapped(copy.deepcopy(whole).bfloat16(), "int8")
+    if isinstance(made, StandIn):
+        exact = whole.weight.bfloat16().double()
+        step = exact.abs().amax(1, keepdim=True) / 127
+        assert ((weight_of(made) - exact).abs() <= 0.5 * step + 2**-7 * exact.abs()).all()
+    assert_multiplies(made, whole, rows)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_int4_rounds_to_the_nearest_of_16_steps(shape, rows):
     whole = linear(*shape)
-    made = Int4Linear(copy.deepcopy(whole).bfloat16())
-    filled = nn.functional.pad(whole.weight.bfloat16().double(), (0, -shape[1] % GROUP))
-    groups = filled.unflatten(1, (-1, GROUP))
-    step = (groups.amax(-1) - groups.amin(-1)) / 15
-    allowed = (0.5 * step[..., None] + 2**-6 * groups.abs().amax(-1, keepdim=True)).expand_as(groups).flatten(1)
-    error = (weight_of(made) - whole.weight.bfloat16().double()).abs()
-    assert (error <= allowed[:, : shape[1]]).all()
-    x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(1)).bfloat16()
-    expected = x.double() @ weight_of(made).T + whole.bias.double()
-    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
+    made = swapped(copy.deepcopy(whole).bfloat16(), "int4")
+    if isinstance(made, StandIn):
+        filled = nn.functional.pad(whole.weight.bfloat16().double(), (0, -shape[1] % GROUP))
+        groups = filled.unflatten(1, (-1, GROUP))
+        step = (groups.amax(-1) - groups.amin(-1)) / 15
+        allowed = (0.5 * step[..., None] + 2**-6 * groups.abs().amax(-1, keepdim=True)).expand_as(groups).flatten(1)
+        error = (weight_of(made) - whole.weight.bfloat16().double()).abs()
+        assert (error <= allowed[:, : shape[1]]).all()
+    assert_multiplies(made, whole, rows)
 
 
 def test_what_rounding_costs_on_the_trained_model():
     ids = archport.tokenizer().encode(Path(__file__).read_text()[:3000]).ids
-    loss = {kind: archport.score(swap(archport.load(), kind), ids).loss for kind in KINDS if kind != "packed"}
-    loss["float32"] = archport.score(archport.load(dtype="float32"), ids).loss
-    assert abs(loss["int8"] - loss["float32"]) < 0.02
-    assert abs(loss["int4"] - loss["float32"]) < 0.2
+    plain, whole = (archport.score(archport.load(dtype=dtype), ids).loss for dtype in ("auto", "float32"))
+    for kind, most in {"int8": 0.02, "int4": 0.2}.items():
+        with swapping(kind) as can:
+            loss = archport.score(swap(archport.load(), kind), ids).loss
+        assert abs(loss - whole) < most
+        assert (loss != plain) == can
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", list(SIZES))
 def test_generation_with_every_kind(name, kind):
     model = reference(name)
-    port = swap(archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict())), kind)
-    rows = archport.generate(port, [5, 17, 3], samples=2, max_new_tokens=8, seed=0, end=[])
+    plain = archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict()))
+    with swapping(kind) as can:
+        port = swap(copy.deepcopy(plain), kind)
+    rows, expected = (
+        archport.generate(one, [5, 17, 3], samples=2, max_new_tokens=8, seed=0, end=[]) for one in (port, plain)
+    )
     assert [len(row) for row in rows] == [11, 11]
+    if not can:
+        assert rows == expected
+        assert_same(port, plain, sequences(model)[0])
     with torch.no_grad():
         ids = sequences(model)[0]
         expected = model(ids).logits
@@ -121,12 +212,16 @@ def test_weights_that_are_shared_or_changed_survive_packing(tmp_path):
     model = reference("gpt2")
     model.save_pretrained(tmp_path)
     for dtype in ("float32", "bfloat16"):
-        plain, packed = (archport.load(tmp_path, dtype=dtype, linears=kind) for kind in (None, "packed"))
+        plain = archport.load(tmp_path, dtype=dtype)
+        with swapping("packed", getattr(torch, dtype)) as can:
+            packed = archport.load(tmp_path, dtype=dtype, linears="packed")
         assert torch.equal(packed.embed.tokens.weight, plain.embed.tokens.weight)
-        assert not packed.embed.tokens.weight.requires_grad
+        assert packed.embed.tokens.weight.requires_grad == (not can)
+        if not can:
+            assert_same(packed, plain, sequences(model)[0])
 
 
-def test_what_cannot_be_swapped(tmp_path, monkeypatch):
+def test_what_cannot_be_swapped(monkeypatch):
     with pytest.raises(ConfigError, match="kind: found 'int2', expected packed, int8, int4"):
         swap(archport.load(), "int2")
     monkeypatch.setattr(PackedLinear, "operators", ("mkldnn.no_such_operator",))
@@ -143,15 +238,29 @@ def test_what_cannot_be_swapped(tmp_path, monkeypatch):
         why_not("packed", torch.float16, torch.device("cpu"))
         == "float16 on this CPU: needs instructions that are not here"
     )
-    monkeypatch.undo()
-    with pytest.raises(ExportError, match="packed or quantised: export it as loaded without them"):
-        archport.export(swap(archport.load(dtype="float32"), "int8"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_swapped_model_cannot_be_exported(kind, tmp_path):
+    plain = archport.load(dtype="float32")
+    with swapping(kind) as can:
+        port = swap(archport.load(dtype="float32"), kind)
+    if can:
+        with pytest.raises(ExportError, match="packed or quantised: export it as loaded without them"):
+            archport.export(port, tmp_path / "out")
+    else:
+        archport.export(port, tmp_path / "out")
+        assert_same(archport.load(tmp_path / "out"), plain, torch.tensor([[1, 2, 3]]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_swapped_model_says_what_it_cannot_do(kind):
-    port = archport.load(dtype="float32", linears=kind)
+    with swapping(kind) as can:
+        port = archport.load(dtype="float32", linears=kind)
     ids = torch.tensor([[1, 2, 3]])
+    if not can:
+        assert_can_do_all(port, kind, ids)
+        return
     with pytest.raises(ConfigError, match="its linear maps are packed or quantised already"):
         swap(port, "int8")
     for use in (copy.deepcopy, pickle.dumps, lambda model: model.state_dict()):
@@ -168,8 +277,29 @@ def test_a_swapped_model_says_what_it_cannot_do(kind):
             port.half()(ids)
 
 
+def assert_can_do_all(port, kind, ids):
+    """What a model that was left as it is can do: everything."""
+    plain = archport.load(dtype="float32")
+    with swapping(kind):
+        assert swap(port, kind) is port
+    for other in (port, copy.deepcopy(port), pickle.loads(pickle.dumps(port))):
+        assert_same(other, plain, ids)
+    assert archport.verify(port, quick=True).ok
+    for model in (port, plain):
+        model.requires_grad_(True)(ids).square().sum().backward()
+    assert torch.equal(port.head.weight.grad, plain.head.weight.grad)
+    with torch.no_grad():
+        assert torch.equal(port.half()(ids), plain.half()(ids))
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_few_rows_are_multiplied_in_few_bits(kind, monkeypatch):
+    said = refusal(kind)
+    if said is not None:  # swap has asked, and does not come so far
+        with pytest.raises(RuntimeError) as caught:
+            KINDS[kind](linear(48, 32))
+        assert said.endswith(str(caught.value).splitlines()[0])
+        return
     made = KINDS[kind](linear(48, 32))
     asked = []
     monkeypatch.setattr(made, "product", lambda rows: asked.append(len(rows)) or torch.zeros(len(rows), 48).bfloat16())

@@ -1,0 +1,27 @@
+"""What the CPU at hand can do, by the library's own word; where it cannot, a test holds the fallback to its promise."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from archport.fast.linears import why_not
+
+
+def refusal(kind: str, dtype: torch.dtype = torch.float32) -> str | None:
+    """The warning with which swap leaves a model of a dtype as it is; None where it swaps."""
+    reason = why_not(kind, dtype, torch.device("cpu"))
+    return None if reason is None else f"the linear maps stay as they are: {reason}"
+
+
+@contextmanager
+def swapping(kind: str, dtype: torch.dtype = torch.float32) -> Iterator[bool]:
+    """Whether models of a dtype are swapped in this block; where they are not, it has to warn in just those words."""
+    said = refusal(kind, dtype)
+    if said is None:
+        yield True
+        return
+    with pytest.warns(UserWarning, match=f"^{re.escape(said)}$"):
+        yield False
