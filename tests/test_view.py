@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -114,6 +115,18 @@ def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, sour
         assert alone == []  # each has a partner, activation, dropout and rotary too
     else:
         assert {path.rpartition(".")[2] for path in alone} <= {"attn_dropout", "rotary"}  # inside Attention; a buffer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("length", [37, 2048])
+def test_angles_are_held_against_a_table_of_sines_and_cosines(length, dtype):
+    angles = torch.arange(length).double()[:, None] * 10000.0 ** -(torch.arange(0, 8, 2).double() / 8)
+    theirs = SimpleNamespace(embed_positions=torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype))
+    assert beside_module._does_the_same(Rotary(8), theirs)
+    for wrong in (Rotary(8, base=9000), Rotary(8, factor=1.1), Rotary(10)):
+        assert not beside_module._does_the_same(wrong, theirs)
+    theirs.embed_positions = theirs.embed_positions.roll(4, dims=-1)
+    assert not beside_module._does_the_same(Rotary(8), theirs)
 
 
 def _paths(theirs):

@@ -223,6 +223,19 @@ def _does_the_same(ours: nn.Module, theirs: Any) -> bool:
     if isinstance(ours, nn.Dropout):
         return isinstance(theirs, nn.Dropout) and ours.p == theirs.p
     if isinstance(ours, Rotary):
-        return torch.allclose(ours.frequencies(theirs.inv_freq.device), theirs.inv_freq)
+        return _turns_the_same(ours, theirs)
     x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
     return bool((ours(x) - theirs(x)).abs().max() < CLOSE)
+
+
+def _turns_the_same(ours: Rotary, theirs: Any) -> bool:
+    """By the frequencies that theirs keeps, or by its table of sines and cosines: one row a position, sines first."""
+    if hasattr(theirs, "inv_freq"):
+        return torch.allclose(ours.frequencies(theirs.inv_freq.device), theirs.inv_freq)
+    table: Tensor = theirs.embed_positions
+    made = ours(torch.arange(len(table), device=table.device), torch.float32)
+    both = torch.cat((made.sin, made.cos), dim=-1)
+    if both.shape != table.shape:
+        return False
+    close = max(1e-3, torch.finfo(table.dtype).eps)  # a sine far out is as exact as float32 holds its angle
+    return torch.allclose(both, table.float(), rtol=0, atol=close)
