@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import archport
 from archport import KVCache
 from archport.errors import CheckpointError, ConfigError, GenerationError, SourceError
-from archport.generation.decoding import end_ids
 from archport.fast.linears import is_swapped
+from archport.generation.decoding import end_ids
 from archport.generation.sampling import Sampling
 from archport.generation.text import encoded, pieces
 
