@@ -184,7 +184,8 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     """
     if is_swapped(model):
         raise ConfigError({"model": "its linear maps are packed or quantised already"}, "linears")
-    reason = why_not(kind, model.dtype, model.device)
+    weight = next(model.parameters())
+    reason = why_not(kind, weight.dtype, weight.device)
     if reason:
         warnings.warn(f"the linear maps stay as they are: {reason}", stacklevel=2)
         return model
