@@ -1,5 +1,15 @@
+import getpass
 import os
+import tempfile
 
+import torch
+
+# Before anything asks for the cache of torch.compile, which aborts on what it made for a CPU with other instructions.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_{torch.backends.cpu.get_cpu_capability()}"
+    f"_bfloat16_{torch.ops.mkldnn._is_mkldnn_bf16_supported()}",
+)
 # Before anything imports huggingface_hub: no test may leave this machine.
 os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -10,7 +20,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 import transformers
 
 from .hub_server import REPO, HubServer
