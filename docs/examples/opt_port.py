@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import LayerNorm, Linear
 
 import archport
-from archport.config import DecoderConfig
+from archport.config import DecoderConfig, bounded
 from archport.layers import MLP, QKV, Attention, Decoder, PositionedEmbed, SequentialBlock
 from archport.mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
 from archport.translate.table import Table, config_field, rearranged
@@ -30,7 +30,7 @@ class Config(DecoderConfig):
     activation: str = "relu"
     tied: bool = True
     residual_dropout: float = 0.1
-    padding: int = 1
+    padding: int = bounded(1, least=0)
 
 
 def build(cfg: Config) -> Decoder:
