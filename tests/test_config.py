@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 import math
 
@@ -12,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import archport
+from archport.config import DecoderConfig
 from archport.errors import ConfigError, UnsupportedError
 from archport.models import gpt2, gpt_neox, gptj
+from archport.registry import architecture
+from archport.translate.fields import read_config, require_writable, write_config
 
 from .references import CLASSES, SIZES
 
@@ -161,6 +165,86 @@ def test_any_json_in_any_field_builds_or_is_an_error_of_ours(data, name):
     field = data.draw(st.sampled_from(sorted({f.partition(".")[0] for f in table.known_fields} - {"model_type"})))
     with contextlib.suppress(ConfigError):
         read(name, **{field: data.draw(json_values)})
+
+
+OURS = {
+    "gpt2": {"vocab_size": 131, "context": 37, "width": 60, "layers": 3, "heads": 5},
+    "gptj": {"vocab_size": 127, "context": 41, "width": 84, "layers": 3, "heads": 6, "rotary_width": 8},
+    "gpt_neox": {"vocab_size": 113, "context": 43, "width": 96, "layers": 3, "heads": 4},
+}
+likely_values = st.sampled_from([1, 2, 3, 4, 8, 12, 0.5, 1.0, 1e-5, True, False, None, "relu", "gelu", "linear"])
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(OURS)))
+def test_any_json_in_any_field_of_ours_comes_back_from_a_config_json_or_is_an_error_of_ours(data, name):
+    arch = architecture(name)
+    fields = data.draw(st.lists(st.sampled_from(dataclasses.fields(arch.config_class)), min_size=1, max_size=2))
+    values = {field.name: data.draw(likely_values | json_values) for field in fields}
+    default = arch.config_class(**OURS[name])
+    for origin in (None, write_config(arch.table, default, name, None), hf(name, **V4[name])):
+        try:
+            config = arch.config_class(**OURS[name] | values)
+            require_writable(arch.table, config, "config")
+        except ConfigError:
+            return
+        written = json.loads(json.dumps(write_config(arch.table, config, name, origin)))
+        assert read_config(arch.table, arch.config_class, written, "config") == (config, ())
+        assert dataclasses.replace(config) == config
+
+
+def test_head_width_and_kv_heads_follow_from_the_others_unless_given():
+    cfg = DecoderConfig(**SMALL)
+    assert (cfg.head_width, cfg.kv_heads, cfg.mlp_width) == (4, 2, 32)
+    cfg = DecoderConfig(**SMALL | {"heads": 3, "head_width": 5, "kv_heads": 1})
+    assert (cfg.head_width, cfg.kv_heads) == (5, 1)  # three heads do not divide a width of 8, and need not
+    assert DecoderConfig(**SMALL, head_width=4, kv_heads=2) == DecoderConfig(**SMALL)
+    with pytest.raises(ConfigError, match="heads: found 3, expected a divisor of width 8"):
+        DecoderConfig(**SMALL | {"heads": 3})
+    with pytest.raises(ConfigError, match="kv_heads: found 2, expected a divisor of heads 3"):
+        DecoderConfig(**SMALL | {"heads": 3, "head_width": 5, "kv_heads": 2})
+    with pytest.raises(ConfigError, match="head_width: found 0, expected a whole number from 1 to"):
+        DecoderConfig(**SMALL, head_width=0)
+
+
+CANNOT_SAY = {
+    "kv_heads": ({"kv_heads": 1}, "kv_heads: found 1, expected 2: the key table has no row for it"),
+    "head_width": ({"head_width": 3}, "head_width: found 3, expected 4: the key table has no row for it"),
+    "heads": (
+        {"heads": 3, "head_width": 2},
+        "head_width: found 2, expected None: the key table has no row for it, and without it config: heads: found 3",
+    ),
+    "activation": ({"activation": "silu"}, "activation: found 'silu', expected one of gelu, gelu_tanh, relu"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_SAY)
+def test_a_value_that_the_files_of_an_architecture_cannot_say_is_refused(case):
+    """A GPT-2 of grouped heads would be built with a key a head, and exported as a GPT-2 that has them all."""
+    values, message = CANNOT_SAY[case]
+    for device in ("cpu", "meta"):
+        with pytest.raises(ConfigError, match=f"^config of gpt2: {message}") as caught:
+            archport.build("gpt2", SMALL | values, device=device)
+        assert len(caught.value.faults) == 1
+    with pytest.raises(ConfigError, match=message):
+        write_config(architecture("gpt2").table, gpt2.Config(**SMALL | values), "gpt2", None)
+
+
+def test_a_changed_config_keeps_what_was_derived_and_says_so():
+    config = gpt2.Config(**SMALL)
+    with pytest.raises(ConfigError, match=r"head_width: found 4, expected 2: .*kv_heads: found 2, expected 4: "):
+        archport.build("gpt2", dataclasses.replace(config, heads=4))
+    again = dataclasses.replace(config, heads=4, head_width=None, kv_heads=None)
+    assert again == gpt2.Config(**SMALL | {"heads": 4})
+    assert archport.build("gpt2", again).blocks[0].attn.kv_heads == 4
+
+
+def test_a_changed_model_s_config_cannot_be_exported_either(tmp_path):
+    model = archport.build("gpt2", SMALL)
+    model.config = dataclasses.replace(model.config, kv_heads=1)
+    with pytest.raises(ConfigError, match="kv_heads: found 1, expected 2"):
+        archport.export(model, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
 
 
 SMALL = {"vocab_size": 11, "context": 5, "width": 8, "layers": 1, "heads": 2}

@@ -1,6 +1,7 @@
 """The algebra of the key tables: each element arrives once, each mistake is caught, each field is classified."""
 
 import dataclasses
+import json
 import re
 import time
 
@@ -15,8 +16,8 @@ from archport.errors import MappingError
 from archport.files.header import Header
 from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
-from archport.translate.table import Row
-from archport.translate.tensors import export_tensors, plan
+from archport.translate.table import Row, rearranged
+from archport.translate.tensors import StepKind, export_tensors, plan
 from archport.view import published
 
 from .references import CLASSES, VARIANTS, context, hf_dict, reference, sequences
@@ -198,6 +199,62 @@ def swap(table, state, one, other, hf):
     return result
 
 
+TWO_ROWS = {
+    "the same key": {"blocks.{n}.norm_mlp.*": "gpt_neox.layers.{n}.input_layernorm.*"},
+    "without its layer": {"blocks.{n}.mlp.up.*": "gpt_neox.layers.0.mlp.dense_h_to_4h.*"},
+    "one of several": {
+        "blocks.{n}.attn.qkv.*": rearranged(
+            tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "dense")),
+            "qkv (head dim) ... -> (head qkv dim) ...",
+        )
+    },
+    "twice in a row": {
+        "blocks.{n}.attn.qkv.*": rearranged(
+            tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "query")),
+            "qkv (head dim) ... -> (head qkv dim) ...",
+        )
+    },
+    "by layer and by name": {"norm.*": "gpt_neox.layers.1.input_layernorm.*"},
+    "of a tied head": {"head.weight": "gpt_neox.embed_in.weight"},
+}
+BOTH = {
+    "the same key": "layers.0.input_layernorm.weight: .* of blocks.0.norm_attn.weight and of blocks.0.norm_mlp.weight",
+    "without its layer": "layers.0.mlp.dense_h_to_4h.bias: .* of blocks.0.mlp.up.bias and of blocks.1.mlp.up.bias",
+    "one of several": "layers.1.attention.dense.bias: .* of blocks.1.attn.qkv.bias and of blocks.1.attn.out.bias",
+    "twice in a row": "layers.2.attention.query.bias: .* of blocks.2.attn.qkv.bias and of blocks.2.attn.qkv.bias",
+    "by layer and by name": "layers.1.input_layernorm.bias: .* of blocks.1.norm_attn.bias and of norm.bias",
+    "of a tied head": "gpt_neox.embed_in.weight: .* of embed.tokens.weight and of head.weight",
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("case", TWO_ROWS)
+def test_a_key_that_two_rows_name_is_refused_before_anything_is_read_or_written(case, tied):
+    hf, headers = meta_checkpoint("gpt_neox tied" if tied else "gpt_neox")
+    arch = architecture("gpt_neox")
+    table = dataclasses.replace(arch.table, weights=arch.table.weights | TWO_ROWS[case])
+    with pytest.raises(MappingError) as caught:
+        check(table, hf, headers)
+    assert any(re.search(BOTH[case], fault) for fault in caught.value.faults)
+
+    config, _ = read_config(arch.table, arch.config_class, hf, "config")
+    parameters = dict(skeleton(arch, config).named_parameters())
+    if tied and case == "of a tied head":
+        assert export_tensors(table, config, parameters)  # the head's row is not used
+        return
+    with pytest.raises(MappingError, match="nothing was written") as caught:
+        export_tensors(table, config, parameters)
+    assert any(re.search(BOTH[case], fault) for fault in caught.value.faults)
+
+
+def test_a_step_s_kind_is_the_text_that_is_printed():
+    hf, headers = meta_checkpoint("gpt2")
+    steps = check(architecture("gpt2").table, hf, headers).steps
+    assert {f"{step.kind}" for step in steps} == {"in place", "in place, transposed", "rearranged"}
+    assert all(isinstance(step.kind, StepKind) and step.how.startswith(step.kind.value) for step in steps)
+    assert json.dumps([StepKind.TIED, StepKind.IGNORED]) == '["tied", "ignored"]'
+
+
 def test_all_faults_come_in_one_error_in_order():
     hf, headers = meta_checkpoint("gpt_neox")
     wrong = dict(headers)
@@ -241,7 +298,7 @@ def test_every_field_of_the_reference_s_config_is_classified(name):
 def test_no_field_is_classified_twice(name):
     table = architecture(name).table
     used = {spelling for field in table.config for spelling in table.field(field).spellings}
-    kinds = (used, set(table.requires), set(table.harmless), set(table.echoes))
+    kinds = (used, set(table.requires), set(table.harmless), set(table.must_agree))
     assert sum(map(len, kinds)) == len(set().union(*kinds))
 
 
