@@ -118,7 +118,7 @@ class Decoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Decoder":
         """Moves and casts, and `to_empty`, keep a tied head tied."""
         shared = self.tied and getattr(self.head, "weight", None) is self.embed.tokens.weight
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if shared:
             self.tie()
         return self
