@@ -108,5 +108,5 @@ def visible(mask: Tensor | None, places: Tensor, keys: int) -> Tensor:  # (batch
     earlier = key <= places[:, None]
     if mask is None:
         return earlier[None, None]
-    own = key == places[:, None]  # or padding would see nothing and become NaN
+    own = key == places[:, None]  # or padding would see nothing, and a softmax over nothing is NaN, which spreads
     return earlier & mask[:, None, None].bool() | own
