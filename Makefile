@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 COMPAT := .venv-compat
+PEERS := .venv-peers
 # The oldest transformers archport accepts; pyproject.toml says the same.
 OLDEST := transformers==4.51.*
 # Fuzzed inputs for each door.
 RUNS := 20000
 
-.PHONY: demo test lint compat fuzz docs benchmark clean
+.PHONY: demo test lint compat peers fuzz docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -24,6 +25,9 @@ lint: $(VENV)/ready
 
 compat: $(COMPAT)/ready
 	$(COMPAT)/bin/python -m pytest -q -n 2 tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py
+
+peers: $(PEERS)/ready
+	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q -m peers tests/peers -s
 
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
@@ -50,5 +54,10 @@ $(COMPAT)/ready: pyproject.toml constraints.txt Makefile
 	$(COMPAT)/bin/python -m pip install -q -c constraints.txt -e '.[dev]' '$(OLDEST)'
 	touch $@
 
+$(PEERS)/ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q -c constraints.txt -e '.[dev]' 'transformer_lens<4'  # 4 has no model of its own
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COMPAT)
+	rm -rf $(VENV) $(COMPAT) $(PEERS)
