@@ -4,11 +4,13 @@ VENV := .venv
 # The oldest transformers archport accepts, as pyproject.toml says, and the newest there is, each with its own libraries.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+# Other libraries whose values are compared with ours.
+PEERS := .venv-peers
 COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py tests/test_verify.py
-# Fuzzed inputs for each door.
+# Fuzzed inputs for each kind of file.
 RUNS := 20000
 
-.PHONY: demo test lint compat compat-oldest compat-newest fuzz docs benchmark clean
+.PHONY: demo test lint compat compat-oldest compat-newest peers fuzz docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -43,6 +45,9 @@ compat-newest: $(NEWEST)/bin/python
 	@printf '\n== The newest: '; $(NEWEST)/bin/python -m pip freeze | grep '^transformers=='
 	$(NEWEST)/bin/python -m pytest -q -n 2 $(COMPAT_TESTS)
 
+peers: $(PEERS)/ready
+	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q -m peers tests/peers -s
+
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
 	$(VENV)/bin/python -m tests.fuzz --runs $(RUNS)
@@ -72,5 +77,11 @@ $(OLDEST)/ready: pyproject.toml constraints.txt Makefile
 $(NEWEST)/bin/python:
 	$(PYTHON) -m venv $(NEWEST)
 
+$(PEERS)/ready: pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv $(PEERS)
+	sed '/^# From here on/,$$d' constraints.txt > $(PEERS)/constraints.txt
+	$(PEERS)/bin/python -m pip install -q -c $(PEERS)/constraints.txt -e '.[dev]' 'transformer_lens<4'  # 4 has no model of its own
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(PEERS)

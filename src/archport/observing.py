@@ -1,14 +1,15 @@
 """See and change what happens inside a forward pass, by names that are the same in every architecture.
 
-The one place that hangs hooks on modules: all of them go when the `with` block ends, however it ends.
+The one place that hangs hooks on modules; all of them go when the `with` block ends, however it ends.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,11 +27,13 @@ SCORES = "(batch, heads, seq, keys)"
 
 @dataclass(frozen=True)
 class Site:
-    """A place inside a forward pass: its name, the shape of its values, what they mean, and where they are made.
+    """A place inside a forward pass: its name, the shape of its values, what they mean, and where they are computed.
 
-    They are the result of a `step`, a method of the module `part`, or what it is given where `before`; of several
-    results the one at `index`. Where `by_head`, the step has heads before the sequence and the site has them after it.
-    `instead` names methods of the part and those that stand in for them while the site is looked at.
+    A value is the result of `step`, a method of the module `part`, or the first argument of its forward pass where
+    `before`; of several results the one at `index`. `by_head` is for a step whose results have the heads before the
+    sequence, where the site has them after it. While a site is observed, each method of the part that `instead` names
+    first is replaced by the one it names second, which computes the same in steps. In a shape, `..` is any number of
+    axes; it is empty where nobody has described the part.
     """
 
     name: str
@@ -41,17 +44,17 @@ class Site:
     before: bool = False
     index: int | None = None
     by_head: bool = False
-    instead: tuple[tuple[str, str], ...] = ()
+    instead: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.shape}: {self.meaning}"
+        return f"{self.name} {self.shape}".rstrip() + f": {self.meaning}"
 
 
 class Observed(Mapping[str, Tensor]):
-    """The values of the sites that are looked at: of the last pass by name, of every pass by `passes`."""
+    """The values of the observed sites: of the last pass by name, of every pass by `passes`."""
 
-    def __init__(self, sites: Iterable[Site]) -> None:
-        self._values: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    def __init__(self, names: Iterable[str]) -> None:
+        self._values: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.passes(name)[-1]
@@ -64,9 +67,10 @@ class Observed(Mapping[str, Tensor]):
             raise KeyError(f"{name}: nothing was computed there yet")
         return self._values[name]
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Add a value."""
+    def record(self, name: str, value: Tensor) -> Tensor:
+        """Add a value, and return it."""
         self._values[name].append(value)
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, values in self._values.items() if values)
@@ -82,62 +86,70 @@ class Observed(Mapping[str, Tensor]):
 def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None) -> Iterator[Observed]:
     """Keep what is computed at some sites of a model, and put what `edit` makes of it in its place.
 
-    `names` are those of `sites`, or patterns in which `*` is any part between two dots. An edit takes the site's value
-    and returns one of the same shape; what is kept is what goes on. Values keep their gradients. Works in every pass
-    inside the `with` block: with and without a cache, padded, in `generate`, `stream` and `score`.
+    `names` are those of `sites`, or patterns in which `*` is any part between two dots. An edit takes a site's value
+    and returns one of the same shape; where several match a site, each takes what the one before it returned. The
+    value that goes on is the value kept, with its gradient. Works in every pass inside the `with` block: with and
+    without a cache, padded, in `generate`, `stream` and `score`; `observe` blocks may be nested. Inside it the model
+    can be neither copied nor pickled.
 
-    Raises: SourceError, ConfigError for a name that is no site, ValueError where an edit returns another shape.
+    Raises: SourceError; ConfigError for a name that is no site; in the pass, ValueError where an edit returns another
+    shape, or where what is computed at a site is no tensor.
     """
     known = {site.name: site for site in sites(model)}
-    edits = {name: change for pattern, change in (edit or {}).items() for name in _matching(pattern, known)}
-    looked_at = dict.fromkeys(name for pattern in names for name in _matching(pattern, known))
-    observed = Observed(known[name] for name in looked_at)
-    chosen = [known[name] for name in known if name in looked_at or name in edits]
-
-    def visit(site: Site, value: Any) -> Tensor:
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"{site.name}: found a {type(value).__name__}, which cannot be observed, expected a tensor"
-            )
-        if site.name in edits:
-            value = _edited(site, value, edits[site.name])
-        if site.name in looked_at:
-            observed.record(site.name, value)
-        return value
-
+    edits: dict[str, list[Edit]] = defaultdict(list)
+    for pattern, change in (edit or {}).items():
+        for name in _matching(pattern, known):
+            edits[name].append(_checked(change, pattern))
+    kept = dict.fromkeys(name for pattern in names for name in _matching(pattern, known))
+    observed = Observed(kept)
     with ExitStack() as stack:
-        for part in dict.fromkeys(site.part for site in chosen):
-            module = model.get_submodule(part)
-            for method, stand_in in {pair for site in chosen if site.part == part for pair in site.instead}:
-                stack.enter_context(_replaced(module, method, getattr(module, stand_in)))
-        for part, step in dict.fromkeys((site.part, site.step) for site in chosen):
-            here = [site for site in chosen if (site.part, site.step) == (part, step)]
-            stack.enter_context(_visiting(model, here, visit))
+        for name, site in known.items():
+            if name in edits:
+                stack.enter_context(_visited(model, site, partial(_edited, name, edits[name]), first=True))
+            if name in kept:
+                stack.enter_context(_visited(model, site, partial(observed.record, name), first=False))
         yield observed
 
 
 def sites(model: Decoder) -> list[Site]:
-    """Every place of a model that `observe` can see and change, in the order of its modules. Raises: SourceError."""
+    """Every place of a model that `observe` can see and change, what a module is made of before its result.
+
+    Raises: SourceError.
+    """
     if not isinstance(model, Decoder):
         raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport")
     blocks = {f"blocks.{number}": number for number in range(len(model.blocks))}
-    found: dict[str, Site] = {}
+    known: dict[str, Site] = {}
     for path, module in model.named_modules():
         own = list(sites_of(module))
         if path in blocks:
-            before = Site("", STREAM, f"the residual stream before block {blocks[path]}", before=True)
-            after = Site("after", STREAM, f"the residual stream after block {blocks[path]}")
-            own = [before, *own, after]
+            own.append(Site("", STREAM, f"the residual stream before block {blocks[path]}", before=True))
+            own.append(Site("after", STREAM, f"the residual stream after block {blocks[path]}"))
         for site in own:
             name = f"{path}.{site.name}".strip(".")
-            found.setdefault(name, replace(site, name=name, part=f"{path}.{site.part}".strip(".")))
-    found["logits"] = found.pop("logits")  # comes last
-    return list(found.values())
+            # What a part says of a module inside it comes first, and holds.
+            known.setdefault(name, replace(site, name=name, part=f"{path}.{site.part}".strip(".")))
+    of_part: dict[str, list[Site]] = defaultdict(list)
+    for site in known.values():
+        of_part[site.part].append(site)
+
+    def in_order(path: str, module: nn.Module) -> Iterator[Site]:
+        yield from (site for site in of_part[path] if site.before)
+        for name, child in module.named_children():
+            yield from in_order(f"{path}.{name}".strip("."), child)
+        yield from (site for site in of_part[path] if not site.before)
+
+    return list(in_order("", model))
 
 
 def is_observed(model: nn.Module) -> bool:
-    """Whether some site of a model is looked at right now."""
-    return any(getattr(module, "_observed", 0) for module in model.modules())
+    """Whether something hangs on a model right now, by `observe` or by `hooked`."""
+    return any(
+        isinstance(value, _Hung)
+        for module in model.modules()
+        for held in (vars(module), module._forward_hooks, module._forward_pre_hooks)
+        for value in held.values()
+    )
 
 
 @contextmanager
@@ -146,19 +158,21 @@ def hooked(
     *,
     before: Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any] | None = None,
     after: Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any], Any], Any] | None = None,
+    first: bool = False,
 ) -> Iterator[None]:
     """Call `before` and `after` around the forward pass of any modules, with the name each has here.
 
-    What they return, if anything, replaces the arguments, as (args, kwargs), or the result.
+    What they return, if anything, replaces the arguments, as (args, kwargs), or the result. They come after hooks that
+    hang there already, unless `first`.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
             if before is not None:
-                taken = lambda m, args, kwargs, name=name: before(name, m, args, kwargs)  # noqa: E731
-                stack.callback(module.register_forward_pre_hook(taken, with_kwargs=True).remove)
+                hook: Any = _Hung(partial(before, name))
+                stack.callback(module.register_forward_pre_hook(hook, prepend=first, with_kwargs=True).remove)
             if after is not None:
-                made = lambda m, args, kwargs, result, name=name: after(name, m, args, kwargs, result)  # noqa: E731
-                stack.callback(module.register_forward_hook(made, with_kwargs=True).remove)
+                hook = _Hung(partial(after, name))
+                stack.callback(module.register_forward_hook(hook, prepend=first, with_kwargs=True).remove)
         yield
 
 
@@ -167,150 +181,224 @@ def hooked(
 
 @singledispatch
 def sites_of(part: nn.Module) -> Iterable[Site]:
-    """The sites of one part, their names relative to its own; a part that nobody has described has its result."""
-    return [] if isinstance(part, nn.ModuleList) else [Site("", "", f"what this {type(part).__name__} makes")]
+    """The sites of one part, their names relative to its own; a part that nobody has described has its result.
+
+    `sites_of.register` describes a class, and its subclasses with it.
+    """
+    return [Site("", "", _result(part))]
+
+
+@sites_of.register(nn.ModuleList)
+@sites_of.register(nn.ModuleDict)
+@sites_of.register(nn.Dropout)
+@sites_of.register(Rotary)
+def _(part: nn.Module) -> Iterable[Site]:  # noqa: ARG001
+    return []
 
 
 @sites_of.register
-def _(part: Decoder) -> Iterable[Site]:  # noqa: ARG001
-    return [Site("logits", "(batch, seq, vocab_size)", "the scores of the next token", step="logits")]
+def _(part: nn.Linear) -> Iterable[Site]:
+    return [Site("", f"(.., {part.out_features})", _result(part))]
+
+
+@sites_of.register
+def _(part: nn.Embedding) -> Iterable[Site]:
+    return [Site("", f"(.., {part.embedding_dim})", _result(part))]
+
+
+@sites_of.register
+def _(part: Decoder) -> Iterable[Site]:
+    yield from _norms(part)
+    yield Site("logits", "(batch, seq, vocab_size)", "the scores of the next token", step="logits")
 
 
 @sites_of.register
 def _(part: Embed) -> Iterable[Site]:
-    learned = ", with learned positions" if isinstance(part, PositionedEmbed) else ""
-    return [Site("", STREAM, f"token vectors{learned}: the stream before block 0")]
+    yield Site("tokens", STREAM, "token vectors", part="tokens")
+    if isinstance(part, PositionedEmbed):
+        meaning = "learned positions, for all rows at once where none is padded"
+        yield Site("positions", "(.., seq, width)", meaning, part="positions")
+    yield Site("", STREAM, "what enters the first block", step="place")
 
 
 @sites_of.register
-def _(part: Rotary) -> Iterable[Site]:  # noqa: ARG001
-    return []
-
-
-@sites_of.register
-def _(part: nn.LayerNorm) -> Iterable[Site]:  # noqa: ARG001
-    return [Site("", STREAM, "what the norm makes of the stream")]
-
-
-@sites_of.register
-def _(part: Block) -> Iterable[Site]:  # noqa: ARG001
-    return []
-
-
-@sites_of.register
-def _(part: SequentialBlock) -> Iterable[Site]:  # noqa: ARG001
-    return [Site("between", STREAM, "the residual stream between attention and MLP", step="add_attention")]
+def _(part: Block) -> Iterable[Site]:
+    yield from _norms(part)
+    if isinstance(part, SequentialBlock):
+        yield Site("between", STREAM, "the residual stream between attention and MLP", step="add_attention")
 
 
 @sites_of.register
 def _(part: Attention) -> Iterable[Site]:
-    eager = (("attend", "attend_eagerly"),)
     yield Site("q", HEADS, "queries", step="project", index=0, by_head=True)
     yield Site("k", KV_HEADS, "keys", step="project", index=1, by_head=True)
     yield Site("v", KV_HEADS, "values", step="project", index=2, by_head=True)
+    if part.q_norm is not None:
+        yield Site("q_norm", HEADS, "queries after their norm", step="norm", index=0, by_head=True)
+    if part.k_norm is not None:
+        yield Site("k_norm", KV_HEADS, "keys after their norm", step="norm", index=1, by_head=True)
     if part.rotary is not None:
         yield Site("q_rotated", HEADS, "queries after rotary", step="rotate", index=0, by_head=True)
         yield Site("k_rotated", KV_HEADS, "keys after rotary", step="rotate", index=1, by_head=True)
-    yield Site("scores", SCORES, "how well each query matches each key", step="scores", instead=eager)
-    meaning = "how much each query takes of each value"
-    yield Site("probabilities", SCORES, meaning, step="probabilities", instead=eager)
+    if _alike(part, "attend", "attend_eagerly", "scores", "probabilities"):
+        eager = ("attend", "attend_eagerly")
+        meaning = "how well each query matches each key, minus infinity where it may not look"
+        yield Site("scores", SCORES, meaning, step="scores", instead=eager)
+        meaning = "how much each query takes of each value"
+        yield Site("probabilities", SCORES, meaning, step="probabilities", instead=eager)
     yield Site("heads", HEADS, "what each head has gathered", step="attend", by_head=True)
-    if isinstance(part.out, nn.Linear):
-        yield Site(
-            "projected_heads",
-            "(batch, seq, heads, width)",
-            "what each head adds to the stream; the output's bias comes on top",
-            step="project_heads",
-            instead=(("output", "output_by_head"),),
-        )
+    if isinstance(part.out, nn.Linear) and _alike(part, "output", "output_by_head", "project_heads"):
+        by_head = ("output", "output_by_head")
+        meaning = "what each head adds to the stream; the bias of the output comes on top"
+        yield Site("projected_heads", "(batch, seq, heads, width)", meaning, step="project_heads", instead=by_head)
+    yield Site("out", STREAM, "what all heads add to the stream, with the bias", step="output")
     yield Site("", STREAM, "what attention adds to the stream")
 
 
 @sites_of.register
 def _(part: MLP) -> Iterable[Site]:  # noqa: ARG001
-    wide = "(batch, seq, mlp_width)"
-    yield Site("up", wide, "before the activation", part="up")
-    yield Site("activation", wide, "after the activation", part="activation")
+    yield Site("up", "(batch, seq, mlp_width)", "up-projected", part="up")
+    yield Site("activation", "(batch, seq, mlp_width)", "after the activation", part="activation")
+    yield Site("down", STREAM, "down-projected", part="down")
     yield Site("", STREAM, "what the MLP adds to the stream")
+
+
+def _norms(part: nn.Module) -> Iterator[Site]:
+    """The norms that stand in the stream, not in a head."""
+    for name, child in part.named_children():
+        if isinstance(child, nn.LayerNorm | nn.RMSNorm):
+            yield Site(name, STREAM, "after this norm", part=name)
+
+
+def _result(part: nn.Module) -> str:
+    return f"the result of this {type(part).__name__}"
+
+
+def _alike(part: nn.Module, step: str, *in_steps: str) -> bool:
+    """Whether `in_steps` compute the same as `step`: not where a subclass overrides it, and none of them."""
+    for cls in type(part).__mro__:
+        if any(name in vars(cls) for name in in_steps):
+            return True
+        if step in vars(cls):
+            break
+    return False
 
 
 # --- how a site is visited ---
 
 
-def _visiting(model: Decoder, here: list[Site], visit: Callable[[Site, Any], Tensor]) -> Any:
-    """Visit the sites of one step of one part, or of what it is given."""
-    part, step = here[0].part, here[0].step
-    module = model.get_submodule(part)
-    if step != "forward":
-        return _replaced(module, step, _visited(getattr(module, step), here, visit))
+class _Hung:
+    """What hangs on a module for a while, and must not go into a copy of it: that would call the original's."""
 
-    def before(_: str, __: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        for site in (site for site in here if site.before):
-            args = (visit(site, args[0]), *args[1:])
-        return args, kwargs
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
 
-    def after(_: str, __: nn.Module, ___: Any, ____: Any, result: Any) -> Any:
-        for site in (site for site in here if not site.before):
-            result = visit(site, result)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # by which copy and pickle go
+        raise TypeError("a model that is observed cannot be copied or saved: leave the `with` block first")
+
+
+class _Step(_Hung):
+    """A method of one module, in its place while it is visited or replaced."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        super().__init__(method)
+        self.visits: list[Callable[[Any], Any]] = []
+        self.replacements: list[Callable[..., Any]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        method = self.replacements[-1] if self.replacements else self.function
+        result = method(*args, **kwargs)
+        for visit in self.visits:
+            result = visit(result)
         return result
 
-    return _marked(module, hooked({part: module}, before=before, after=after))
 
-
-def _visited(method: Callable[..., Any], here: list[Site], visit: Callable[[Site, Any], Tensor]) -> Callable[..., Any]:
-    """A method whose results are visited."""
-
-    def step(*args: Any, **kwargs: Any) -> Any:
-        result = method(*args, **kwargs)
-        several = isinstance(result, tuple)
-        results = list(result) if several else [result]
-        for site in here:
-            value = results[site.index or 0]
-            value = visit(site, value.transpose(1, 2) if site.by_head else value)
-            results[site.index or 0] = value.transpose(1, 2) if site.by_head else value
-        return tuple(results) if several else results[0]
-
-    return step
+@contextmanager
+def _visited(model: Decoder, site: Site, visit: Edit, *, first: bool) -> Iterator[None]:
+    """Put what `visit` makes of a site's value in its place, in every pass, before other visits or after."""
+    module = model.get_submodule(site.part)
+    with ExitStack() as stack:
+        if site.instead is not None:
+            method, other = site.instead
+            replaced = stack.enter_context(_step(module, method)).replacements
+            stack.enter_context(_held(replaced, getattr(module, other), at=len(replaced)))
+        if site.step == "forward":
+            stack.enter_context(_hook(module, site, visit, first=first))
+        else:
+            visits = stack.enter_context(_step(module, site.step)).visits
+            stack.enter_context(_held(visits, partial(_put, site, visit), at=0 if first else len(visits)))
+        yield
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Another method of one module, for now."""
-    previous = vars(module).get(name)
-    with _marked(module):
-        object.__setattr__(module, name, method)
-        try:
-            yield
-        finally:
-            if previous is None:
-                object.__delattr__(module, name)
-            else:
-                object.__setattr__(module, name, previous)
-
-
-@contextmanager
-def _marked(module: nn.Module, inner: Any = None) -> Iterator[None]:
-    """Count how often a module is looked at."""
-    object.__setattr__(module, "_observed", getattr(module, "_observed", 0) + 1)
+def _step(module: nn.Module, name: str) -> Iterator[_Step]:
+    """A method that can be visited and replaced; it is the module's own again when nobody does any more."""
+    own = vars(module).get(name)
+    step = own if isinstance(own, _Step) else _Step(getattr(module, name))
+    setattr(module, name, step)
     try:
-        with ExitStack() as stack:
-            if inner is not None:
-                stack.enter_context(inner)
-            yield
+        yield step
     finally:
-        object.__setattr__(module, "_observed", module._observed - 1)  # type: ignore[operator]
+        if not step.visits and not step.replacements:
+            delattr(module, name)
 
 
-def _edited(site: Site, value: Tensor, change: Edit) -> Tensor:
-    edited = change(value)
-    if not isinstance(edited, Tensor) or edited.shape != value.shape:
-        got = f"shape {tuple(edited.shape)}" if isinstance(edited, Tensor) else f"a {type(edited).__name__}"
-        raise ValueError(f"the edit of {site.name} returns {got}, expected a tensor of shape {tuple(value.shape)}")
-    return edited
+@contextmanager
+def _held(things: list[Any], thing: Any, *, at: int) -> Iterator[None]:
+    """Hold something in a list, for a while."""
+    things.insert(at, thing)
+    try:
+        yield
+    finally:
+        things.remove(thing)
+
+
+def _hook(module: nn.Module, site: Site, visit: Edit, *, first: bool) -> AbstractContextManager[None]:
+    """Visit the result of a forward pass, or its first argument."""
+
+    def before(_: str, __: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (_put(site, visit, args[0]), *args[1:]), kwargs
+
+    def after(_: str, __: nn.Module, ___: Any, ____: Any, result: Any) -> Any:
+        return _put(site, visit, result)
+
+    modules = {site.part: module}
+    return hooked(modules, before=before, first=first) if site.before else hooked(modules, after=after, first=first)
+
+
+def _put(site: Site, visit: Edit, result: Any) -> Any:
+    """Put what `visit` makes of a site's value in its place in the result of a step."""
+    value = result if site.index is None else result[site.index]
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{site.name}: found a {type(value).__name__}, expected a tensor: this cannot be observed")
+    value = visit(value.transpose(1, 2)).transpose(1, 2) if site.by_head else visit(value)
+    return value if site.index is None else (*result[: site.index], value, *result[site.index + 1 :])
+
+
+def _edited(name: str, changes: Iterable[Edit], value: Tensor) -> Tensor:
+    """What edits make of a value, or of a copy: they may work in place."""
+    shape = value.shape
+    for change in changes:
+        value = change(value.clone())
+        if not isinstance(value, Tensor) or value.shape != shape:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"the edit of {name} returns {got}, expected a tensor of shape {tuple(shape)}")
+    return value
+
+
+def _checked(change: Any, pattern: str) -> Edit:
+    if not callable(change):
+        raise ConfigError({"edit": f"found a {type(change).__name__} for {pattern!r}, expected a function"}, "observe")
+    return change  # type: ignore[no-any-return]
 
 
 def _matching(pattern: str, known: Mapping[str, Site]) -> list[str]:
     """The sites that a name or a pattern means. Raises: ConfigError."""
+    if not isinstance(pattern, str):
+        raise ConfigError({"site": f"found a {type(pattern).__name__}, expected a name"}, "observe")
     regex = re.compile(re.escape(pattern).replace(r"\*", r"[^.]+"))
     names = [name for name in known if regex.fullmatch(name)]
     if not names:

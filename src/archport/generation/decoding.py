@@ -16,7 +16,7 @@ from ..fast.linears import is_swapped
 from ..files.checkpoint import MAX_CONFIG, beside
 from ..files.strict_json import read_json
 from ..layers import Decoder, PositionedEmbed
-from ..observing import hooked
+from ..observing import hooked, is_observed
 from .cache import KVCache, StaticCache
 from .sampling import Sampling, check
 
@@ -228,6 +228,8 @@ def _prompt(row: Sequence[Any], number: int, vocab: int) -> list[int]:
 
 def _check(model: Decoder, longest: int, how: Generation) -> None:
     context = model.config.context
+    if how.compiled and is_observed(model):
+        raise GenerationError("a compiled step cannot be observed: leave one of the two out")
     if how.compiled and is_swapped(model):
         raise GenerationError("torch.compile cannot read packed or quantised linear maps: leave one of the two out")
     if longest + how.max_new_tokens > context and not how.slide:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ConfigError
 from .context import AttentionContext
 from .rotary import Rotary
 
@@ -22,6 +23,7 @@ class Attention(nn.Module):
     `q_norm` and `k_norm` norm each head, `rotary` gives queries and keys their positions. `dropout` acts on the output,
     `score_dropout` on the attention probabilities.
 
+    Raises: ConfigError for heads that do not divide into groups.
     Source: arXiv 1706.03762; grouped queries arXiv 2305.13245.
     """
 
@@ -41,7 +43,9 @@ class Attention(nn.Module):
         score_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads = heads, kv_heads or heads
+        self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
+        if self.kv_heads < 1 or heads % self.kv_heads:
+            raise ConfigError({"kv_heads": f"found {kv_heads}, expected a divisor of {heads} heads"})
         self.head_width = head_width or width // heads
         self.scale = self.head_width**-0.5 if scale is None else scale
         self.score_dropout = score_dropout
@@ -56,14 +60,14 @@ class Attention(nn.Module):
         q, k = self.norm(q, k)
         q, k = self.rotate(q, k, context)
         k, v = context.extend(k, v)
-        return self.output(self.attend(q, k, v, context))
+        return self.dropout(self.output(self.attend(q, k, v, context)))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (batch, heads or kv_heads, seq, head_width)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (batch, seq, width) -> (batch, heads, seq, ..)
         """Queries, keys and values of every head."""
         return self.split(self.qkv(x))
 
-    def split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (batch, heads or kv_heads, seq, head_width)
-        """Queries, keys and values as views of the fused product."""
+    def split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (batch, heads, seq, head_width), keys and values (batch, kv_heads, ..), out of the fused product."""
         queries = self.heads // self.kv_heads
         by_group = fused.unflatten(-1, (self.kv_heads, queries + 2, self.head_width)).transpose(1, 2)
         q, k, v = by_group.split((queries, 1, 1), dim=-2)  # (batch, kv_heads, seq, queries, head_width), then of 1
@@ -78,7 +82,7 @@ class Attention(nn.Module):
         return context.rotated(q, self.rotary), context.rotated(k, self.rotary)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
-        """Each query's mix of the values it may see, (batch, heads, seq, head_width), by torch's fused attention."""
+        """What each head gathers, (batch, heads, seq, head_width): values by how well the query matches their keys."""
         return F.scaled_dot_product_attention(
             q,
             k,
@@ -91,12 +95,12 @@ class Attention(nn.Module):
         )
 
     def attend_eagerly(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
-        """The same as `attend`, with scores and probabilities to be seen."""
+        """The same as `attend`, which torch fuses, with scores and probabilities as steps of their own."""
         probabilities = self.probabilities(self.scores(q, k, context))
         return F.dropout(probabilities, self.score_dropout, self.training) @ self.for_queries(v)
 
     def scores(self, q: Tensor, k: Tensor, context: AttentionContext) -> Tensor:  # (batch, heads, seq, keys)
-        """How well each query matches each key, minus infinity where it may not look."""
+        """How well each query matches each key; minus infinity where the key is not visible."""
         scores = q @ self.for_queries(k).transpose(-1, -2) * self.scale
         return scores.masked_fill(~context.visible, -math.inf)
 
@@ -109,13 +113,13 @@ class Attention(nn.Module):
         return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
 
     def output(self, heads: Tensor) -> Tensor:  # (batch, heads, seq, head_width) -> (batch, seq, width)
-        """Mix what the heads have gathered."""
-        return self.dropout(self.out(heads.transpose(1, 2).flatten(-2)))
+        """What all heads together add to the stream."""
+        return self.out(heads.transpose(1, 2).flatten(-2))
 
     def output_by_head(self, heads: Tensor) -> Tensor:  # (batch, heads, seq, head_width) -> (batch, seq, width)
-        """The same as `output`, with what each head adds to be seen."""
+        """The same as `output`, with what each head adds as a step of its own."""
         added = self.project_heads(heads).sum(dim=2)
-        return self.dropout(added if self.out.bias is None else added + self.out.bias)
+        return added if self.out.bias is None else added + self.out.bias
 
     def project_heads(self, heads: Tensor) -> Tensor:  # (batch, heads, seq, head_width) -> (batch, seq, heads, width)
         """What each head adds to the stream, before the bias of the output."""

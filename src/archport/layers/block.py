@@ -13,17 +13,16 @@ class Block(nn.Module):
     """One layer of the stack, made of the parts its subclass names; the subclass is the residual wiring."""
 
     wiring: ClassVar[str]
+    attn: Attention
+    mlp: MLP
+    norm: nn.Module
+    norm_attn: nn.Module
+    norm_mlp: nn.Module
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
         for name, part in parts.items():
             self.add_module(name, part)
-
-    attn: Attention
-    mlp: MLP
-    norm: nn.LayerNorm
-    norm_attn: nn.LayerNorm
-    norm_mlp: nn.LayerNorm
 
 
 class SequentialBlock(Block):

@@ -37,10 +37,11 @@ class Cache(Protocol):
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """One block's view of a forward pass; the Decoder works it out once a pass, and layers share what is alike.
+    """What one block needs to know of a forward pass; worked out once a pass, and shared by the layers.
 
-    `positions` count the tokens of each text, `places` say which of the `keys` each query's own token is. `mask` is
-    true where a query may look, for passes that `causal`, every token at those before it, does not describe.
+    `positions` count the tokens of each text; `places` are the indices of the queries' own tokens among all `keys`.
+    `mask` is true where a query may look. Without one, each sees itself and the tokens before it where `causal`, and
+    else all keys.
     """
 
     positions: Tensor  # (seq) or (batch, seq)
@@ -54,8 +55,12 @@ class AttentionContext:
 
     @property
     def visible(self) -> Tensor:  # (batch or 1, 1, seq, keys)
-        """Which keys each query may see, also where `causal` says it in short."""
-        return visible(None, self.places, self.keys) if self.mask is None else self.mask
+        """Which keys each query may see, written out."""
+        if self.mask is None:
+            shape = (1, 1, len(self.places), self.keys)
+            everything = torch.ones(shape, dtype=torch.bool, device=self.places.device)
+            return visible(None, self.places, self.keys) if self.causal else everything
+        return self.mask
 
     def rotated(self, x: Tensor, rotary: Rotary | None) -> Tensor:  # (batch, heads, seq, head_width), same out
         """Queries or keys turned by their positions; the angles are computed once for all layers that share them."""
@@ -103,5 +108,5 @@ def visible(mask: Tensor | None, places: Tensor, keys: int) -> Tensor:  # (batch
     earlier = key <= places[:, None]
     if mask is None:
         return earlier[None, None]
-    own = key == places[:, None]  # or padding would see nothing and become NaN
+    own = key == places[:, None]  # or padding would see nothing, and a softmax over nothing is NaN, which spreads
     return earlier & mask[:, None, None].bool() | own

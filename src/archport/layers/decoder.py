@@ -1,6 +1,7 @@
 """The Decoder, which strings the parts together: embed, blocks, norm, head."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -74,7 +75,10 @@ class Decoder(nn.Module):
 
     def next_logits(self, ids: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits (batch, vocab_size) of the token after the last, in float32; the rest is as in `forward`."""
-        return self.logits(self.stream(ids, mask=mask, cache=cache)[:, -1:])[:, -1].float()
+        stream = self.stream(ids, mask=mask, cache=cache)
+        if not stream.shape[1]:
+            raise ValueError("no tokens, so none that another could follow")
+        return self.logits(stream[:, -1:])[:, -1].float()
 
     def logits(self, stream: Tensor) -> Tensor:  # (batch, seq, width) -> (batch, seq, vocab_size)
         """What comes after the last block: norm and head."""
@@ -95,8 +99,7 @@ class Decoder(nn.Module):
         tokens = _tokens(ids, inputs_embeds)
         count = len(self.blocks) if upto is None else upto
         if not 0 <= count <= len(self.blocks) or (cache is not None and upto is not None):
-            wanted = f"expected 0 to {len(self.blocks)}, without a cache"
-            raise ValueError(f"the stream up to block {upto}: {wanted}")
+            raise ValueError(f"the stream up to block {upto}: expected 0 to {len(self.blocks)}, and no cache")
         batch, seq = tokens.shape[:2]
         context = of_pass(batch, seq, tokens.device, positions=positions, mask=mask, cache=cache)
         x = self.embed(tokens, context.positions) if tokens.ndim == 2 else self.embed.place(tokens, context.positions)
@@ -108,12 +111,14 @@ class Decoder(nn.Module):
 
     def context(self, ids: Tensor, dtype: torch.dtype) -> AttentionContext:  # (batch, seq)
         """What a block is told in a pass over these tokens, for a block that is run alone."""
-        return next(of_pass(*ids.shape, ids.device, positions=None, mask=None, cache=None).for_layers(dtype, None, 1))
+        batch, seq = ids.shape
+        context = of_pass(batch, seq, ids.device, positions=None, mask=None, cache=None)
+        return replace(context, dtype=dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Decoder":
         """Moves and casts, and `to_empty`, keep a tied head tied."""
         shared = self.tied and getattr(self.head, "weight", None) is self.embed.tokens.weight
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if shared:
             self.tie()
         return self

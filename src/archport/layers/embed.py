@@ -45,5 +45,5 @@ def look_up(table: nn.Embedding, indices: Tensor, what: str) -> Tensor:  # (..) 
     except IndexError:
         size = table.num_embeddings
         outside = indices[(indices < 0) | (indices >= size)]
-        raise ValueError(f"{what} {int(outside[0])}, but this model has {size} {what}s, from 0 on") from None
+        raise ValueError(f"{what} {int(outside[0])}, but this model has learned {size}, from 0 on") from None
     return rows

@@ -31,8 +31,8 @@ class Rotation:
 class Rotary(nn.Module):
     """Rotary position embedding: each pair of elements is turned by an angle proportional to its position.
 
-    `width` elements of each head are turned, in pairs of (i, i + width / 2) for `halves` or (2i, 2i + 1) for
-    `neighbours`. Pair i turns by position * base ** (-2i / width) / factor radians.
+    `width` elements of each head, one more where that is odd, are turned, in pairs of (i, i + pairs) for `halves` or
+    (2i, 2i + 1) for `neighbours`. Pair i turns by position * base ** (-2i / width) / factor radians.
 
     Source: RoFormer, arXiv 2104.09864; `factor`: position interpolation, arXiv 2306.15595.
     """

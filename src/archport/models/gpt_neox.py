@@ -24,9 +24,10 @@ class Config(DecoderConfig):
     def faults(self) -> Iterator[tuple[str, str]]:
         """Rotary turns pairs, and no more than a head has."""
         yield from super().faults()
-        if self.rotary_fraction > 1 or self.rotary_width < 2 or self.rotary_width % 2:
-            turned = f"{self.rotary_fraction} of head width {self.head_width} is {self.rotary_width}"
-            yield "rotary_fraction", f"{turned}, expected an even number from 2 to {self.head_width}"
+        turned = self.rotary_width + self.rotary_width % 2  # what is odd is turned with one more
+        if self.rotary_width < 1 or turned > self.head_width:
+            share = f"{self.rotary_fraction} of head width {self.head_width} is {self.rotary_width}"
+            yield "rotary_fraction", f"{share}, expected a number from 1 whose pairs fit into the head"
         if self.embed_dropout != self.residual_dropout:
             yield (
                 "embed_dropout",
