@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of everything that reads a stranger's bytes: ``python -m tests.fuzz --runs 20000``.
 
 Only ArchportError may come out, within 2 seconds and 200 MB. Needs the extra `fuzz`. An input that breaks a promise is
-kept under tests/crashes, which test_doors replays.
+kept under tests/crashes, which test_messages replays.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import archport
 from archport import KVCache
 from archport.errors import CheckpointError, ConfigError, GenerationError, SourceError
-from archport.generation.decoding import end_ids
+from archport.generation.prompts import end_ids
 from archport.generation.sampling import Sampling
 from archport.generation.text import encoded, pieces
 
@@ -560,7 +560,7 @@ def test_bad_input_is_one_line():
             archport.generate(port, ids)
     with pytest.raises(GenerationError, match="found token -1"):
         archport.generate(port, torch.tensor([[-1]]))
-    with pytest.raises(GenerationError, match="a stream goes on with one prompt, once"):
+    with pytest.raises(GenerationError, match="a stream continues one prompt, once"):
         archport.stream(port, [1], samples=2)
     bad = {"temperature": [-1, math.nan, math.inf], "top_k": [-1, 1.5], "top_p": [0, 1.1, math.nan], "min_p": [-0.1, 2]}
     bad |= {"repetition_penalty": [0, -1, math.inf], "samples": [0, 1.5], "max_new_tokens": [0, -3]}

@@ -214,6 +214,6 @@ def to_device(asked: str | torch.device) -> torch.device:
     """A device that can be used here. Raises: ConfigError."""
     try:
         return torch.empty(0, device=asked).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError({"device": f"found {str(asked)!r}, which cannot be used here: {reason}"}) from None

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from .config import DecoderConfig, Origin, dtype_name
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
 from .fast.linears import is_swapped
 from .files.checkpoint import Checkpoint, check_hashes, open_folder
+from .files.checkpoint_writer import write_checkpoint
 from .files.header import Header
-from .files.hub.repository import HubOptions, open_companions, open_headers, open_repository
+from .files.hub.repository import HubAccess, open_companions, open_headers, open_repository
 from .files.values import same_bytes
-from .files.write import write_checkpoint
+from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, carry_out, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, skeleton
@@ -28,6 +28,7 @@ DEMO = Path(__file__).parent / "demo"
 BUNDLED = "the bundled demo"
 
 
+@strict_keywords
 def build(
     name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> Decoder:
@@ -47,6 +48,7 @@ def build(
     return model
 
 
+@strict_keywords
 def load(
     source: str | Path | None = None,
     *,
@@ -58,7 +60,9 @@ def load(
     check_finite: bool = False,
     check_hash: bool = False,
     linears: str | None = None,
-    **hub: Unpack[HubOptions],
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> Decoder:
     """A ready model, in eval mode, from a folder or a Hub id; without a source, the checkpoint that ships inside.
 
@@ -66,15 +70,19 @@ def load(
     where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
     if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
+    `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    planned = plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, copy=copy, **hub)
+    access = HubAccess(token, cache_dir, endpoint)
+    checkpoint = replace(_open(source, revision, offline, headers_only=False, access=access), copied=copy)
+    planned = plan_checkpoint(checkpoint, dtype)
     if check_hash:
-        check_hashes(planned.checkpoint)
+        check_hashes(checkpoint)
     return carry_out(planned, device, check_finite=check_finite, linears=linears)
 
 
+@strict_keywords
 def plan(
     source: str | Path | None = None,
     *,
@@ -83,15 +91,22 @@ def plan(
     offline: bool = False,
     headers_only: bool = True,
     copy: bool = False,
-    **hub: Unpack[HubOptions],
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> LoadPlan:
-    """What `load` would do, one step a tensor. Of a Hub repository only config, index and headers are read.
+    """What `load` would do with the same arguments, one step a tensor.
+
+    Of a Hub repository only config, index and headers are read, unless `headers_only` is false.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    return plan_checkpoint(replace(_open(source, revision, offline, headers_only, hub), copied=copy), dtype)
+    access = HubAccess(token, cache_dir, endpoint)
+    checkpoint = _open(source, revision, offline, headers_only=headers_only, access=access)
+    return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
 
 
+@strict_keywords
 def from_state_dict(
     hf_config: Mapping[str, Any] | Any, state_dict: Mapping[str, Tensor], *, dtype: torch.dtype | str = "auto"
 ) -> Decoder:
@@ -100,7 +115,7 @@ def from_state_dict(
     Raises: ConfigError, MappingError.
     """
     if not isinstance(state_dict, Mapping) or not all(
-        isinstance(t, Tensor) and not t.is_meta for t in state_dict.values()
+        isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
         raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
     memory = _InMemory(state_dict)
@@ -109,6 +124,7 @@ def from_state_dict(
     return carry_out(plan_checkpoint(checkpoint, dtype))
 
 
+@strict_keywords
 def export(
     model: Decoder, folder: str | Path, *, dtype: torch.dtype | str | None = None, max_shard_size: int | str = "5GB"
 ) -> Path:
@@ -120,8 +136,8 @@ def export(
     Raises: ExportError, and leaves the target as it was.
     """
     if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
-        found = f"{type(model).__name__} and {type(folder).__name__}"
-        raise ExportError(f"found a {found}, expected a Decoder and a folder to export it to")
+        types = f"{type(model).__name__} and {type(folder).__name__}"
+        raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
     if is_swapped(model):
         raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
     arch = architecture(model.architecture)
@@ -137,45 +153,53 @@ def export(
 
 def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, Tensor]]:
     """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
-    found = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    own = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
     expected = dict(skeleton(arch, model.config).named_parameters(remove_duplicate=False))
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name} is not part of {arch.name}" for name in found if name not in expected]
+    faults = [f"{name} is missing" for name in expected if name not in own]
+    faults += [f"{name} is not part of {arch.name}" for name in own if name not in expected]
     faults += [
-        f"{name} is {tuple(found[name].shape)}, its config says {tuple(parameter.shape)}"
+        f"{name} is {tuple(own[name].shape)}, its config says {tuple(parameter.shape)}"
         for name, parameter in expected.items()
-        if name in found and found[name].shape != parameter.shape
+        if name in own and own[name].shape != parameter.shape
     ]
-    faults += [f"{name} is on meta and has no values" for name, parameter in found.items() if parameter.is_meta]
+    faults += [f"{name} is on meta and has no values" for name, parameter in own.items() if parameter.is_meta]
     if faults:
         raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
-    head, embedding = found["head.weight"], found["embed.tokens.weight"]
+    head, embedding = own["head.weight"], own["embed.tokens.weight"]
     if model.config.tied and (head is embedding or same_bytes(head, embedding)):
-        del found["head.weight"]
-        return model.config, found
-    return replace(model.config, tied=False), found
+        del own["head.weight"]
+        return model.config, own
+    return replace(model.config, tied=False), own
 
 
+@strict_keywords
 def companions(
-    source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, **hub: Unpack[HubOptions]
+    source: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> Path:
     """The folder with the tokenizer's files of a source; of a Hub repository nothing else is fetched.
 
     Raises: SourceError, CheckpointError.
     """
-    found = _folder_or_id(source, revision)
-    return found if isinstance(found, Path) else open_companions(found, revision, offline=offline, options=hub)
+    place = _folder_or_id(source, revision)
+    access = HubAccess(token, cache_dir, endpoint)
+    return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
 
 
 def _open(
-    source: str | Path | None, revision: str | None, offline: bool, headers_only: bool, hub: HubOptions
+    source: str | Path | None, revision: str | None, offline: bool, *, headers_only: bool, access: HubAccess
 ) -> Checkpoint:
-    found = _folder_or_id(source, revision)
-    if isinstance(found, Path):
-        return open_folder(found, name=BUNDLED if source is None else str(source))
+    place = _folder_or_id(source, revision)
+    if isinstance(place, Path):
+        return open_folder(place, name=BUNDLED if source is None else str(source))
     if headers_only and not offline:
-        return open_headers(found, revision, options=hub)
-    return open_repository(found, revision, offline=offline, options=hub)
+        return open_headers(place, revision, access=access)
+    return open_repository(place, revision, offline=offline, access=access)
 
 
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
@@ -184,6 +208,8 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
         raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
     if source is not None and not str(source).strip():
         raise SourceError("the source is empty, expected a folder or a Hub id")
+    if revision is not None and not isinstance(revision, str):
+        raise SourceError(f"{source or BUNDLED}: found revision {revision!r:.60}, expected a branch, tag or commit")
     name = str(source)
     try:
         folder = DEMO if source is None else Path(source).expanduser()
@@ -217,18 +243,18 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
     """Our config from any of its forms, and the HF config it came from."""
     if isinstance(cfg, arch.config_class):
         return cfg, None
-    given = _as_dict(cfg)
-    if "model_type" in given:
-        if architecture(given["model_type"]) != arch:
-            raise ConfigError({"model_type": f"found {given['model_type']!r}, expected {arch.name!r}"})
-        return read_config(arch.table, arch.config_class, given, "config")[0], Origin("config", given)
+    values = _as_dict(cfg)
+    if "model_type" in values:
+        if architecture(values["model_type"]) != arch:
+            raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
+        return read_config(arch.table, arch.config_class, values, "config")[0], Origin("config", values)
     names = [item.name for item in fields(arch.config_class)]
     required = [item.name for item in fields(arch.config_class) if item.default is MISSING]
-    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in given if name not in names}
-    faults |= {name: "missing" for name in required if name not in given}
+    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
+    faults |= {name: "missing" for name in required if name not in values}
     if faults:
         raise ConfigError(faults, f"config of {arch.name}")
-    return arch.config_class(**given), None
+    return arch.config_class(**values), None
 
 
 def _as_dict(cfg: Any) -> Mapping[str, Any]:

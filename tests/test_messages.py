@@ -1,6 +1,6 @@
 """What strangers send: every hostile, broken or half-downloaded file gives its own message, and nothing else happens.
 
-DOORS is the table of all messages for folders; those of the Hub follow it. `{folder}` is the checkpoint's folder.
+MESSAGES is the table of all messages for folders; those of the Hub follow it. `{folder}` is the checkpoint's folder.
 """
 
 import json
@@ -24,8 +24,8 @@ from archport.errors import ArchportError, CheckpointError, ExportError, Mapping
 from archport.files.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
-from .doors import DOORS, HUB, WPE, WTE, Evil, config, pickled, weights
 from .hub_server import REPO
+from .messages import HUB, MESSAGES, WPE, WTE, Evil, config, pickled, weights
 from .references import reference
 from .test_cli import run
 
@@ -51,9 +51,9 @@ def folder(checkpoint, tmp_path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_says_what_it_found(door, folder, monkeypatch):
-    damage, expected = DOORS[door]
+@pytest.mark.parametrize("case", MESSAGES)
+def test_every_message_says_what_was_found(case, folder, monkeypatch):
+    damage, expected = MESSAGES[case]
     monkeypatch.chdir(folder.parent)
     damage(folder)
     before = everything(folder.parent)
@@ -73,9 +73,9 @@ def everything(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.lstat().st_size) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("door", ["header: 90 MB", "pickle: code", "config: a list", "index: a shard missing"])
-def test_the_command_says_the_same_and_no_more(door, folder):
-    damage, expected = DOORS[door]
+@pytest.mark.parametrize("case", ["header: 90 MB", "pickle: code", "config: a list", "index: a shard missing"])
+def test_the_command_says_the_same_and_no_more(case, folder):
+    damage, expected = MESSAGES[case]
     damage(folder)
     done = run("load", str(folder), code=1)
     assert done.stdout == ""

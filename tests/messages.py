@@ -1,4 +1,4 @@
-"""The table of doors: how a checkpoint or an answer of the Hub is damaged, and the message it gets, word for word."""
+"""The table of messages: how a checkpoint or an answer of the Hub is damaged, and the message it gets, word for word."""
 # ruff: noqa: E501
 
 import io
@@ -206,7 +206,7 @@ def many_tensors(folder: Path) -> None:
 
 C, W = "{folder}/config.json", "{folder}/model.safetensors"
 INDEX, BIN = "{folder}/model.safetensors.index.json", "{folder}/pytorch_model.bin"
-DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
+MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     # config.json
     "no config": (content("config.json", None), C + ": not found, expected a file"),
     "config: a list": (content("config.json", "[]"), C + ": found a JSON list, expected an object"),
