@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import ConfigError, SourceError
+from .keywords import strict_keywords
 from .layers import MLP, Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, SequentialBlock
 
 Edit = Callable[[Tensor], Tensor]
@@ -78,6 +79,7 @@ class Observed(Mapping[str, Tensor]):
         return f"Observed({', '.join(f'{name} {tuple(self[name].shape)}' for name in self)})"
 
 
+@strict_keywords
 @contextmanager
 def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None) -> Iterator[Observed]:
     """Keep what is computed at some sites of a model, and put what `edit` makes of it in its place.
@@ -116,6 +118,7 @@ def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None)
         yield observed
 
 
+@strict_keywords
 def sites(model: Decoder) -> list[Site]:
     """Every place of a model that `observe` can see and change, in the order of its modules. Raises: SourceError."""
     if not isinstance(model, Decoder):

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from . import models
 from .config import DecoderConfig
 from .errors import ConfigError, UnsupportedError
+from .keywords import strict_keywords
 from .layers import Decoder
 from .translate.table import Table
 
@@ -49,6 +50,7 @@ class Architecture:
 _registered: dict[str, Architecture] = {}
 
 
+@strict_keywords
 def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[Any], Decoder], table: Table) -> None:
     """Add an architecture of your own under its Hugging Face model_type, for this process.
 
@@ -62,6 +64,7 @@ def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[A
     _registered[name] = Architecture(name, config_class, build, table)
 
 
+@strict_keywords
 def architectures() -> tuple[str, ...]:
     """The model_type of every architecture archport builds: its own, those of installed packages, those registered."""
     return (*_bundled(), *_entry_points(), *_registered)
