@@ -7,7 +7,7 @@ from collections import Counter
 
 PROMISES = {
     "a damaged or hostile folder is refused with a message of its own, and nothing is run or written": (
-        "test_every_door_says_what_it_found",
+        "test_every_message_says_what_was_found",
         "test_the_command_says_the_same_and_no_more",
         "test_a_pickle_cut_anywhere",
     ),

@@ -13,7 +13,8 @@ R = TypeVar("R")
 def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """The function, whose TypeError for an unknown keyword says which was meant."""
     kinds = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    known = [parameter.name for parameter in signature(function).parameters.values() if parameter.kind in kinds]
+    parameters = signature(function).parameters.items()
+    known = [name for name, parameter in parameters if parameter.kind in kinds and name != "self"]
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
