@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from ..errors import ExportError
 
 LONGEST = 255  # bytes of a name, in most file systems
+ATTEMPTS = 10  # at a temporary name
 
 
 def check_target(path: Path, endings: Sequence[str], *, force: bool = False) -> None:
@@ -63,12 +64,26 @@ def _partial(target: Path) -> Iterator[Path]:
     What writers to the same target left behind when they were killed is removed first.
     """
     _remove_stale(target)
-    partial = target.parent / _temporary(target, uuid4().hex)
-    with _held(partial):
+    with ExitStack() as stack:
+        partial = _claimed(target, stack)
         try:
             yield partial
         finally:
             _remove(partial)
+
+
+def _claimed(target: Path, stack: ExitStack) -> Path:
+    """A temporary name that is held until the stack unwinds; another process may take it for stale until it is."""
+    for attempt in range(ATTEMPTS):
+        partial = target.parent / _temporary(target, uuid4().hex)
+        try:
+            stack.enter_context(_held(partial))
+        except Timeout:
+            if attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            break
+    return partial
 
 
 def _temporary(target: Path, tail: str) -> str:
@@ -80,11 +95,14 @@ def _temporary(target: Path, tail: str) -> str:
 def _held(partial: Path) -> Iterator[None]:
     """Hold a temporary name while this process lives, so that nobody takes it for stale. Raises: Timeout."""
     lock = FileLock(partial.with_name(f"{partial.name}.lock"), blocking=False)
+    path = Path(lock.lock_file)
     with lock:
+        if not path.exists():  # somebody held it, and removed it, just before
+            raise Timeout(lock.lock_file)
         try:
             yield
         finally:
-            Path(lock.lock_file).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def _remove_stale(target: Path) -> None:
