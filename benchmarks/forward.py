@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from beside import SHAPES, Case, Line, forward, ids, in_turns, reference_of, rendered, timed, write
+from turns import SHAPES, Case, Line, forward, ids, in_turns, reference_of, rendered, timed, write
 
 import archport
 from archport.fast.linears import swap
@@ -36,7 +36,7 @@ def main() -> None:
         plain = archport.from_state_dict(reference.config, reference.state_dict())
         packed = swap(copy.deepcopy(plain))
         prompt, name = ids(8, 128), str(dtype).removeprefix("torch.")
-        check(forward(packed, prompt)(), forward(reference, prompt)(), dtype)
+        require_agreement(forward(packed, prompt)(), forward(reference, prompt)(), dtype)
         theirs = [forward(reference, prompt)]
         cases = [
             Case(f"8 x 128, {name}", forward(packed, prompt), theirs, goal),
@@ -54,7 +54,7 @@ def main() -> None:
         write(options.docs, "benchmarks/forward.py", table)
 
 
-def check(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
+def require_agreement(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> None:
     """Stop unless both libraries make the same of a prompt."""
     error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
     if not error <= TOLERANCE[dtype]:

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 import transformers
-from beside import SHAPES, Case, Line, ids, in_turns, reference_of, rendered, timed, write
 from machine import memory
+from turns import SHAPES, Case, Line, ids, in_turns, reference_of, rendered, timed, write
 
 import archport
 from archport.fast.linears import swap
@@ -68,9 +68,9 @@ def main() -> None:
         text = on_gpu(shape, rounds, options.tokens, about)
     else:
         reference = reference_of(shape)
-        with tempfile.TemporaryDirectory() as folder, peers(options.peer, reference, shape, folder) as asked:
+        with tempfile.TemporaryDirectory() as folder, peers(options.peer, reference, shape, folder) as libraries:
             reference.save_pretrained(folder)
-            lines = [start_line(folder, rounds), *in_turns(cases(reference, options.tokens, asked), rounds)]
+            lines = [start_line(folder, rounds), *in_turns(cases(reference, options.tokens, libraries), rounds)]
             text = f"{rendered(lines, about)}\n\n{memory_table(folder)}"
     print(text)
     if options.docs:
@@ -95,14 +95,14 @@ def cases(reference: Any, tokens: int, peers: "dict[str, Peer]") -> list[Case]:
     half = copy.deepcopy(reference).to(torch.bfloat16)
     ours = {"float32": swap(copy.deepcopy(port)), "bfloat16": swap(copy.deepcopy(port).to(torch.bfloat16))}
     ours |= {kind: swap(copy.deepcopy(port), kind) for kind in ("int8", "int4")}
-    check(reference, half, ours, peers)
+    require_agreement(reference, half, ours, peers)
     one, many, long = ids(1, 8), ids(8, 8), ids(1, 512)
 
     def decode(what: str, kind: str, prompt: torch.Tensor, goal: float, other: Any = reference) -> Case:
         """`tokens` steps from a short prompt."""
         alone = peers if kind == "float32" and len(prompt) == 1 else {}
-        beside = {name: peer.timed(prompt, tokens) for name, peer in alone.items()}
-        return Case(what, go(ours[kind], prompt, tokens), hf(other, prompt, tokens), goal, tokens, beside)
+        against = {name: peer.timed(prompt, tokens) for name, peer in alone.items()}
+        return Case(what, go(ours[kind], prompt, tokens), hf(other, prompt, tokens), goal, tokens, against)
 
     first = {name: peer.timed(long, 1) for name, peer in peers.items()}
     return [
@@ -115,13 +115,13 @@ def cases(reference: Any, tokens: int, peers: "dict[str, Peer]") -> list[Case]:
     ]
 
 
-def check(reference: Any, half: Any, ours: dict[str, Any], peers: "dict[str, Peer]") -> None:
+def require_agreement(reference: Any, half: Any, ours: dict[str, Any], peers: "dict[str, Peer]") -> None:
     """Stop unless all make the same of a prompt."""
     prompt = ids(1, 8)
     expected = hf(reference, prompt, 16)[0]().tolist()
-    found = {"archport": go(ours["float32"], prompt, 16)()}
-    found |= {name: [peer.run(prompt, 16)["ids"]] for name, peer in peers.items()}
-    for name, rows in found.items():
+    rows_of = {"archport": go(ours["float32"], prompt, 16)()}
+    rows_of |= {name: [peer.run(prompt, 16)["ids"]] for name, peer in peers.items()}
+    for name, rows in rows_of.items():
         if rows != expected:
             sys.exit(f"{name} and transformers do not give the same tokens in float32")
     with torch.inference_mode():
@@ -173,18 +173,18 @@ class Peer:
 
 
 @contextmanager
-def peers(asked: list[str], reference: Any, shape: str, folder: str) -> Iterator[dict[str, Peer]]:
+def peers(names: list[str], reference: Any, shape: str, folder: str) -> Iterator[dict[str, Peer]]:
     """The other libraries by name, with the same weights in float32."""
-    made = {}
-    if asked:
+    running = {}
+    if names:
         reference.save_pretrained(folder)
-    for one in asked:
+    for one in names:
         name, _, python = one.partition("=")
-        made[name] = Peer(python, shape=shape, weights=f"{folder}/model.safetensors", dtype="float32")
+        running[name] = Peer(python, shape=shape, weights=f"{folder}/model.safetensors", dtype="float32")
     try:
-        yield made
+        yield running
     finally:
-        for peer in made.values():
+        for peer in running.values():
             peer.process.kill()
 
 
@@ -228,7 +228,9 @@ def memory_of(library: str, kind: str, folder: str) -> None:
     resident = memory()["VmRSS"] - before
     del model
     plan = archport.plan(folder, headers_only=False)
-    cache = archport.KVCache(archport.build(plan.architecture.name, plan.config, device="meta"), capacity=8 + DECODED)
+    shape = archport.build(plan.architecture.name, plan.config, device="meta").requires_grad_(False)
+    cache = archport.KVCache(shape, capacity=8 + DECODED)
+    shape(torch.zeros(1, 1, dtype=torch.long, device="meta"), cache=cache)  # makes the room, in float32
     print(json.dumps([sum(step.bytes for step in plan.mapped) + cache.bytes, resident]))
 
 

@@ -32,8 +32,8 @@ def main() -> None:
         with torch.inference_mode():
             model.set_kv_cache(batch_size=1, max_seq_length=size)
             model.max_seq_length = size
-            made = generate(model, prompt, size, top_p=0.0)
-        print(json.dumps({"ids": made.tolist(), "seconds": time.perf_counter() - start}), flush=True)
+            tokens = generate(model, prompt, size, top_p=0.0)
+        print(json.dumps({"ids": tokens.tolist(), "seconds": time.perf_counter() - start}), flush=True)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,8 @@ def main() -> None:
 
     lines: list[Line] = []
     for size in options.sizes or (QUICK if options.quick else DEFAULT):
-        found = SIZES[size][2]
-        dtypes = [found, *(CASTS[found][:1] if options.quick else CASTS[found])]
+        file_dtype = SIZES[size][2]
+        dtypes = [file_dtype, *(CASTS[file_dtype][:1] if options.quick else CASTS[file_dtype])]
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             prepare(size, folder, dtypes)
             for dtype in dtypes:
@@ -147,8 +147,8 @@ def import_lines(repeats: int) -> list[Line]:
 
 def load_lines(size: str, folder: str, dtype: str, repeats: int) -> list[Line]:
     """Seconds and memory of loading one checkpoint in one dtype."""
-    model_type, _, found = SIZES[size]
-    cast = dtype != found
+    model_type, _, file_dtype = SIZES[size]
+    cast = dtype != file_dtype
     goal, resident = (CAST_GOAL, CAST_RESIDENT_GOAL) if cast else (LOGITS_GOAL.get(model_type), None)
     anonymous = None if cast else ANONYMOUS_GOAL[model_type]
     # What, unit, goal, whether the model's code was imported before, name of the figure.
@@ -161,7 +161,7 @@ def load_lines(size: str, folder: str, dtype: str, repeats: int) -> list[Line]:
         ("peak resident / weights", "%", resident, True, "resident"),
         ("anonymous / weights", "%", anonymous, True, "anonymous"),
     ]
-    model = f"{size}, {found} -> {dtype}" if cast else f"{size}, {found}"
+    model = f"{size}, {file_dtype} -> {dtype}" if cast else f"{size}, {file_dtype}"
     lines = [Line(model, what, unit, goal) for what, unit, goal, _, _ in measured]
     for _ in range(repeats):
         for code_first in (False, True):
@@ -235,7 +235,7 @@ def make_and_check(size: str, folder: str, dtypes: list[str]) -> dict[str, Any]:
     for dtype in dtypes:
         ours, theirs = (first_logits(loader(library)(folder, getattr(torch, dtype))).float() for library in LIBRARIES)
         logits[dtype] = (ours - theirs).abs().max().item(), theirs.abs().max().item()
-    return {"keys": {fault: sorted(map(str, found)) for fault, found in keys.items() if found}, "logits": logits}
+    return {"keys": {fault: sorted(map(str, names)) for fault, names in keys.items() if names}, "logits": logits}
 
 
 def make(size: str, folder: str) -> None:
@@ -273,14 +273,14 @@ def load(library: str, folder: str, dtype: str, code_first: bool, began: float) 
     make_ready = loader(library)
     if code_first:
         import_code(library, folder)
-    asked = dtype if dtype == "auto" else getattr(torch, dtype)
+    target = dtype if dtype == "auto" else getattr(torch, dtype)
     # VmHWM starts anew; where that is not allowed, it also knows what imports needed for a while.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = memory()
 
     start = time.perf_counter()
-    model = make_ready(folder, asked)
+    model = make_ready(folder, target)
     ready = time.perf_counter() - start
     after = memory()
     start = time.perf_counter()

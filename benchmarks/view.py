@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from beside import write
 from machine import memory, where
+from turns import write
 
 LOOKS = (("tree", "gpt2"), ("tree", "gpt-neox"), ("diff", "gpt2", "gpt-j", "gpt-neox"), ("explain", "gpt-j"))
 BEYOND = 0.3  # seconds, the goal
@@ -83,20 +83,20 @@ def checkpoints(rounds: int, sizes: dict[str, int]) -> str:
         for seed, folder in enumerate(folders):
             torch.manual_seed(seed)
             GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
-        check(*folders)
+        require_agreement(*folders)
         again = [sys.executable, __file__, "--compare", *map(str, folders)]
         done = [json.loads(subprocess.check_output(again)) for _ in range(rounds)]
         size = sum((folder / "model.safetensors").stat().st_size for folder in folders)
-    found = {key: statistics.median(one[key] for one in done) for key in done[0]}
-    ratio = found["seconds"] / found["reading"]
-    megabytes = [found[key] / 1e6 for key in ("memory", "largest")]
+    medians = {key: statistics.median(one[key] for one in done) for key in done[0]}
+    ratio = medians["seconds"] / medians["reading"]
+    megabytes = [medians[key] / 1e6 for key in ("memory", "largest")]
     return (
-        f"| {size / 1e9:.2f} GB in all | {found['seconds']:.2f} | {found['reading']:.2f} | {ratio:.2f} "
+        f"| {size / 1e9:.2f} GB in all | {medians['seconds']:.2f} | {medians['reading']:.2f} | {ratio:.2f} "
         f"| {megabytes[0]:.0f} MB | {megabytes[1]:.0f} MB |"
     )
 
 
-def check(one: Path, other: Path) -> None:
+def require_agreement(one: Path, other: Path) -> None:
     """Stop unless the differences are those between the two files as safetensors reads them."""
     from safetensors.torch import load_file
 

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of everything that reads a stranger's bytes: ``python -m tests.fuzz --runs 20000``.
 
 Only ArchportError may come out, within 2 seconds and 200 MB. Needs the extra `fuzz`. An input that breaks a promise is
-kept under tests/crashes, which test_doors replays.
+kept under tests/crashes, which test_messages replays.
 """
 
 import argparse
@@ -205,8 +205,8 @@ def fuzz(name: str, runs: int) -> None:
 
         def mutate(raw: bytes, longest: int, seed: int) -> bytes:
             dice = random.Random(seed)
-            made = changed(raw, dice) if dice.random() < 0.7 else raw
-            return bytes(made[:longest] if made != raw else atheris.Mutate(raw, longest))
+            mutated = changed(raw, dice) if dice.random() < 0.7 else raw
+            return bytes(mutated[:longest] if mutated != raw else atheris.Mutate(raw, longest))
 
         atheris.Setup([sys.argv[0], *words], run, custom_mutator=mutate)
         atheris.Fuzz()
@@ -217,17 +217,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", nargs="?", choices=TARGETS)
     parser.add_argument("--runs", type=int, default=20_000)
-    asked = parser.parse_args()
-    if asked.target:
-        fuzz(asked.target, asked.runs)
+    arguments = parser.parse_args()
+    if arguments.target:
+        fuzz(arguments.target, arguments.runs)
         return
     failed = []
     for name in TARGETS:
         start = time.monotonic()
-        words = [sys.executable, "-m", "tests.fuzz", name, "--runs", str(asked.runs)]
+        words = [sys.executable, "-m", "tests.fuzz", name, "--runs", str(arguments.runs)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         verdict = "clean" if done.returncode == 0 else "BROKEN"
-        print(f"{name}: {asked.runs} runs, {verdict}, {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{name}: {arguments.runs} runs, {verdict}, {time.monotonic() - start:.0f} s", flush=True)
         if done.returncode:
             failed.append(name)
             print(done.stderr[-3000:])

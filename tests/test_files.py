@@ -2,7 +2,10 @@
 
 import copy
 import json
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import archport
 from archport.errors import CheckpointError, ConfigError, ExportError, MappingError, SourceError, UnsupportedError
+from archport.files.write import check_target, whole_file
 
 from .references import SIZES, VARIANTS, hf_dict, pretrained, reference, sequences, with_attention
 
@@ -118,12 +122,14 @@ def test_what_we_do_not_use_comes_along(tmp_path):
     hf = json.loads((theirs / "config.json").read_text())
     hf |= {"eos_token_id": 17, "task_specific_params": {"text-generation": {"max_length": 50}}, "made_up": [1]}
     (theirs / "config.json").write_text(json.dumps(hf))
-    for name in ("generation_config.json", "tokenizer.json", "vocab.json", "merges.txt"):
+    (theirs / "generation_config.json").write_text('{ "temperature": 0.5, "as": "it was" }')
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (theirs / name).write_text(f"{name} as it was")
     (theirs / "secret.py").write_text("not ours to carry")
     archport.export(archport.load(theirs), ours)
     assert json.loads((ours / "config.json").read_text()) == hf
     assert (ours / "merges.txt").read_text() == "merges.txt as it was"
+    assert (ours / "generation_config.json").read_text() == '{ "temperature": 0.5, "as": "it was" }'
     assert not (ours / "secret.py").exists()
 
 
@@ -458,9 +464,97 @@ def test_rotary_dim_null_is_exported_as_a_number(tmp_path):
 
 
 def test_a_state_dict_that_is_none_is_an_error_of_ours():
-    for state in (None, {"a": 1}, {"a": torch.ones(1, device="meta")}):
+    for state in (None, {"a": 1}, {"a": torch.ones(1, device="meta")}, {1: torch.ones(1)}):
         with pytest.raises(CheckpointError, match="expected a mapping"):
             archport.from_state_dict(hf_dict(reference("gpt2")), state)
+
+
+def test_the_generation_config_is_read_when_the_folder_is(tmp_path):
+    written("gpt2", tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7], "top_k": 3}')
+    for model in (archport.load(tmp_path), archport.plan(tmp_path).checkpoint):
+        assert model.origin.generation == {"eos_token_id": [7], "top_k": 3}
+    (tmp_path / "generation_config.json").unlink()
+    assert archport.load(tmp_path).origin.generation is None
+
+
+# --- one file, whole or not at all ---
+
+
+def test_a_file_is_written_whole(tmp_path):
+    path = tmp_path / "page.html"
+    whole_file(path, b"one")
+    whole_file(path, b"another")
+    assert path.read_bytes() == b"another"
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+    for name in ("n" * 255, "\N{SNOWMAN}" * 85):  # as long as names may be, in bytes
+        whole_file(tmp_path / name, b"long")
+        assert (tmp_path / name).read_bytes() == b"long"
+
+
+def test_a_file_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_bytes(b"before")
+    write = Path.write_bytes
+
+    def half(self, content):
+        write(self, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(ExportError, match=r"page\.html: cannot be written: No space left on device") as caught:
+        whole_file(path, b"x" * 1000)
+    assert len(str(caught.value).splitlines()) == 1
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before"
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+    for target in (tmp_path / "none" / "page.html", tmp_path / ("n" * 256), tmp_path / "a\0b", tmp_path):
+        with pytest.raises(ExportError, match="cannot be written"):
+            whole_file(target, b"x")
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from archport.files.write import whole_file
+write = pathlib.Path.write_bytes
+def half(self, content):
+    write(self, content[: len(content) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.write_bytes = half
+whole_file(pathlib.Path(sys.argv[1]), b"x" * 1000)
+"""
+
+
+def test_a_writer_that_was_killed_leaves_the_target_and_is_cleared_up_by_the_next(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_bytes(b"before")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 3  # half a file and its lock
+    whole_file(path, b"after")
+    assert path.read_bytes() == b"after"
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_target_is_looked_at_before_anything_is_computed(tmp_path):
+    (tmp_path / "page.html").write_text("precious")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "link.html").symlink_to("nowhere")
+    for name, message in (
+        ("page.txt", r"page\.txt: expected a name ending in \.html or \.htm"),
+        ("page.html", "is there already: choose another name, or --force"),
+        ("link.html", "is there already"),
+        ("folder.html", "is a folder"),
+        ("n" * 255 + ".html", "found a name of 260 bytes, which is too long"),
+        ("none/page.html", "cannot be written: there is no folder"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            check_target(tmp_path / name, (".html", ".htm"))
+    check_target(tmp_path / "page.html", (".html", ".htm"), force=True)
+    check_target(tmp_path / "new.HTM", (".html", ".htm"))
+    assert (tmp_path / "page.html").read_text() == "precious"
 
 
 # --- real files, where they are at hand ---
@@ -474,10 +568,10 @@ def test_the_real_tiny_gpt2(shared):
     cases = json.loads((shared / "expected" / "tiny-gpt2.json").read_text())["cases"]
     for case in [case for case in cases if "ids" in case]:
         ids = torch.tensor([case["ids"]])
-        found = logits(port, ids)[0]
-        assert torch.allclose(found[-1, :8], torch.tensor(case["last_logits_first8"]), rtol=0, atol=1e-7)
-        assert found[-1].argmax() == case["last_argmax"]
-        assert torch.nn.functional.cross_entropy(found[:-1], ids[0, 1:]).item() == pytest.approx(case["loss"], abs=1e-5)
+        ours = logits(port, ids)[0]
+        assert torch.allclose(ours[-1, :8], torch.tensor(case["last_logits_first8"]), rtol=0, atol=1e-7)
+        assert ours[-1].argmax() == case["last_argmax"]
+        assert torch.nn.functional.cross_entropy(ours[:-1], ids[0, 1:]).item() == pytest.approx(case["loss"], abs=1e-5)
 
 
 def test_the_real_key_list_of_pythia_12b_plans_without_a_fault(shared):

@@ -21,7 +21,7 @@ import archport
 from archport import KVCache
 from archport.errors import CheckpointError, ConfigError, GenerationError, SourceError
 from archport.fast.linears import is_swapped
-from archport.generation.decoding import end_ids
+from archport.generation.prompts import end_ids
 from archport.generation.sampling import Sampling
 from archport.generation.text import encoded, pieces
 
@@ -83,8 +83,8 @@ def test_rows_end_by_themselves(name):
     port, ids = port_of(model), prompts(model, rows=5)
     whole = theirs(model, ids, 20, do_sample=False)
     ends = [whole[0][10], whole[3][15]]
-    found = archport.generate(port, ids, max_new_tokens=20, greedy=True, end=ends)
-    for row, full in zip(found, whole, strict=True):
+    ours = archport.generate(port, ids, max_new_tokens=20, greedy=True, end=ends)
+    for row, full in zip(ours, whole, strict=True):
         at = next((i for i, token in enumerate(full) if i >= ids.shape[-1] and token in ends), len(full) - 1)
         assert row == full[: at + 1]
 
@@ -124,8 +124,8 @@ def test_a_cropped_and_a_forked_cache(name):
         again = port(b[:, :4], cache=cache)
         assert torch.allclose(again, model(torch.cat((a[:, :5], b[:, :4]), 1)).logits[:, 5:], atol=1e-4)
         two = torch.cat((b[:, :6], b[:, 6:]))
-        made = port(two, cache=both)  # the fork kept what the original forgot
-        assert torch.allclose(made, model(torch.cat((a.expand(2, -1), two), 1)).logits[:, 12:], atol=1e-4)
+        after = port(two, cache=both)  # the fork kept what the original forgot
+        assert torch.allclose(after, model(torch.cat((a.expand(2, -1), two), 1)).logits[:, 12:], atol=1e-4)
     assert both.bytes == 2 * cache.bytes == 2 * 2 * 4 * 30 * model.config.hidden_size * len(port.blocks)
     assert repr(cache) == f"KVCache(9 of 30 tokens, 1 rows, {cache.bytes:,} bytes)"
 
@@ -195,6 +195,15 @@ def test_stand_ins_cannot_be_compiled():
         archport.generate(port, [1, 2], compiled=True)
 
 
+def test_an_observed_model_cannot_be_compiled():
+    port = port_of(reference("gpt_neox"))
+    with (
+        archport.observe(port, "blocks.*"),
+        pytest.raises(GenerationError, match="a compiled step cannot be observed: leave one of the two out"),
+    ):
+        archport.stream(port, [1, 2], compiled=True)  # before the first token
+
+
 # --- batches ---
 
 
@@ -207,13 +216,13 @@ def test_a_row_of_a_padded_batch_is_the_row_alone(variant):
     batch = torch.tensor([[0] * (9 - len(row)) + row for row in rows])
     mask = torch.tensor([[False] * (9 - len(row)) + [True] * len(row) for row in rows])
     with torch.no_grad():
-        made = port(batch, mask=mask)
-        for row, logits in zip(rows, made, strict=True):
+        batched = port(batch, mask=mask)
+        for row, logits in zip(rows, batched, strict=True):
             expected = model(torch.tensor([row])).logits[0]
             assert (logits[9 - len(row) :] - expected).abs().max() <= 1e-5 * expected.abs().max()
-        assert torch.isfinite(made).all()  # padding too
-    found = archport.generate(port, rows, max_new_tokens=20, greedy=True, end=[])
-    assert found == [theirs(model, torch.tensor([row]), 20, do_sample=False)[0] for row in rows]
+        assert torch.isfinite(batched).all()  # padding too
+    ours = archport.generate(port, rows, max_new_tokens=20, greedy=True, end=[])
+    assert ours == [theirs(model, torch.tensor([row]), 20, do_sample=False)[0] for row in rows]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -231,9 +240,9 @@ def test_rows_that_slide_together_never_see_padding():
     rows = [list(range(20)), short]
     [_, slid] = archport.generate(port, rows, max_new_tokens=context, greedy=True, slide=True, end=[])
     at = context  # length of the longest row when it slides first, so 12 less of this one
-    seen = slid[: at - 12 + 1][-(3 * context // 4) :]
+    window = slid[: at - 12 + 1][-(3 * context // 4) :]
     with torch.no_grad():
-        assert slid[at - 12 + 1] == port(torch.tensor([seen]))[0, -1].argmax()
+        assert slid[at - 12 + 1] == port(torch.tensor([window]))[0, -1].argmax()
 
 
 def test_positions_and_masks_may_be_given():
@@ -271,12 +280,12 @@ TEXTS = st.text(alphabet="aé漢🙂 \n'x", max_size=30)
 @given(TEXTS, st.lists(TEXTS.filter(bool).map(lambda text: text[:4]), max_size=2))
 def test_pieces_are_whole_characters_and_end_before_a_stop_string(bundled, text, stops):
     tokenizer = bundled[1]
-    made = list(pieces(tokenizer.encode(text).ids, tokenizer, stops))
+    parts = list(pieces(tokenizer.encode(text).ids, tokenizer, stops))
     ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
     stop = max((stop for stop in stops if ends and text[: ends[0]].endswith(stop)), key=len, default="")
     cut = ends[0] - len(stop) if ends else len(text)
-    assert "".join(made) == text[:cut]
-    assert all(made)
+    assert "".join(parts) == text[:cut]
+    assert all(parts)
 
 
 def test_a_character_that_never_becomes_whole_is_shown_as_broken(bundled):
@@ -290,11 +299,11 @@ def test_the_tokenizer_from_vocab_and_merges(shared, tmp_path):
     folder = next(path.parent for path in (shared / "tokenizers").rglob("merges.txt"))
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    made = archport.tokenizer(tmp_path)
+    tokenizer = archport.tokenizer(tmp_path)
     text = "Hello, I'm a language model,  and 漢字 🙂\n"
-    assert made.decode(made.encode(text).ids) == text
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
     if (folder / "tokenizer.json").is_file():
-        assert made.encode(text).ids == archport.tokenizer(folder).encode(text).ids
+        assert tokenizer.encode(text).ids == archport.tokenizer(folder).encode(text).ids
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):
@@ -369,6 +378,12 @@ def test_ids_past_the_tokenizer_are_never_chosen():
         port.head.weight[100:] *= 50  # whatever is likeliest, it is here
     rows = archport.generate(port, [1, 2, 3], samples=20, max_new_tokens=10, seed=0, end=[], vocabulary=100)
     assert max(token for row in rows for token in row) < 100
+    with archport.observe(port, "logits") as values:
+        assert archport.generate(port, [1, 2, 3], max_new_tokens=3, seed=0, end=[], vocabulary=100)
+    assert len(values.passes("logits")) == 3
+    assert all(torch.isfinite(logits).all() for logits in values.passes("logits"))  # as the model computed them
+    whole = archport.generate(port, [1], max_new_tokens=9, seed=0, end=[])
+    assert archport.generate(port, [1], max_new_tokens=9, seed=0, end=[], vocabulary=10**6) == whole
 
 
 @pytest.mark.parametrize(
@@ -404,7 +419,7 @@ def test_learned_positions_end():
     assert len(archport.generate(port, range(30), max_new_tokens=7, end=[])[0]) == 37
 
 
-def test_rotary_models_go_on_with_a_warning():
+def test_rotary_models_continue_with_a_warning():
     model = reference("gpt_neox")
     port = port_of(model)
     length = context(model)
@@ -453,7 +468,7 @@ def test_ten_thousand_tokens_take_no_more_memory_than_a_thousand():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([1.5], "prompt 0: found token 1.5, expected ids from 0 to 112"),
         ([[1], 2], r"prompt 0: found token \[1\], expected ids"),
@@ -463,8 +478,8 @@ def test_ten_thousand_tokens_take_no_more_memory_than_a_thousand():
         (7, "found a int of shape"),
     ],
 )
-def test_prompts_that_are_none(given, said):
-    with pytest.raises(GenerationError, match=said):
+def test_prompts_that_are_none(given, message):
+    with pytest.raises(GenerationError, match=message):
         archport.generate(port_of(reference("gpt_neox")), given)
 
 
@@ -513,9 +528,9 @@ def test_a_tokenizer_with_gaps_and_one_that_is_too_large(tmp_path):
 
     reference("gpt2").save_pretrained(tmp_path)
     for largest in (130, 131):
-        made = Tokenizer(models.WordLevel({"a": 0, "b": largest}, unk_token="a"))
-        made.pre_tokenizer = pre_tokenizers.Whitespace()
-        made.save(str(tmp_path / "tokenizer.json"))
+        tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": largest}, unk_token="a"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
         if largest == 130:
             words = (
                 "generate",
@@ -532,8 +547,8 @@ def test_a_tokenizer_with_gaps_and_one_that_is_too_large(tmp_path):
             ids = json.loads(run(*words, "--seed", "0", "--json").stdout)["ids"]
             assert max(max(row) for row in ids) > 100
         else:
-            said = run("generate", str(tmp_path), "--prompt", "a", code=1).stderr
-            assert "the tokenizer has ids up to 131, the model 131 tokens" in said
+            message = run("generate", str(tmp_path), "--prompt", "a", code=1).stderr
+            assert "the tokenizer has ids up to 131, the model 131 tokens" in message
 
 
 def test_an_end_that_is_no_id_is_said(tmp_path):
@@ -543,7 +558,35 @@ def test_an_end_that_is_no_id_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"eos_token_id: found \['</s>'\], expected whole numbers: not used"):
         assert end_ids(port) == set()
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 131, -1]}')
-    assert end_ids(port) == {5}
+    assert end_ids(archport.load(tmp_path)) == {5}
+
+
+OPENED: list[object] | None = None  # files, while a test counts them
+
+
+def _count(event, words):
+    if OPENED is not None and event == "open":
+        OPENED.append(words[0])
+
+
+def test_generating_opens_no_file(tmp_path, monkeypatch):
+    reference("gpt2").save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
+    port = archport.load(tmp_path)
+    with torch.no_grad():
+        port.embed.tokens.weight[5] *= 100  # which is its head, too
+    options = {"samples": 8, "max_new_tokens": 20, "seed": 0}
+    archport.generate(port, [1], **options)  # what it imports late is there now
+    sys.addaudithook(_count)  # for good
+    opened: list[object] = []
+    monkeypatch.setitem(globals(), "OPENED", opened)
+    (tmp_path / "generation_config.json").read_text()
+    assert opened.pop() == str(tmp_path / "generation_config.json")  # such a file is counted
+    shutil.rmtree(tmp_path)
+    opened.clear()
+    rows = archport.generate(port, [1], **options)
+    assert opened == []
+    assert {row[-1] for row in rows if len(row) < 21} == {5}
 
 
 def test_top_p_keeps_the_likeliest_however_small():
@@ -553,16 +596,16 @@ def test_top_p_keeps_the_likeliest_however_small():
 
 def test_bad_input_is_one_line():
     port = port_of(reference("gpt2"))
-    for ids, said in (
+    for ids, message in (
         ([], "prompt 0 is empty"),
         ([[1], []], "prompt 1 is empty"),
         ([131], "found token 131, expected ids from 0 to 130"),
     ):
-        with pytest.raises(GenerationError, match=said):
+        with pytest.raises(GenerationError, match=message):
             archport.generate(port, ids)
     with pytest.raises(GenerationError, match="found token -1"):
         archport.generate(port, torch.tensor([[-1]]))
-    with pytest.raises(GenerationError, match="a stream goes on with one prompt, once"):
+    with pytest.raises(GenerationError, match="a stream continues one prompt, once"):
         archport.stream(port, [1], samples=2)
     bad = {"temperature": [-1, math.nan, math.inf], "top_k": [-1, 1.5], "top_p": [0, 1.1, math.nan], "min_p": [-0.1, 2]}
     bad |= {"repetition_penalty": [0, -1, math.inf], "samples": [0, 1.5], "max_new_tokens": [0, -3]}
@@ -601,7 +644,7 @@ def test_a_score_is_the_reference_s_loss_in_windows(name, stride):
     length = context(model)
     ids = torch.randint(0, model.config.vocab_size, (3 * length + 5,), generator=torch.Generator().manual_seed(0))
     step = length if stride == "context" else stride
-    found = archport.score(port_of(model), ids, stride=step)
+    result = archport.score(port_of(model), ids, stride=step)
     expected: dict[int, float] = {}
     with torch.no_grad():
         for start in range(0, len(ids) - 1, step or length // 2):
@@ -610,9 +653,9 @@ def test_a_score_is_the_reference_s_loss_in_windows(name, stride):
             for at, loss in enumerate(losses.tolist(), start + 1):
                 expected.setdefault(at, loss)  # as the first window that holds it scores it
     assert list(expected) == list(range(1, len(ids)))
-    assert found.losses == pytest.approx(list(expected.values()), abs=1e-4)
-    assert found.perplexity == pytest.approx(math.exp(found.loss))
-    assert found.bits_per_byte(100) == pytest.approx(sum(found.losses) / math.log(2) / 100)
+    assert result.losses == pytest.approx(list(expected.values()), abs=1e-4)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+    assert result.bits_per_byte(100) == pytest.approx(sum(result.losses) / math.log(2) / 100)
 
 
 def test_a_short_text_is_scored_as_the_reference_does():
@@ -641,9 +684,9 @@ def test_the_commands(tmp_path, bundled):
     assert run("generate", "--prompt-file", str(tmp_path / "prompt"), "--seed", "42").stdout == streamed
     assert run("generate", *words, "--stop", "\n").stdout.count("\n") == 1
     stopped = json.loads(run("generate", *words, "--samples", "2", "--stop", "e", "--json").stdout)
-    for made, ids in zip(stopped["texts"], stopped["ids"], strict=True):
+    for text, ids in zip(stopped["texts"], stopped["ids"], strict=True):
         new = bundled[1].decode(ids[5:])
-        assert "e" not in made.removeprefix("def __init__(self")
+        assert "e" not in text.removeprefix("def __init__(self")
         assert "e" in bundled[1].decode(ids[-1:]) or len(ids) == 35, new
     facts = json.loads(run("score", str(tmp_path / "prompt"), "--json").stdout)
     ids = encoded(bundled[1], "def __init__(self")
@@ -658,7 +701,7 @@ def test_the_commands(tmp_path, bundled):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ([], 2, "give --prompt or --prompt-file"),
         (["--prompt", "x", "--prompt-file", "y"], 2, "give --prompt or --prompt-file"),
@@ -673,10 +716,10 @@ def test_the_commands(tmp_path, bundled):
         (["--prompt-file", "nowhere"], 1, "nowhere: cannot be read: No such file"),
     ],
 )
-def test_wrong_words_are_one_line(words, code, said):
+def test_wrong_words_are_one_line(words, code, message):
     done = run("generate", *words, code=code)
     assert done.stdout == ""
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 OPTIONS = {
@@ -697,10 +740,10 @@ def test_options_of_the_command_line_reach_the_model(bundled, name):
         {"greedy": True} if name == "greedy" else OPTIONS if name == "all" else {name: OPTIONS[name]}
     )
     words = [f"--{one.replace('_', '-')}" + ("" if value is True else f"={value}") for one, value in chosen.items()]
-    found = json.loads(run("generate", "--prompt", "def f(x):", *words, "--json").stdout)["ids"]
+    ours = json.loads(run("generate", "--prompt", "def f(x):", *words, "--json").stdout)["ids"]
     ids = encoded(tokenizer, "def f(x):")
-    assert found == archport.generate(model, ids, vocabulary=tokenizer.get_vocab_size(), **chosen)
-    assert name in ("seed", "top_k") or found != archport.generate(model, ids, seed=1)
+    assert ours == archport.generate(model, ids, vocabulary=tokenizer.get_vocab_size(), **chosen)
+    assert name in ("seed", "top_k") or ours != archport.generate(model, ids, seed=1)
 
 
 def test_quantize_reaches_the_model(bundled):
@@ -717,8 +760,8 @@ def test_quantize_reaches_the_model(bundled):
 
 def test_a_prompt_that_is_not_utf8_and_one_that_is_empty(tmp_path):
     (tmp_path / "prompt").write_bytes(b"a\xffb")
-    said = run("generate", "--prompt-file", str(tmp_path / "prompt"), code=1).stderr
-    assert "found a byte at 1 that is not UTF-8, expected a text" in said
+    message = run("generate", "--prompt-file", str(tmp_path / "prompt"), code=1).stderr
+    assert "found a byte at 1 that is not UTF-8, expected a text" in message
     folder = tmp_path / "model"
     archport.export(archport.load(), folder)
     hf = json.loads((folder / "config.json").read_text())
@@ -748,8 +791,8 @@ def test_an_interrupt_leaves_what_was_written():
     assert process.stdout.read(20).startswith(b"def")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=30)
+    rest, message = process.communicate(timeout=30)
     assert process.returncode == 130
     assert len(rest) > 1
     assert rest.endswith(b"\n")
-    assert said == b""
+    assert message == b""

@@ -129,6 +129,7 @@ def test_companions_arrive_and_are_exported(at, folders, tmp_path):
     model = archport.load(REPO, **at)
     archport.export(model, tmp_path / "exported")
     there = [name for name in COMPANIONS if (folders["main"] / name).is_file()]
+    assert model.origin.generation == json.loads((folders["main"] / "generation_config.json").read_text())
     assert {"generation_config.json", "tokenizer.json", "merges.txt"} <= set(there)
     for name in there:
         assert (tmp_path / "exported" / name).read_bytes() == (folders["main"] / name).read_bytes()
@@ -161,7 +162,7 @@ def test_one_tensor_of_a_plan_is_read_and_nothing_else(hub, at, folders, name):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (Fault("*.safetensors", status=200, body=b"x" * 100), "the server answers with 100 bytes"),
         (Fault("*.safetensors", status=206, body=b"x" * 7), "7 bytes with status 206, of no place, for model.safe"),
@@ -173,10 +174,10 @@ def test_one_tensor_of_a_plan_is_read_and_nothing_else(hub, at, folders, name):
         (Fault("*.safetensors", status=500, times=9), "tried 3 times, the server answers 500"),
     ],
 )
-def test_bytes_that_were_not_asked_for_are_no_tensor(hub, at, fault, said):
+def test_bytes_that_were_not_asked_for_are_no_tensor(hub, at, fault, message):
     plan = archport.plan(REPO, **at)
     hub.faults.append(fault)
-    with pytest.raises(SourceError, match=re.escape(said)):
+    with pytest.raises(SourceError, match=re.escape(message)):
         own_weight(plan, plan.mapped[0])
 
 

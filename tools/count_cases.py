@@ -7,7 +7,7 @@ from collections import Counter
 
 PROMISES = {
     "a damaged or hostile folder is refused with a message of its own, and nothing is run or written": (
-        "test_every_door_says_what_it_found",
+        "test_every_message_says_what_was_found",
         "test_the_command_says_the_same_and_no_more",
         "test_a_pickle_cut_anywhere",
     ),
@@ -60,7 +60,7 @@ PROMISES = {
 
 def cases() -> Counter[str]:
     """How many cases pytest collects of each test function."""
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_doors.py", "tests/test_config.py"]
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_messages.py", "tests/test_config.py"]
     listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"::(\w+)", listed))
 

@@ -143,13 +143,16 @@ def _bounds(one: Field[Any]) -> Bounds:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision."""
+    """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision,
+    and the parsed generation_config.json where there is one.
+    """
 
     name: str
     hf: Mapping[str, Any]
     folder: Path | None = None
     revision: str | None = None
     commit: str | None = None
+    generation: Mapping[str, Any] | None = None
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -267,6 +267,6 @@ def to_device(name: str | torch.device) -> torch.device:
     """A device that can be used here. Raises: ConfigError."""
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError({"device": f"found {str(name)!r}, which cannot be used here: {reason}"}) from None

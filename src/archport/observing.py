@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import ConfigError, SourceError
+from .keywords import strict_keywords
 from .layers import MLP, Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, SequentialBlock
 
 Edit = Callable[[Tensor], Tensor]
@@ -82,6 +83,7 @@ class Observed(Mapping[str, Tensor]):
         return f"Observed({', '.join(f'{name} {tuple(self[name].shape)}' for name in self)})"
 
 
+@strict_keywords
 @contextmanager
 def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None) -> Iterator[Observed]:
     """Keep what is computed at some sites of a model, and put what `edit` makes of it in its place.
@@ -111,6 +113,7 @@ def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None)
         yield observed
 
 
+@strict_keywords
 def sites(model: Decoder) -> list[Site]:
     """Every place of a model that `observe` can see and change, what a module is made of before its result.
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Unpack
 
 from .config import DecoderConfig, Origin, dtype_name, required
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
 from .fast.linears import is_swapped
 from .files.checkpoint import Checkpoint, check_hashes, open_folder
+from .files.checkpoint_writer import write_checkpoint
 from .files.header import Header
-from .files.hub.repository import HubOptions, open_companions, open_headers, open_repository
+from .files.hub.repository import HubAccess, open_companions, open_headers, open_repository
 from .files.values import same_bytes
-from .files.write import write_checkpoint
+from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
@@ -28,6 +28,7 @@ DEMO = Path(__file__).parent / "demo"
 BUNDLED = "the bundled demo"
 
 
+@strict_keywords
 def build(
     name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> Decoder:
@@ -50,6 +51,7 @@ def build(
     return model
 
 
+@strict_keywords
 def load(
     source: str | Path | None = None,
     *,
@@ -61,7 +63,9 @@ def load(
     check_finite: bool = False,
     check_hash: bool = False,
     linears: str | None = None,
-    **hub: Unpack[HubOptions],
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> Decoder:
     """A ready model, in eval mode, from a folder or a Hub id; without a source, the checkpoint that ships inside.
 
@@ -69,15 +73,19 @@ def load(
     where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
     if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
+    `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    planned = plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, copy=copy, **hub)
+    access = HubAccess(token, cache_dir, endpoint)
+    checkpoint = replace(_open(source, revision, offline, headers_only=False, access=access), copied=copy)
+    planned = plan_checkpoint(checkpoint, dtype)
     if check_hash:
-        check_hashes(planned.checkpoint)
+        check_hashes(checkpoint)
     return execute(planned, device, check_finite=check_finite, linears=linears)
 
 
+@strict_keywords
 def plan(
     source: str | Path | None = None,
     *,
@@ -86,15 +94,22 @@ def plan(
     offline: bool = False,
     headers_only: bool = True,
     copy: bool = False,
-    **hub: Unpack[HubOptions],
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> LoadPlan:
-    """What `load` would do, one step a tensor. Of a Hub repository only config, index and headers are read.
+    """What `load` would do with the same arguments, one step a tensor.
+
+    Of a Hub repository only config, index and headers are read, unless `headers_only` is false.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
-    return plan_checkpoint(replace(_open(source, revision, offline, headers_only, hub), copied=copy), dtype)
+    access = HubAccess(token, cache_dir, endpoint)
+    checkpoint = _open(source, revision, offline, headers_only=headers_only, access=access)
+    return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
 
 
+@strict_keywords
 def from_state_dict(
     hf_config: Mapping[str, Any] | Any, state_dict: Mapping[str, Tensor], *, dtype: torch.dtype | str = "auto"
 ) -> Decoder:
@@ -103,7 +118,7 @@ def from_state_dict(
     Raises: ConfigError, MappingError.
     """
     if not isinstance(state_dict, Mapping) or not all(
-        isinstance(t, Tensor) and not t.is_meta for t in state_dict.values()
+        isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
         raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
     memory = _InMemory(state_dict)
@@ -112,6 +127,7 @@ def from_state_dict(
     return execute(plan_checkpoint(checkpoint, dtype))
 
 
+@strict_keywords
 def export(
     model: Decoder, folder: str | Path, *, dtype: torch.dtype | str | None = None, max_shard_size: int | str = "5GB"
 ) -> Path:
@@ -123,8 +139,8 @@ def export(
     Raises: ExportError, and leaves the target as it was.
     """
     if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
-        found = f"{type(model).__name__} and {type(folder).__name__}"
-        raise ExportError(f"found a {found}, expected a Decoder and a folder to export it to")
+        types = f"{type(model).__name__} and {type(folder).__name__}"
+        raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
     if is_swapped(model):
         raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
     arch = architecture(model.architecture)
@@ -159,26 +175,34 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
     return replace(model.config, tied=False), parameters
 
 
+@strict_keywords
 def companions(
-    source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, **hub: Unpack[HubOptions]
+    source: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
 ) -> Path:
     """The folder with the tokenizer's files of a source; of a Hub repository nothing else is fetched.
 
     Raises: SourceError, CheckpointError.
     """
-    found = _folder_or_id(source, revision)
-    return found if isinstance(found, Path) else open_companions(found, revision, offline=offline, options=hub)
+    place = _folder_or_id(source, revision)
+    access = HubAccess(token, cache_dir, endpoint)
+    return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
 
 
 def _open(
-    source: str | Path | None, revision: str | None, offline: bool, headers_only: bool, hub: HubOptions
+    source: str | Path | None, revision: str | None, offline: bool, *, headers_only: bool, access: HubAccess
 ) -> Checkpoint:
-    found = _folder_or_id(source, revision)
-    if isinstance(found, Path):
-        return open_folder(found, name=BUNDLED if source is None else str(source))
+    place = _folder_or_id(source, revision)
+    if isinstance(place, Path):
+        return open_folder(place, name=BUNDLED if source is None else str(source))
     if headers_only and not offline:
-        return open_headers(found, revision, options=hub)
-    return open_repository(found, revision, offline=offline, options=hub)
+        return open_headers(place, revision, access=access)
+    return open_repository(place, revision, offline=offline, access=access)
 
 
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
@@ -187,6 +211,8 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
         raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
     if source is not None and not str(source).strip():
         raise SourceError("the source is empty, expected a folder or a Hub id")
+    if revision is not None and not isinstance(revision, str):
+        raise SourceError(f"{source or BUNDLED}: found revision {revision!r:.60}, expected a branch, tag or commit")
     name = str(source)
     try:
         folder = DEMO if source is None else Path(source).expanduser()
@@ -220,17 +246,17 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
     """Our config from any of its forms, and the HF config it came from."""
     if isinstance(cfg, arch.config_class):
         return cfg, None
-    given = _as_dict(cfg)
-    if "model_type" in given:
-        if architecture(given["model_type"]) != arch:
-            raise ConfigError({"model_type": f"found {given['model_type']!r}, expected {arch.name!r}"})
-        return read_config(arch.table, arch.config_class, given, "config")[0], Origin("config", given)
+    values = _as_dict(cfg)
+    if "model_type" in values:
+        if architecture(values["model_type"]) != arch:
+            raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
+        return read_config(arch.table, arch.config_class, values, "config")[0], Origin("config", values)
     names = [item.name for item in fields(arch.config_class)]
-    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in given if name not in names}
-    faults |= {name: "missing" for name in required(arch.config_class) if name not in given}
+    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
+    faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
     if faults:
         raise ConfigError(faults, f"config of {arch.name}")
-    return arch.config_class(**given), None
+    return arch.config_class(**values), None
 
 
 def _as_dict(cfg: Any) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from . import models
 from .building import known_drawn_later, parameters_on_meta
 from .config import DecoderConfig
 from .errors import ArchportError, ConfigError, UnsupportedError, in_a_line
+from .keywords import strict_keywords
 from .layers import Decoder
 from .translate.fields import require_writable
 from .translate.table import Table
@@ -50,6 +51,7 @@ class Architecture:
 _registered: dict[str, Architecture] = {}
 
 
+@strict_keywords
 def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[Any], Decoder], table: Table) -> None:
     """Add an architecture of your own under its Hugging Face model_type, for this process.
 
@@ -63,6 +65,7 @@ def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[A
     _registered[name] = Architecture(name, config_class, build, table)
 
 
+@strict_keywords
 def architectures() -> tuple[str, ...]:
     """The model_type of every architecture archport builds: its own, those of installed packages, those registered."""
     return (*_bundled(), *_entry_points(), *_registered)

@@ -31,7 +31,7 @@ WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time 
 @app.command()
 def generate(
     source: OptionalSource = None,
-    prompt: Annotated[str | None, typer.Option(help="the text to go on with")] = None,
+    prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="a file with it, in UTF-8")] = None,
     samples: Annotated[int, typer.Option(help="how many times")] = 1,
     max_new_tokens: Annotated[int, typer.Option(help="at most so many tokens each")] = 30,
@@ -55,7 +55,7 @@ def generate(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a prompt. One sample appears as it is made; several come together, divided by a line."""
+    """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
     from ..generation import text
     from ..generation.decoding import generate as rows_of
     from ..generation.decoding import stream
@@ -134,24 +134,24 @@ def score(
     ids = text.encoded(tokenizer, given)
     if len(ids) < 2:
         raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
-    found = score_of(model, ids, stride=stride)
-    unrounded = {"unrounded_perplexity": found.perplexity} if quantize is not None else {}
+    result = score_of(model, ids, stride=stride)
+    unrounded = {"unrounded_perplexity": result.perplexity} if quantize is not None else {}
     if quantize is not None:
-        found = score_of(linears.swap(model, quantize.value), ids, stride=stride)
+        result = score_of(linears.swap(model, quantize.value), ids, stride=stride)
     size = len(given.encode())
     facts = {
         "tokens": len(ids),
         "bytes": size,
-        "loss": found.loss,
-        "perplexity": found.perplexity,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
         **unrounded,
-        "bits_per_byte": found.bits_per_byte(size),
+        "bits_per_byte": result.bits_per_byte(size),
     }
     if as_json:
         rows = [{"id": ids[0], "text": tokenizer.decode([ids[0]]), "loss": None}]
         rows += [
             {"id": token, "text": tokenizer.decode([token]), "loss": loss}
-            for token, loss in zip(ids[1:], found.losses, strict=True)
+            for token, loss in zip(ids[1:], result.losses, strict=True)
         ]
         print(json.dumps(facts | {"per_token": rows}, indent=2))
     else:

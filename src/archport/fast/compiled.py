@@ -13,7 +13,7 @@ from ..layers import Cache, Decoder
 WARM_UPS = 3  # runs before a graph is captured, in which libraries choose their kernels and allocate
 
 
-class StaticCache(Cache, Protocol):
+class FixedShapeCache(Cache, Protocol):
     """A cache in which no shape depends on how much of it is filled: its length is a tensor (1)."""
 
     length: Tensor
@@ -22,7 +22,7 @@ class StaticCache(Cache, Protocol):
 
 
 class CompiledStep:
-    """Goes on from a filled cache by one token a call: (batch, 1) -> logits (batch, vocab_size) in float32.
+    """Continues a filled cache by one token a call: (batch, 1) -> logits (batch, vocab_size) in float32.
 
     `mask` (batch, tokens so far) is false for padding. The logits are overwritten by the next call.
 
@@ -30,7 +30,7 @@ class CompiledStep:
     Source: the CUDA graphs of https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs.
     """
 
-    def __init__(self, model: Decoder, cache: StaticCache, mask: Tensor | None) -> None:
+    def __init__(self, model: Decoder, cache: FixedShapeCache, mask: Tensor | None) -> None:
         device = model.device
         self.ids = torch.zeros(cache.batch, 1, dtype=torch.long, device=device)
         full = None if mask is None else F.pad(mask, (0, cache.capacity - mask.shape[-1]), value=True)
@@ -51,16 +51,16 @@ class CompiledStep:
         except TorchDynamoException as error:
             raise GenerationError(f"torch.compile cannot compile a step here: {in_a_line(error)}") from None
 
-    def _capture(self, cache: StaticCache) -> None:
+    def _capture(self, cache: FixedShapeCache) -> None:
         """Record the step once; what the warm-ups write into the cache lies past its length, and is written over."""
         start = cache.length.clone()
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        warm_up = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        warm_up.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up):
             for _ in range(WARM_UPS):
                 self._step(self.ids)
                 cache.length.copy_(start)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(warm_up)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._logits = self._step(self.ids)

@@ -44,8 +44,10 @@ class StandIn(nn.Module, ABC):
                 "packed or quantised linear maps only go forward: use torch.no_grad(), or load without them"
             )
         if x.dtype != self.dtype:
-            found, made = dtype_name(x.dtype), dtype_name(self.dtype)
-            raise ValueError(f"found {found}, expected {made}, in which these linear maps were packed: load them anew")
+            given, packed = dtype_name(x.dtype), dtype_name(self.dtype)
+            raise ValueError(
+                f"found {given}, expected {packed}, in which these linear maps were packed: load them anew"
+            )
         return self.multiply(x)
 
     @abstractmethod
@@ -86,8 +88,8 @@ class PackedLinear(StandIn):
 
     def product(self, x: Tensor) -> Tensor:
         """In one operator."""
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return made
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return product
 
 
 class Quantized(StandIn):
@@ -110,9 +112,9 @@ class Quantized(StandIn):
     def multiply(self, x: Tensor) -> Tensor:
         """Multiply and add."""
         rows = x.flatten(0, -2)
-        made: Tensor = self.product(rows) if len(rows) <= self.few else self.many.multiply(rows)
-        made = made if self.bias is None else made + self.bias
-        return made.reshape(*x.shape[:-1], self.out_features)
+        product: Tensor = self.product(rows) if len(rows) <= self.few else self.many.multiply(rows)
+        product = product if self.bias is None else product + self.bias
+        return product.reshape(*x.shape[:-1], self.out_features)
 
     def filled(self, rows: Tensor) -> Tensor:  # (rows, in) -> (rows, in rounded up)
         """Rows as long as the operator wants them, filled with zeros."""
@@ -139,8 +141,8 @@ class Int8Linear(Quantized):
 
     def product(self, rows: Tensor) -> Tensor:
         """In one operator."""
-        made: Tensor = torch.ops.aten._weight_int8pack_mm(self.filled(rows), self.packed, self.scale)
-        return made
+        product: Tensor = torch.ops.aten._weight_int8pack_mm(self.filled(rows), self.packed, self.scale)
+        return product
 
 
 class Int4Linear(Quantized):
@@ -168,8 +170,8 @@ class Int4Linear(Quantized):
 
     def product(self, rows: Tensor) -> Tensor:
         """In one operator."""
-        made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(self.filled(rows), self.packed, GROUP, self.scales)
-        return made[:, : self.out_features]
+        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(self.filled(rows), self.packed, GROUP, self.scales)
+        return product[:, : self.out_features]
 
 
 KINDS: dict[str, type[StandIn]] = {"packed": PackedLinear, "int8": Int8Linear, "int4": Int4Linear}
@@ -207,7 +209,7 @@ def is_swapped(model: nn.Module) -> bool:
 
 def why_not(kind: str, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why linear maps of a dtype on a device cannot be swapped; None when they can. Raises: ConfigError."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError({"kind": f"found {kind!r}, expected {', '.join(KINDS)}"}, "linears")
     stand_in = KINDS[kind]
     missing = next((name for name in stand_in.operators if not _has(name)), None)
@@ -216,9 +218,9 @@ def why_not(kind: str, dtype: torch.dtype, device: torch.device) -> str | None:
     dtype = torch.bfloat16 if issubclass(stand_in, Quantized) else dtype
     try:
         with torch.inference_mode():
-            made = stand_in(nn.Linear(32, 16, dtype=dtype))
+            linear = stand_in(nn.Linear(32, 16, dtype=dtype))
             for rows in (1, 32):
-                made(torch.zeros(rows, 32, dtype=dtype))
+                linear(torch.zeros(rows, 32, dtype=dtype))
     except RuntimeError as error:  # not every CPU has instructions for every dtype
         return f"{dtype_name(dtype)} on this CPU: {str(error).splitlines()[0]}"
     return None
@@ -226,5 +228,5 @@ def why_not(kind: str, dtype: torch.dtype, device: torch.device) -> str | None:
 
 def _has(operator: str) -> bool:
     space, name = operator.split(".")
-    found: Any = getattr(torch.ops, space)
-    return hasattr(found, name) and (space != "mkldnn" or bool(torch._C._has_mkldnn))
+    operators: Any = getattr(torch.ops, space)
+    return hasattr(operators, name) and (space != "mkldnn" or bool(torch._C._has_mkldnn))

@@ -18,6 +18,7 @@ from .safetensors_file import SafetensorsFile
 from .strict_json import read_json, regular_file
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 # In the order of preference; an index names shards.
 WEIGHTS = (
     "model.safetensors",
@@ -27,7 +28,7 @@ WEIGHTS = (
 )
 # What a checkpoint carries besides config and weights; taken along on export.
 COMPANIONS = (
-    "generation_config.json",
+    GENERATION,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -92,19 +93,20 @@ class Checkpoint:
 def open_folder(
     folder: Path, *, name: str, revision: str | None = None, commit: str | None = None, blobs: Path | None = None
 ) -> Checkpoint:
-    """Read a folder's config and headers; `blobs` is where files of the Hub's cache may lie.
+    """Read a folder's configs and headers; `blobs` is where files of the Hub's cache may lie.
 
     Raises: CheckpointError when a file is missing, damaged or lies elsewhere.
     """
-    hf = read_json(beside(folder, CONFIG, blobs), MAX_CONFIG)
+    hf = read_json(companion(folder, CONFIG, blobs), MAX_CONFIG)
     present = [path.name for path in folder.iterdir()]
-    weights = beside(folder, choose_weights(present, name), blobs)
+    generation = read_json(companion(folder, GENERATION, blobs), MAX_CONFIG) if GENERATION in present else None
+    weights = companion(folder, choose_weights(present, name), blobs)
     index = None
     shards = [weights.name]
     if weights.suffix == ".json":
         index = read_index(weights)
         shards = [shard for shard in shard_names(index) if shard in present]
-    opened = [open_weights(beside(folder, shard, blobs)) for shard in shards]
+    opened = [open_weights(companion(folder, shard, blobs)) for shard in shards]
     if index is not None:
         held = {file.path.name: file.headers.keys() for file in opened}
         others = [file for file in present if SHARD.fullmatch(file) and file.endswith(_suffix(weights))]
@@ -112,10 +114,10 @@ def open_folder(
     files = {key: file for file in opened for key in file.headers}
     headers = {key: header for file in opened for key, header in file.headers.items()}
     size = sum(file.path.stat().st_size for file in opened)
-    return Checkpoint(Origin(name, hf, folder, revision, commit), headers, tuple(shards), size, files)
+    return Checkpoint(Origin(name, hf, folder, revision, commit, generation), headers, tuple(shards), size, files)
 
 
-def beside(folder: Path, name: str, blobs: Path | None = None) -> Path:
+def companion(folder: Path, name: str, blobs: Path | None = None) -> Path:
     """A file of a folder; links may lead out of it only into `blobs` of the Hub's cache. Raises: CheckpointError."""
     path = folder / name
     regular_file(path)
@@ -137,10 +139,10 @@ def choose_weights(names: list[str], where: str) -> str:
 
 def read_index(path: Path) -> dict[str, str]:
     """The shard that holds each tensor; each is the bare name of a file beside the index. Raises: CheckpointError."""
-    found = read_json(path, MAX_INDEX).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    entries = read_json(path, MAX_INDEX).get("weight_map")
+    if not isinstance(entries, dict) or not entries:
         raise CheckpointError(f"{path}: no weight_map found, expected an index of shards")
-    weight_map = {key: str(shard) for key, shard in found.items()}
+    weight_map = {key: str(shard) for key, shard in entries.items()}
     suffix = _suffix(path)
     for shard in weight_map.values():
         if not re.fullmatch(r"[\w.-]+", shard) or not shard.endswith(suffix):
@@ -197,8 +199,8 @@ def check_hashes(checkpoint: Checkpoint) -> None:
             while piece := file.read(1 << 20):
                 digest.update(piece)
         if digest.hexdigest() != blob.name:
-            found = f"found bytes that hash to {digest.hexdigest()}, expected {blob.name}"
-            raise CheckpointError(f"{folder / name}: {found}: delete it and fetch it again")
+            difference = f"found bytes that hash to {digest.hexdigest()}, expected {blob.name}"
+            raise CheckpointError(f"{folder / name}: {difference}: delete it and fetch it again")
 
 
 def open_weights(path: Path) -> WeightsFile:

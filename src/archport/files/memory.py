@@ -1,4 +1,4 @@
-"""Memory given back to the system: pages of mapped files, and what was freed but kept for later."""
+"""Memory given back to the system: that of mapped files, and what was freed but kept for later."""
 
 import ctypes
 import mmap

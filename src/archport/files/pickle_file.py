@@ -1,4 +1,4 @@
-"""A pytorch_model.bin: looked through before torch reads it; it can run nothing and claim no more than it holds."""
+"""A pytorch_model.bin: checked before torch reads it; it can run nothing and claim no more than it holds."""
 
 import mmap
 import re
@@ -111,15 +111,15 @@ class PickleFile:
             return
         for key, size in claimed.items():
             if held.get(key) != size:
-                found = f"found {held.get(key, 'no')} bytes of storage {key[:40]!r}"
-                raise CheckpointError(f"{self.path}: {found}, expected {size}: fetch it again")
+                content = f"found {held.get(key, 'no')} bytes of storage {key[:40]!r}"
+                raise CheckpointError(f"{self.path}: {content}, expected {size}: fetch it again")
 
     def _no_checkpoint(self, error: Exception) -> CheckpointError:
-        found = what_is(self.path)
-        said = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
-        reason = said[1] if said else "" if "weights_only" in str(error) else in_a_line(error)
-        more = f" ({reason[:100]})" if reason and "something else" in found else ""
-        return CheckpointError(f"{self.path}: found {found}, expected a PyTorch checkpoint{more}")
+        content = what_is(self.path)
+        detail = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
+        reason = detail[1] if detail else "" if "weights_only" in str(error) else in_a_line(error)
+        more = f" ({reason[:100]})" if reason and "something else" in content else ""
+        return CheckpointError(f"{self.path}: found {content}, expected a PyTorch checkpoint{more}")
 
 
 class _Storage(NamedTuple):
@@ -139,7 +139,7 @@ def _legacy(path: Path) -> tuple[Scan, int]:
     """The state_dict of an older container, and how many bytes are left for its storages."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         scans = [scan(raw) for _ in range(LEGACY_PICKLES)]
-        if any(found.names for found in (*scans[:3], scans[4])):
+        if any(one.names for one in (*scans[:3], scans[4])):
             raise ValueError("names outside its state_dict")
         return scans[3], len(raw) - raw.tell()
 

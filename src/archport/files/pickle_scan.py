@@ -102,8 +102,8 @@ def _extend(stack: list[Any], items: list[Any]) -> None:
 
 
 def _tuple(items: Sequence[Any]) -> _Counted:
-    made = _Counted(items)
-    made.elements = 1 + sum(item.elements if isinstance(item, _Counted) else 1 for item in items)
-    if made.elements > MAX_TUPLE:
+    counted = _Counted(items)
+    counted.elements = 1 + sum(item.elements if isinstance(item, _Counted) else 1 for item in items)
+    if counted.elements > MAX_TUPLE:
         raise ValueError(f"a tuple of more than {MAX_TUPLE} elements")
-    return made
+    return counted

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import dtype_name
+from ..keywords import strict_keywords
 from ..layers import Decoder, PositionedEmbed
 
 
@@ -46,7 +47,10 @@ class KVCache:
     layer takes its sizes and dtype from the first keys that it is given.
     """
 
+    @strict_keywords
     def __init__(self, model: Decoder, *, batch: int = 1, capacity: int | None = None) -> None:
+        if not isinstance(model, Decoder):
+            raise ValueError(f"found a {type(model).__name__} for a model, expected a Decoder of archport")
         context = model.config.context
         capacity = context if capacity is None else capacity
         _counted(batch=batch, capacity=capacity)

@@ -14,14 +14,14 @@ LEAST = 1e-6  # by which logits may be divided: they stay finite
 Expected = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
-def check(options: Any, expected: Expected, where: str) -> None:
+def check_options(options: Any, expected: Expected, where: str) -> None:
     """Compare options with what they should be. Raises: ConfigError with all that are not."""
     faults = {}
     for name, (good, what) in expected.items():
         value = getattr(options, name)
         try:
             right = good(value)
-        except TypeError:  # it cannot even be compared
+        except (TypeError, RuntimeError):  # it cannot even be compared, as a tensor of several numbers
             right = False
         if not right:
             faults[name] = f"found {value!r:.60}, expected {what}"
@@ -59,23 +59,22 @@ class Sampling:
                 f"a number from {LEAST:g} to {1 / LEAST:g}",
             ),
         }
-        check(self, expected, "sampling")
+        check_options(self, expected, "sampling")
 
-    def __call__(self, logits: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The next token of each row, (batch), from logits (batch, vocab_size) in float32 and the ids seen so far."""
-        logits = self._penalised(logits, seen)
+    def __call__(self, logits: Tensor, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The next token of each row, (batch), from logits (batch, vocab_size) in float32 and its ids so far."""
+        logits = self._penalised(logits, ids)
         if self.greedy or self.temperature == 0:
             return logits.argmax(-1)
         probabilities = self._kept(logits / self.temperature if self.temperature != 1 else logits).softmax(-1)
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
 
-    def _penalised(self, logits: Tensor, seen: Tensor) -> Tensor:
+    def _penalised(self, logits: Tensor, ids: Tensor) -> Tensor:
         if self.repetition_penalty == 1:
             return logits
-        had = logits.gather(-1, seen)
-        return logits.scatter(
-            -1, seen, torch.where(had < 0, had * self.repetition_penalty, had / self.repetition_penalty)
-        )
+        before = logits.gather(-1, ids)
+        after = torch.where(before < 0, before * self.repetition_penalty, before / self.repetition_penalty)
+        return logits.scatter(-1, ids, after)
 
     def _kept(self, logits: Tensor) -> Tensor:
         """Logits of the tokens that may be drawn; the others are minus infinity."""

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ConfigError, GenerationError
+from ..keywords import strict_keywords
 from ..layers import Decoder
-from .decoding import first_overflow, in_eval_mode, prompts
+from .inference import first_overflow, in_eval_mode
+from .prompts import read_prompts
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Score:
         return sum(self.losses) / math.log(2) / size
 
 
+@strict_keywords
 @torch.inference_mode()
 def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = None) -> Score:
     """Score one text of any length: a window of the model's context moves by `stride`, half of it unless given.
@@ -41,11 +44,11 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
     Each token is scored once, with at least `context - stride` tokens before it after the first window.
     Raises: ConfigError, GenerationError.
     """
+    [tokens, *more] = read_prompts(model, ids)
     context = model.config.context
     stride = max(1, context // 2) if stride is None else stride
     if type(stride) is not int or not 1 <= stride <= context:
         raise ConfigError({"stride": f"found {stride!r}, expected a whole number from 1 to {context}"}, "score")
-    [tokens, *more] = prompts(ids, model)
     if more or len(tokens) < 2:
         raise GenerationError(f"found {1 + len(more)} text of {len(tokens)} token, expected one of at least 2")
     text = torch.tensor(tokens, device=model.device)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, GenerationError, SourceError
-from ..files.checkpoint import beside
+from ..files.checkpoint import companion
+from ..keywords import strict_keywords
 from ..layers import Decoder
 from ..port import companions
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
+@strict_keywords
 def tokenizer(source: Decoder | str | Path | None = None) -> "Tokenizer":
     """The tokenizer of a model, a folder, a Hub id or the bundled checkpoint: `tokenizer.json`, or vocab and merges.
 
@@ -22,11 +24,11 @@ def tokenizer(source: Decoder | str | Path | None = None) -> "Tokenizer":
         folder = source.origin.folder if source.origin else None
         if folder is None:
             raise SourceError(f"{source.architecture}: came from no folder, so there is no tokenizer beside it")
-        found, rows = _beside(folder), source.config.vocab_size
-        if size(found) > rows:
-            raise CheckpointError(f"{folder}: the tokenizer has ids up to {size(found) - 1}, the model {rows} tokens")
-        return found
-    return _beside(companions(source))
+        own, rows = _of_folder(folder), source.config.vocab_size
+        if size(own) > rows:
+            raise CheckpointError(f"{folder}: the tokenizer has ids up to {size(own) - 1}, the model {rows} tokens")
+        return own
+    return _of_folder(companions(source))
 
 
 def size(tokenizer: "Tokenizer") -> int:
@@ -34,11 +36,11 @@ def size(tokenizer: "Tokenizer") -> int:
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
-def _beside(folder: Path) -> "Tokenizer":
+def _of_folder(folder: Path) -> "Tokenizer":
     if (folder / "tokenizer.json").exists():
-        return _opened(beside(folder, "tokenizer.json"))
+        return _opened(companion(folder, "tokenizer.json"))
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _from_merges(beside(folder, "vocab.json"), beside(folder, "merges.txt"))
+        return _from_merges(companion(folder, "vocab.json"), companion(folder, "merges.txt"))
     raise CheckpointError(f"{folder}: no tokenizer found, expected tokenizer.json, or vocab.json and merges.txt")
 
 
@@ -56,12 +58,12 @@ def _from_merges(vocab: Path, merges: Path) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     try:
-        made = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises no narrower one
         raise CheckpointError(f"{vocab}: not a vocabulary for {merges.name}: {error}") from None
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return made
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def encoded(tokenizer: "Tokenizer", text: str) -> list[int]:

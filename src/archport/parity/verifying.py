@@ -12,6 +12,7 @@ from ..config import dtype_name
 from ..errors import ConfigError, SourceError
 from ..fast.linears import is_swapped, swap
 from ..generation.text import encoded, tokenizer
+from ..keywords import strict_keywords
 from ..layers import Decoder
 from ..loading import to_device, to_dtype
 from ..port import load
@@ -27,6 +28,7 @@ from .settings import admit, mixed_dtypes, not_comparable, not_finite, unlike
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
 
 
+@strict_keywords
 @torch.inference_mode(False)
 def verify(
     model: Decoder | str | Path | None = None,

@@ -4,9 +4,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
@@ -33,17 +34,31 @@ PAUSE = 0.5  # seconds before the second try, doubled before the third
 TIMEOUT = 10.0  # seconds without an answer
 
 
-class HubOptions(TypedDict, total=False):
-    """How to reach the Hub, where the environment (HF_TOKEN, HF_HOME, HF_ENDPOINT) does not say."""
+@dataclass(frozen=True)
+class HubAccess:
+    """How to reach the Hub, where the environment (HF_TOKEN, HF_HOME, HF_ENDPOINT) does not say.
 
-    token: str | bool | None
-    cache_dir: str | Path | None
-    endpoint: str | None
+    Raises: SourceError.
+    """
+
+    token: str | bool | None = field(default=None, repr=False)
+    cache_dir: str | Path | None = None
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds, expected in (
+            ("token", str | bool, "a text, or whether to use the one you logged in with"),
+            ("cache_dir", str | Path, "a folder"),
+            ("endpoint", str, "an address"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kinds):
+                raise SourceError(f"{name}: found a {type(value).__name__}, expected {expected}")
 
 
-def open_repository(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Checkpoint:
+def open_repository(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Checkpoint:
     """Download what is not in the cache yet, and open it. Raises: SourceError, CheckpointError."""
-    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    folder, names, fetch = _snapshot(repo, revision, offline, access)
     if not any(name in names for name in WEIGHTS) and (offline or _told_to_stay_offline()):
         raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
     weights = choose_weights(names, repo)
@@ -54,22 +69,22 @@ def open_repository(repo: str, revision: str | None, *, offline: bool, options: 
     return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs)
 
 
-def open_companions(repo: str, revision: str | None, *, offline: bool, options: HubOptions) -> Path:
+def open_companions(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Path:
     """The folder in the cache with config and tokenizer, fetched if need be. Raises: SourceError, CheckpointError."""
-    folder, names, fetch = _snapshot(repo, revision, offline, options)
+    folder, names, fetch = _snapshot(repo, revision, offline, access)
     _fetch_all(fetch, [name for name in COMPANIONS if name in names])
     return folder
 
 
 def _snapshot(
-    repo: str, revision: str | None, offline: bool, options: HubOptions
+    repo: str, revision: str | None, offline: bool, access: HubAccess
 ) -> tuple[Path, list[str], Callable[[str], Path]]:
     """A commit's folder in the cache with its config, the names of its files, and how to fetch one."""
     offline = offline or _told_to_stay_offline()
-    names = [] if offline else _listing(repo, revision, options)
+    names = [] if offline else _listing(repo, revision, access)
 
     def fetch(name: str, at: str | None) -> Path:
-        return _ask(repo, revision, lambda: _download(repo, name, at, options, local_files_only=offline))
+        return _ask(repo, revision, lambda: _download(repo, name, at, access, local=offline))
 
     folder = fetch(CONFIG, revision).parent
     if offline:
@@ -83,30 +98,30 @@ def _fetch_all(fetch: Callable[[str], Path], names: Sequence[str]) -> None:
         list(pool.map(fetch, names))
 
 
-def open_headers(repo: str, revision: str | None, *, options: HubOptions) -> Checkpoint:
+def open_headers(repo: str, revision: str | None, *, access: HubAccess) -> Checkpoint:
     """Read config, index and safetensors headers only. Raises: SourceError, CheckpointError."""
     if _told_to_stay_offline():
-        return open_repository(repo, revision, offline=True, options=options)
-    weights = choose_weights(_listing(repo, revision, options), repo)
+        return open_repository(repo, revision, offline=True, access=access)
+    weights = choose_weights(_listing(repo, revision, access), repo)
     if not weights.startswith("model.safetensors"):
-        said = "has no safetensors, and pickle files show their shapes only when downloaded"
-        raise CheckpointError(f"{repo}: {said}: load it once, then it can be looked at offline")
-    config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, options))
+        reason = "has no safetensors, and pickle files show their shapes only when downloaded"
+        raise CheckpointError(f"{repo}: {reason}: load it once, then it can be looked at offline")
+    config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, access))
     commit = config.parent.name
     shards, index = [weights], None
     if weights.endswith(".json"):
-        index = _ask(repo, revision, lambda: _download(repo, weights, commit, options))
+        index = _ask(repo, revision, lambda: _download(repo, weights, commit, access))
         shards = shard_names(read_index(index))
 
     def fetch(shard: str) -> RemoteFile:
-        found = _ask(repo, revision, lambda: _header(repo, shard, commit, options))
+        tensors = _ask(repo, revision, lambda: _header(repo, shard, commit, access))
         entries = {
             key: {"dtype": tensor.dtype, "shape": _listed(tensor.shape), "data_offsets": _listed(tensor.data_offsets)}
-            for key, tensor in found.items()
+            for key, tensor in tensors.items()
         }
         headers = checked(entries, f"{repo}/{shard}", None)
         places = {key: tuple(entries[key]["data_offsets"]) for key in headers}
-        return RemoteFile(Path(shard), headers, places, partial(_bytes, repo, revision, shard, commit, options))
+        return RemoteFile(Path(shard), headers, places, partial(_bytes, repo, revision, shard, commit, access))
 
     with ThreadPoolExecutor(8) as pool:
         held = dict(zip(shards, pool.map(fetch, shards), strict=True))
@@ -124,23 +139,23 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _header(repo: str, name: str, commit: str, options: HubOptions) -> dict[str, Any]:
+def _header(repo: str, name: str, commit: str, access: HubAccess) -> dict[str, Any]:
     from huggingface_hub import errors
 
     try:
-        return _api(options).parse_safetensors_file_metadata(repo, name, revision=commit).tensors  # type: ignore[no-any-return]
+        return _api(access).parse_safetensors_file_metadata(repo, name, revision=commit).tensors  # type: ignore[no-any-return]
     except (AttributeError, KeyError, TypeError) as error:  # JSON, but not that of a header
         raise errors.SafetensorsParsingError(f"{name}: {error!r}") from None
 
 
-def _bytes(repo: str, revision: str | None, name: str, commit: str, options: HubOptions, begin: int, end: int) -> bytes:
+def _bytes(repo: str, revision: str | None, name: str, commit: str, access: HubAccess, begin: int, end: int) -> bytes:
     """Some bytes of a file. Raises: SourceError."""
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    url = hf_hub_url(repo, name, revision=commit, endpoint=options.get("endpoint"))
-    asked = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-    headers = build_hf_headers(token=options.get("token")) | asked
+    url = hf_hub_url(repo, name, revision=commit, endpoint=access.endpoint)
+    wanted = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+    headers = build_hf_headers(token=access.token) | wanted
 
     def get() -> bytes:
         response = get_session().get(url, headers=headers, timeout=TIMEOUT)
@@ -148,8 +163,8 @@ def _bytes(repo: str, revision: str | None, name: str, commit: str, options: Hub
         content: bytes = response.content
         place = response.headers.get("Content-Range", "").partition("/")[0]
         if (response.status_code, len(content), place) != (206, end - begin, f"bytes {begin}-{end - 1}"):
-            found = f"{len(content)} bytes with status {response.status_code}, {place[:60] or 'of no place'}"
-            raise HostileAnswerError(f"{found}, for {name}, expected bytes {begin}-{end - 1}")
+            received = f"{len(content)} bytes with status {response.status_code}, {place[:60] or 'of no place'}"
+            raise HostileAnswerError(f"{received}, for {name}, expected bytes {begin}-{end - 1}")
         return content
 
     guard()
@@ -162,30 +177,39 @@ def _told_to_stay_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _api(options: HubOptions) -> Any:
+def _api(access: HubAccess) -> Any:
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=options.get("endpoint"), token=options.get("token"))
+    return HfApi(endpoint=access.endpoint, token=access.token)
 
 
-def _listing(repo: str, revision: str | None, options: HubOptions) -> list[str]:
+def _listing(repo: str, revision: str | None, access: HubAccess) -> list[str]:
     """The names of a repository's files, config.json among them."""
-    token = options.get("token")
-    if isinstance(token, str) and not re.fullmatch("[!-~]*", token):
+    if isinstance(access.token, str) and not re.fullmatch("[!-~]*", access.token):
         raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
     guard()
-    info = _ask(repo, revision, lambda: _api(options).model_info(repo, revision=revision, timeout=TIMEOUT))
+    info = _ask(repo, revision, lambda: _api(access).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if CONFIG not in names:
         raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads")
     return names
 
 
-def _download(repo: str, name: str, revision: str | None, options: HubOptions, **more: Any) -> Path:
+def _download(repo: str, name: str, revision: str | None, access: HubAccess, *, local: bool = False) -> Path:
     from huggingface_hub import hf_hub_download
 
     guard()
-    return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=TIMEOUT, **options, **more))
+    path = hf_hub_download(
+        repo,
+        name,
+        revision=revision,
+        token=access.token,
+        cache_dir=access.cache_dir,
+        endpoint=access.endpoint,
+        etag_timeout=TIMEOUT,
+        local_files_only=local,
+    )
+    return Path(path)
 
 
 def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:

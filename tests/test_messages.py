@@ -1,6 +1,6 @@
 """What strangers send: every hostile, broken or half-downloaded file gives its own message, and nothing else happens.
 
-DOORS is the table of all messages for folders; those of the Hub follow it. `{folder}` is the checkpoint's folder.
+MESSAGES is the table of all messages for folders; those of the Hub follow it. `{folder}` is the checkpoint's folder.
 """
 
 import json
@@ -24,8 +24,8 @@ from archport.errors import ArchportError, CheckpointError, ExportError, Mapping
 from archport.files.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
-from .doors import DOORS, HUB, WPE, WTE, Evil, config, pickled, weights
 from .hub_server import REPO
+from .messages import HUB, MESSAGES, WPE, WTE, Evil, config, pickled, weights
 from .references import reference
 from .test_cli import run
 
@@ -51,9 +51,9 @@ def folder(checkpoint, tmp_path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_says_what_it_found(door, folder, monkeypatch):
-    damage, expected = DOORS[door]
+@pytest.mark.parametrize("case", MESSAGES)
+def test_every_message_says_what_was_found(case, folder, monkeypatch):
+    damage, expected = MESSAGES[case]
     monkeypatch.chdir(folder.parent)
     damage(folder)
     before = everything(folder.parent)
@@ -73,9 +73,9 @@ def everything(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.lstat().st_size) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("door", ["header: 90 MB", "pickle: code", "config: a list", "index: a shard missing"])
-def test_the_command_says_the_same_and_no_more(door, folder):
-    damage, expected = DOORS[door]
+@pytest.mark.parametrize("case", ["header: 90 MB", "pickle: code", "config: a list", "index: a shard missing"])
+def test_the_command_says_the_same_and_no_more(case, folder):
+    damage, expected = MESSAGES[case]
     damage(folder)
     done = run("load", str(folder), code=1)
     assert done.stdout == ""
@@ -101,7 +101,7 @@ def test_safetensors_are_preferred_so_that_a_pickle_beside_them_is_not_opened(fo
 def test_remote_code_is_not_looked_at(folder):
     config(auto_map={"AutoModelForCausalLM": "evil.Model"})(folder)
     (folder / "evil.py").write_text("raise SystemExit('ran')")
-    assert type(archport.load(folder)).__module__ == "archport.layers"
+    assert type(archport.load(folder)) is archport.Decoder
 
 
 def test_links_inside_the_folder_and_inside_the_cache_are_followed(folder, tmp_path):
@@ -168,12 +168,12 @@ def test_every_header_that_is_accepted_is_what_safetensors_reads(tmp_path_factor
     raw = json.dumps(entries).encode()
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(size))
     try:
-        found = read_headers(path)
+        headers = read_headers(path)
     except CheckpointError:
         return
     with safe_open(path, "pt") as theirs:
         assert {key: theirs.get_slice(key).get_shape() for key in theirs.keys()} == {  # noqa: SIM118
-            key: list(header.shape) for key, header in found.items()
+            key: list(header.shape) for key, header in headers.items()
         }
 
 
@@ -281,10 +281,10 @@ def limited(what: str) -> str:
 
 
 def test_a_disk_that_is_full_while_downloading(hub, at):
-    said = limited(f"load({REPO!r}, endpoint={hub.url!r}, cache_dir={str(at['cache_dir'])!r})")
-    assert "the cache cannot be used" in said
-    assert "File too large" in said
-    assert len(said.splitlines()) == 1
+    message = limited(f"load({REPO!r}, endpoint={hub.url!r}, cache_dir={str(at['cache_dir'])!r})")
+    assert "the cache cannot be used" in message
+    assert "File too large" in message
+    assert len(message.splitlines()) == 1
     assert archport.load(REPO, **at)  # and goes on where there is room
 
 
@@ -318,9 +318,9 @@ def test_export_to_a_folder_that_holds_something(folder):
 
 
 def test_export_to_a_disk_that_is_full(tmp_path, monkeypatch):
-    said = limited(f"export(archport.load(), {str(tmp_path / 'out')!r})")
-    assert "cannot be written" in said
-    assert "File too large" in said
+    message = limited(f"export(archport.load(), {str(tmp_path / 'out')!r})")
+    assert "cannot be written" in message
+    assert "File too large" in message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(ExportError, match=r"out: found 1000 bytes free, expected \d+ for the weights alone"):
@@ -366,8 +366,8 @@ def test_two_processes_that_export_to_the_same_targets_at_once(tmp_path):
     words = [sys.executable, "-c", BOTH, str(tmp_path)]
     running = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in running:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        _, message = process.communicate(timeout=120)
+        assert process.returncode == 0, message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
 
 
@@ -401,12 +401,12 @@ def test_targets_with_long_names(name, tmp_path):
 
 def test_targets_that_are_none(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
-    for model, target, said in (
+    for model, target, message in (
         (archport.load(), tmp_path / "circle", "Symlink loop|cannot be written"),
         (archport.load(), None, "found a Decoder and NoneType, expected a Decoder and a folder"),
         (None, tmp_path / "out", "found a NoneType and PosixPath"),
     ):
-        with pytest.raises(ExportError, match=said):
+        with pytest.raises(ExportError, match=message):
             archport.export(model, target)
 
 
@@ -468,10 +468,10 @@ def test_an_answer_that_is_too_large_is_not_taken_in(hub, at):
         status=200,
         headers={"ETag": '"a"', "X-Repo-Commit": "c" * 40, "Content-Length": str(9 * 10**8)},
     )
-    said = refused(SourceError, at)
+    message = refused(SourceError, at)
     assert (
         "the server answers with 900000000 bytes for /ns/name/resolve/main/config.json, expected at most 1048576"
-        in said
+        in message
     )
 
 

@@ -1,4 +1,4 @@
-"""The table of doors: how a checkpoint or an answer of the Hub is damaged, and the message it gets, word for word."""
+"""The table of messages: how a checkpoint or an answer of the Hub is damaged, and the message it gets, word for word."""
 # ruff: noqa: E501
 
 import io
@@ -181,13 +181,13 @@ def claims(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(before + LEGACY_CLAIM + after)
 
 
-def linked(name: str, target: str) -> Callable[[Path], None]:
-    """A link in place of a file."""
+def linked(name: str, target: str, data: bytes | None = None) -> Callable[[Path], None]:
+    """A link in place of a file, with its bytes or others outside of the folder."""
 
     def damage(folder: Path) -> None:
         outside = folder.parent / "outside"
-        outside.write_bytes((folder / name).read_bytes())
-        (folder / name).unlink()
+        outside.write_bytes((folder / name).read_bytes() if data is None else data)
+        (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target)
 
     return damage
@@ -205,8 +205,9 @@ def many_tensors(folder: Path) -> None:
 
 
 C, W = "{folder}/config.json", "{folder}/model.safetensors"
+G = "{folder}/generation_config.json"
 INDEX, BIN = "{folder}/model.safetensors.index.json", "{folder}/pytorch_model.bin"
-DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
+MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     # config.json
     "no config": (content("config.json", None), C + ": not found, expected a file"),
     "config: a list": (content("config.json", "[]"), C + ": found a JSON list, expected an object"),
@@ -287,6 +288,23 @@ DOORS: dict[str, tuple[Callable[[Path], None], str]] = {
     "config and weights disagree": (
         config(vocab_size=50304),
         "{folder}: 1 fault between checkpoint and model, nothing was loaded\n  transformer.wte.weight: found (131, 60), expected (50304, 60) for embed.tokens.weight (50304, 60)",
+    ),
+    # generation_config.json
+    "generation config: not JSON": (
+        content("generation_config.json", "</s>"),
+        G + ": expected a JSON object, found something else at line 1, column 1: correct it or fetch it again",
+    ),
+    "generation config: a list": (
+        content("generation_config.json", "[]"),
+        G + ": found a JSON list, expected an object",
+    ),
+    "generation config: 10 MB": (
+        content("generation_config.json", '{"a": "' + "x" * 10_000_000 + '"}'),
+        G + ": found 10000009 bytes, expected at most 1048576 of JSON",
+    ),
+    "a link to a generation config outside": (
+        linked("generation_config.json", "../outside", b"{}"),
+        G + ": found a link to {folder}/../outside, expected a file inside its folder: copy it there",
     ),
     # model.safetensors
     "no weights": (

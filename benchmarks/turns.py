@@ -62,13 +62,13 @@ class Line:
         """The line as text."""
         goal = "" if self.goal is None else f"{self.goal:.3g} x: {'met' if self.ratio >= self.goal else 'missed'}"
         times = (f"{1e3 * statistics.median(samples):.1f} ms" for samples in (self.ours, self.theirs))
-        beside = (
+        against = (
             f"{statistics.median(self.theirs) / statistics.median(self.peers[peer]):.2f} x"
             if peer in self.peers
             else ""
             for peer in peers
         )
-        return (self.what, *times, f"{self.ratio:.2f} x", f"{self.best:.2f} x", goal, *beside)
+        return (self.what, *times, f"{self.ratio:.2f} x", f"{self.best:.2f} x", goal, *against)
 
 
 def in_turns(cases: Sequence[Case], rounds: int) -> list[Line]:
@@ -116,8 +116,8 @@ def forward(model: Any, prompt: torch.Tensor) -> Callable[[], Any]:
 
     def run() -> Any:
         with torch.inference_mode():
-            made = model(prompt)
-            return getattr(made, "logits", made)
+            output = model(prompt)
+            return getattr(output, "logits", output)
 
     return run
 
