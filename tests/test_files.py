@@ -469,7 +469,7 @@ def test_a_state_dict_that_is_none_is_an_error_of_ours():
 def test_the_real_tiny_gpt2(shared):
     port = archport.load(shared / "checkpoints" / "tiny-gpt2")
     plan = archport.plan(shared / "checkpoints" / "tiny-gpt2")
-    assert {step.found for step in plan.of_kind("ignored")} == {torch.uint8, torch.float32}
+    assert {step.file_dtype for step in plan.of_kind("ignored")} == {torch.uint8, torch.float32}
     assert port.head.weight is port.embed.tokens.weight
     cases = json.loads((shared / "expected" / "tiny-gpt2.json").read_text())["cases"]
     for case in [case for case in cases if "ids" in case]:

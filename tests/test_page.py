@@ -337,7 +337,8 @@ def test_hostile_names_stay_text(driver, served, tmp_path):
     reference("gpt2").save_pretrained(folder)
     seen = subject(str(folder), headers_only=False)
     steps = [replace(step, keys=(f"{step.keys[0]}</script></style>{HOSTILE}",)) for step in seen.plan.steps]
-    odd = replace(seen, plan=replace(seen.plan, steps=tuple(steps)), like=HOSTILE)
+    tensors = replace(seen.plan.tensors, steps=tuple(steps))
+    odd = replace(seen, plan=replace(seen.plan, tensors=tensors), like=HOSTILE)
     setattr(odd.model.blocks[0], HOSTILE.replace(".", ""), torch.nn.Dropout())
     odd.model.blocks[1].mlp.activation.extra_repr = lambda: HOSTILE
     verdict = Report(HOSTILE, HOSTILE, HOSTILE, (), problems=(HOSTILE,))

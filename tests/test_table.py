@@ -240,7 +240,7 @@ def test_every_field_of_the_reference_s_config_is_classified(name):
 def test_no_field_is_classified_twice(name):
     table = architecture(name).table
     used = {spelling for field in table.config for spelling in table.field(field).spellings}
-    kinds = (used, set(table.requires), set(table.harmless), set(table.echoes))
+    kinds = (used, set(table.requires), set(table.harmless), set(table.must_agree))
     assert sum(map(len, kinds)) == len(set().union(*kinds))
 
 

@@ -10,7 +10,7 @@ import archport
 from archport.config import DecoderConfig
 from archport.layers import MLP, QKV, Attention, Decoder, PositionedEmbed, SequentialBlock
 from archport.mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
-from archport.translate.table import Table, rearranged, spelt
+from archport.translate.table import Table, config_field, rearranged
 
 OFFSET = 2  # rows of the position table that OPT leaves unused
 
@@ -60,14 +60,14 @@ TABLE = Table(
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
         "mlp_width": "ffn_dim",
-        "activation": spelt("activation_function", values=ACTIVATIONS),
+        "activation": config_field("activation_function", values=ACTIVATIONS),
         "tied": "tie_word_embeddings",
         "residual_dropout": "dropout",
         "attention_dropout": "attention_dropout",
         "init_std": "init_std",
         "padding": "pad_token_id",
     },
-    echoes={"word_embed_proj_dim": "width"},
+    must_agree={"word_embed_proj_dim": "width"},
     requires=COMMON_REQUIRES
     | {"do_layer_norm_before": (True,), "enable_bias": (True,), "layer_norm_elementwise_affine": (True,)}
     | {"_remove_final_layer_norm": (False,), "layerdrop": (0.0,), "activation_dropout": (0.0,)},

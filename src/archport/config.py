@@ -1,28 +1,64 @@
 """What a model is and where it came from: DecoderConfig, checked on construction, and Origin."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from inspect import getattr_static
 from pathlib import Path
-from types import NoneType
-from typing import Any, cast, get_args
+from typing import Any, get_type_hints
 
 import torch
 
+from .checking import Bounds, Kind, kind, require
 from .errors import ConfigError
 
 # Far above any published model, far below what would hang the machine while it is built.
 LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
-LIMITS |= {"mlp_width": 1 << 22, "rotary_width": 1 << 20}
-LIMIT = 1 << 24  # of any other whole number
-LARGEST = 1e30  # of any other number
+LIMITS |= {"head_width": 1 << 20, "kv_heads": 1 << 14, "mlp_width": 1 << 22, "rotary_width": 1 << 20}
+
+
+def bounded(default: Any = MISSING, *, least: float, most: float | None = None) -> Any:
+    """A field of a Config whose numbers start elsewhere than at 1 (whole ones) or above 0 (the others).
+
+    As in `padding: int = bounded(0, least=-1)`, or `scale: float = bounded(1.0, least=-math.inf)`.
+    """
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+class Derived:
+    """A field that follows from the others by a rule as long as it is None; the class reads as None, its default."""
+
+    def __init__(self, rule: Callable[[Any], Any]) -> None:
+        self.rule = rule
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        if config is None:
+            return None
+        value = vars(config).get(self.name)
+        return self.rule(config) if value is None else value
+
+    def __set__(self, config: Any, value: Any) -> None:
+        vars(config)[self.name] = value
+
+
+def derived(rule: Callable[[Any], Any]) -> Any:
+    """A field of a Config that is `rule(config)` unless given."""
+    return Derived(rule)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """The sizes and rates of a decoder; an architecture's own Config adds its fields and defaults.
 
-    Sizes count elements; `mlp_width` is four times `width` unless given. `norm_eps` and `init_std` are absolute; the
-    dropout rates are probabilities and act in train mode only. `tied` means the head is the token embedding.
+    Sizes count elements; unless given, `mlp_width` is four times `width`, `head_width` is `width` over `heads`, and
+    `kv_heads` are as many as `heads`. `norm_eps` and `init_std` are absolute; the dropout rates are probabilities and
+    act in train mode only. `tied` means the head is the token embedding. A field of an architecture's own may have
+    any type that JSON has values of; lists are kept as tuples.
+
+    `dataclasses.replace` keeps what was derived: set a derived field to None to have it follow the others again.
 
     Raises: ConfigError, naming every field that is wrong.
     """
@@ -32,7 +68,9 @@ class DecoderConfig:
     width: int
     layers: int
     heads: int
-    mlp_width: int = cast(int, None)
+    head_width: int = derived(lambda cfg: cfg.width // cfg.heads)
+    kv_heads: int = derived(lambda cfg: cfg.heads)
+    mlp_width: int = derived(lambda cfg: 4 * cfg.width)
     activation: str = "gelu"
     norm_eps: float = 1e-5
     tied: bool = False
@@ -42,28 +80,24 @@ class DecoderConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.mlp_width is None and type(self.width) is int:
-            object.__setattr__(self, "mlp_width", 4 * self.width)
-        faults = dict(_type_faults(self))
-        for field in fields(self):
-            if field.name in faults:
-                continue
-            if float in (field.type, *get_args(field.type)) and type(getattr(self, field.name)) is int:
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
-        if not faults:
-            faults = dict(self.faults())
+        kinds = {name: one for name, one in _kinds(type(self)).items() if not self.follows(name)}  # type: ignore[arg-type]
+        require(self, {name: (one.fits, one.words) for name, one in kinds.items()}, "config")
+        for name, one in kinds.items():
+            object.__setattr__(self, name, one.keep(getattr(self, name)))
+        faults = dict(self.faults())
         if faults:
             raise ConfigError(faults)
 
+    def follows(self, name: str) -> bool:
+        """Whether a field is derived from the others."""
+        return isinstance(getattr_static(type(self), name, None), Derived) and vars(self).get(name) is None
+
     def faults(self) -> Iterator[tuple[str, str]]:
         """Pairs of a field and what is wrong with its value; an architecture adds its own checks."""
-        if self.width % self.heads:
+        if self.follows("head_width") and self.width % self.heads:
             yield "heads", f"found {self.heads}, expected a divisor of width {self.width}"
-
-    @property
-    def head_width(self) -> int:
-        """Elements of one head."""
-        return self.width // self.heads
+        if self.heads % (self.kv_heads or self.heads):
+            yield "kv_heads", f"found {self.kv_heads}, expected a divisor of heads {self.heads}"
 
     @property
     def axes(self) -> dict[str, int]:
@@ -76,30 +110,35 @@ class DecoderConfig:
         return self.init_std
 
 
-def _type_faults(cfg: DecoderConfig) -> Iterator[tuple[str, str]]:
-    for field in fields(cfg):
-        problem = _problem(field.name, field.type, getattr(cfg, field.name))
-        if problem:
-            yield field.name, problem
+def required(config_class: type[DecoderConfig]) -> list[str]:
+    """The fields that have no default."""
+    return [one.name for one in fields(config_class) if one.default is MISSING and one.default_factory is MISSING]
 
 
-def _problem(name: str, kind: Any, value: object) -> str | None:
-    """What is wrong with one value, by the type its field declares; None when nothing is."""
-    optional = [option for option in get_args(kind) if option is not NoneType]
-    if optional:
-        return None if value is None else _problem(name, optional[0], value)
-    if kind is bool:
-        return None if isinstance(value, bool) else f"found {value!r}, expected true or false"
-    if kind is str:
-        return None if isinstance(value, str) else f"found {value!r}, expected a name"
-    if kind is int:
-        limit = LIMITS.get(name, LIMIT)
-        whole = type(value) is int and 1 <= value <= limit
-        return None if whole else f"found {value!r}, expected a whole number from 1 to {limit}"
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-    if name.endswith("_dropout"):
-        return None if number and 0 <= cast(float, value) < 1 else f"found {value!r}, expected a rate in [0, 1)"
-    return None if number and cast(float, value) > 0 else f"found {value!r}, expected a positive number"
+@cache
+def _kinds(config_class: type[DecoderConfig]) -> dict[str, Kind]:
+    """What each field of a Config may be. Raises: ConfigError for a type that cannot be read or is none of JSON's."""
+    where = f"{config_class.__module__}.{config_class.__qualname__}"
+    try:
+        hints = get_type_hints(config_class)
+    except Exception as error:  # a type written as text is evaluated, and may be anything
+        raise ConfigError({"types": f"cannot be read: {error}"}, where) from None
+    kinds, faults = {}, {}
+    for one in fields(config_class):
+        try:
+            kinds[one.name] = kind(hints[one.name], _bounds(one))
+        except TypeError as error:
+            faults[one.name] = str(error)
+    if faults:
+        raise ConfigError(faults, where)
+    return kinds
+
+
+def _bounds(one: Field[Any]) -> Bounds:
+    most = one.metadata.get("most")
+    return Bounds(
+        one.metadata.get("least"), LIMITS.get(one.name) if most is None else most, one.name.endswith("_dropout")
+    )
 
 
 @dataclass(frozen=True)

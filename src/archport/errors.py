@@ -7,7 +7,7 @@ ArchportError
     CheckpointError       a file is missing, damaged or not what its name says
     MappingError          the checkpoint's tensors and the model's parameters do not match
     ExportError           the target cannot be written
-    GenerationError       a prompt cannot be gone on with, or the model makes no numbers
+    GenerationError       a prompt cannot be continued, or the model makes no numbers
 
 NotFiniteWarning          weights that were loaded hold NaN or infinities
 """
@@ -25,7 +25,7 @@ def plain(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with whatever is not seen, as ends of lines and changes of direction, spelt out."""
+    """Text with whatever is invisible, as ends of lines and changes of direction, escaped."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
@@ -45,9 +45,9 @@ class ConfigError(ArchportError):
     """
 
     def __init__(self, faults: dict[str, str], where: str = "config") -> None:
-        said = [plain(f"{field}: {text}") for field, text in faults.items()]
-        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-        super().__init__(f"{where}: {'; '.join(said[:SHOWN])}{more}")
+        messages = [plain(f"{field}: {text}") for field, text in faults.items()]
+        more = f"; and {len(messages) - SHOWN} more" if len(messages) > SHOWN else ""
+        super().__init__(f"{where}: {'; '.join(messages[:SHOWN])}{more}")
         self.faults = faults
 
 
@@ -66,12 +66,12 @@ class CheckpointError(ArchportError):
 class MappingError(ArchportError):
     """Tensors and parameters that do not match; `faults` lists every one of them."""
 
-    def __init__(self, faults: Sequence[str], where: str) -> None:
+    def __init__(self, faults: Sequence[str], where: str, outcome: str = "nothing was loaded") -> None:
         self.faults = tuple(faults)
         count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
         more = f"\n  and {len(self.faults) - SHOWN} more: see faults" if len(self.faults) > SHOWN else ""
         listed = "; ".join(plain(fault) for fault in self.faults[:SHOWN])
-        super().__init__(f"{where}: {count} between checkpoint and model, nothing was loaded\n  {listed}{more}")
+        super().__init__(f"{where}: {count} between checkpoint and model, {outcome}\n  {listed}{more}")
 
 
 class ExportError(ArchportError):
@@ -79,7 +79,7 @@ class ExportError(ArchportError):
 
 
 class GenerationError(ArchportError):
-    """A prompt that cannot be gone on with, or a model that makes no numbers of it."""
+    """A prompt that cannot be continued, or a model that makes no numbers of it."""
 
 
 class NotFiniteWarning(UserWarning):

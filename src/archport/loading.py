@@ -1,4 +1,4 @@
-"""What a load does: planned from config and headers, then carried out, copying what must be copied on all cores."""
+"""What a load does: planned from config and headers, then executed, copying what must be copied on all cores."""
 
 import gc
 import warnings
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import DecoderConfig, dtype_name
-from .errors import ConfigError, NotFiniteWarning, UnsupportedError
+from .errors import ConfigError, MappingError, NotFiniteWarning, UnsupportedError
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
 from .files.memory import trim
@@ -21,7 +21,7 @@ from .files.values import is_finite, same_bytes
 from .layers import Decoder
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import read_config
-from .translate.tensors import Copy, Plan, TensorStep, import_tensor
+from .translate.tensors import Copy, Plan, StepKind, TensorStep, import_tensor
 from .translate.tensors import plan as plan_tensors
 from .view import markup
 
@@ -29,18 +29,63 @@ DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, t
 
 
 @dataclass(frozen=True)
-class LoadPlan(Plan):
-    """What loading a source does, known before any weight is read."""
+class LoadPlan:
+    """What loading a source does, known before any weight is read.
 
+    `tensors` says what happens to each tensor, and what it holds can be asked of this plan too. `settled` says that a
+    tied head has been compared with its embedding.
+    """
+
+    tensors: Plan
     architecture: Architecture
     config: DecoderConfig
     checkpoint: Checkpoint
     unknown_fields: tuple[str, ...]
+    settled: bool = False
+
+    @property
+    def steps(self) -> tuple[TensorStep, ...]:
+        """One step a tensor."""
+        return self.tensors.steps
+
+    @property
+    def mapped(self) -> list[TensorStep]:
+        """The steps that make a parameter."""
+        return self.tensors.mapped
+
+    def of_kind(self, kind: StepKind | str) -> list[TensorStep]:
+        """The steps of one kind."""
+        return self.tensors.of_kind(kind)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters become."""
+        return self.tensors.dtype
 
     @property
     def parameters(self) -> int:
         """Number of parameters, a tied head counted once."""
-        return sum(torch.Size(step.shape).numel() for step in self.mapped)
+        return self.tensors.parameters
+
+    @property
+    def bytes_in_place(self) -> int:
+        """Bytes used where they lie in the file, never copied."""
+        return self.tensors.bytes_in_place
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes of parameters that get memory of their own."""
+        return self.tensors.bytes_copied
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that weights take at once, on one core."""
+        return self.tensors.peak_bytes
+
+    @property
+    def key_table(self) -> list[dict[str, str]]:
+        """A row a tensor: ours, its shape, theirs, how one becomes the other."""
+        return self.tensors.key_table
 
     def _repr_html_(self) -> str:
         """The key table, for notebooks."""
@@ -50,7 +95,7 @@ class LoadPlan(Plan):
 
 
 def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: bool | None = None) -> LoadPlan:
-    """Read the config, build on meta, match the headers. `tied` overrides what the config says of the head."""
+    """Read the config, build on meta, match the headers. `tied` goes before what the config says of the head."""
     origin = checkpoint.origin
     if "model_type" not in origin.hf:
         raise ConfigError({"model_type": "missing"}, f"{origin.name}/config.json")
@@ -65,20 +110,23 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     model = skeleton(arch, config)
     target = _dtype(dtype, checkpoint)
     tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
-    return LoadPlan(tensors.steps, tensors.axes, target, arch, config, checkpoint, unknown)
+    return LoadPlan(tensors, arch, config, checkpoint, unknown)
 
 
 def settle_tie(plan: LoadPlan) -> LoadPlan:
-    """The plan, for an untied model where the file holds a head of its own beside the embedding it should equal."""
+    """The plan, for an untied model where the file holds a head of its own beside the embedding it should equal.
+
+    Reads both and compares them, once: a settled plan is returned as it is.
+    """
     read = plan.checkpoint.read
-    for step in plan.of_kind("tied"):
+    for step in [] if plan.settled else plan.of_kind(StepKind.TIED):
         embedding = next(s.keys[0] for s in plan.mapped if s.name == plan.architecture.table.tied[step.name or ""])
         if not same_bytes(read(step.keys[0]), read(embedding)):
-            return plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
-    return plan
+            return replace(plan_checkpoint(plan.checkpoint, plan.dtype, tied=False), settled=True)
+    return replace(plan, settled=True)
 
 
-def carry_out(
+def execute(
     plan: LoadPlan,
     device: str | torch.device = "cpu",
     *,
@@ -110,30 +158,35 @@ def _filled(
     progress: Callable[[Sequence[Copy]], Iterable[Copy]],
 ) -> Decoder:
     """The model with its weights."""
+    where = plan.checkpoint.origin.name
     model = skeleton(plan.architecture, plan.config)
     with _without_garbage_collection():
-        made, odd = _weights(plan, progress)
+        tensors, not_finite = _weights(plan, progress)
     if check_finite:
-        odd |= {name: None for name, tensor in made.items() if not is_finite(tensor)}
-    if odd:
-        warnings.warn(
-            NotFiniteWarning([name for name in made if name in odd], plan.checkpoint.origin.name), stacklevel=3
-        )
+        not_finite |= {name: None for name, tensor in tensors.items() if not is_finite(tensor)}
+    if not_finite:
+        warnings.warn(NotFiniteWarning([name for name in tensors if name in not_finite], where), stacklevel=3)
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
-    for name, tensor in made.items():
+    for name, tensor in tensors.items():
         # Two keys of a pickle may share memory; two parameters must not.
         weights[name] = tensor.to(device, copy=tensor.data_ptr() in addresses)
         addresses.add(tensor.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
+    values = [*model.named_parameters(), *model.named_buffers()]
+    empty = [name for name, tensor in values if tensor.is_meta]
+    if empty and device.type != "meta":
+        raise MappingError([f"{name}: on meta, neither the file nor build gives it values" for name in empty], where)
+    if any(buffer.device != device for buffer in model.buffers()):
+        model.to(device)
     model.origin = plan.checkpoint.origin
     return model
 
 
 def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:
     """The one parameter that a step of a plan describes, in memory of its own."""
-    tensor, copies = import_tensor(step, plan.axes, partial(plan.checkpoint.read, own=True))
+    tensor, copies = import_tensor(step, plan.tensors.axes, partial(plan.checkpoint.read, own=True))
     for copy in copies:
         copy.target.copy_(copy.source)
     return tensor
@@ -143,16 +196,16 @@ def _weights(
     plan: LoadPlan, progress: Callable[[Sequence[Copy]], Iterable[Copy]]
 ) -> tuple[dict[str, Tensor], dict[str, None]]:
     """Every parameter by its name, and the names of those that were copied and are not finite."""
-    made: dict[str, Tensor] = {}
-    odd: dict[str, None] = {}
+    tensors: dict[str, Tensor] = {}
+    not_finite: dict[str, None] = {}
     # What is mapped can all be opened at once; of what is not, one tensor is read at a time.
     for steps in [plan.mapped] if plan.checkpoint.mapped else [[step] for step in plan.mapped]:
         copies: list[Copy] = []
         for step in steps:
-            made[step.name or ""], pieces = import_tensor(step, plan.axes, plan.checkpoint.read)
+            tensors[step.name or ""], pieces = import_tensor(step, plan.tensors.axes, plan.checkpoint.read)
             copies += pieces
-        odd |= _copy_all(plan.checkpoint, copies, progress if plan.checkpoint.mapped else iter)
-    return made, odd
+        not_finite |= _copy_all(plan.checkpoint, copies, progress if plan.checkpoint.mapped else iter)
+    return tensors, not_finite
 
 
 def _copy_all(
@@ -189,17 +242,17 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _dtype(asked: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
-    """What the weights become: what is asked for, else what the config says, else what most bytes of the file are."""
+def _dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
+    """What the weights become: what is given, else what the config says, else what most bytes of the file are."""
     hf = checkpoint.origin.hf
-    said: torch.dtype | str | None = (hf.get("dtype") or hf.get("torch_dtype")) if asked == "auto" else asked
-    if said is None:
+    name: torch.dtype | str | None = (hf.get("dtype") or hf.get("torch_dtype")) if dtype == "auto" else dtype
+    if name is None:
         amounts: Counter[torch.dtype] = Counter()
         for header in checkpoint.headers.values():
             if header.dtype.is_floating_point:
                 amounts[header.dtype] += header.bytes
         return amounts.most_common(1)[0][0] if amounts else torch.float32
-    return to_dtype(said)
+    return to_dtype(name)
 
 
 def to_dtype(name: torch.dtype | str) -> torch.dtype:
@@ -210,10 +263,10 @@ def to_dtype(name: torch.dtype | str) -> torch.dtype:
     return dtype
 
 
-def to_device(asked: str | torch.device) -> torch.device:
+def to_device(name: str | torch.device) -> torch.device:
     """A device that can be used here. Raises: ConfigError."""
     try:
-        return torch.empty(0, device=asked).device
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError({"device": f"found {str(asked)!r}, which cannot be used here: {reason}"}) from None
+        raise ConfigError({"device": f"found {str(name)!r}, which cannot be used here: {reason}"}) from None

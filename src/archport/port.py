@@ -1,16 +1,16 @@
 """From a name to a ready model and back to files: build, plan, load, export."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .config import DecoderConfig, Origin, dtype_name
+from .config import DecoderConfig, Origin, dtype_name, required
 from .errors import CheckpointError, ConfigError, ExportError, SourceError
 from .fast.linears import is_swapped
 from .files.checkpoint import Checkpoint, check_hashes, open_folder
@@ -19,8 +19,8 @@ from .files.hub.repository import HubOptions, open_companions, open_headers, ope
 from .files.values import same_bytes
 from .files.write import write_checkpoint
 from .layers import Decoder, initialise
-from .loading import LoadPlan, carry_out, plan_checkpoint, to_device, to_dtype
-from .registry import Architecture, architecture, skeleton
+from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
+from .registry import Architecture, architecture, fresh, skeleton
 from .translate.fields import read_config, write_config
 from .translate.tensors import export_tensors, nearest
 
@@ -40,7 +40,10 @@ def build(
     arch = architecture(name)
     config, origin = _config(arch, cfg)
     device = to_device(device)
-    model = skeleton(arch, config, device).to(dtype=to_dtype(dtype or torch.float32))
+    model = skeleton(arch, config).to(device) if device.type == "meta" else fresh(arch, config, device)
+    target = to_dtype(dtype or torch.float32)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(target)
     if device.type != "meta":
         initialise(model, std=config.init_std, residual_std=config.residual_init_std)
     model.origin = origin
@@ -72,7 +75,7 @@ def load(
     planned = plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, copy=copy, **hub)
     if check_hash:
         check_hashes(planned.checkpoint)
-    return carry_out(planned, device, check_finite=check_finite, linears=linears)
+    return execute(planned, device, check_finite=check_finite, linears=linears)
 
 
 def plan(
@@ -106,7 +109,7 @@ def from_state_dict(
     memory = _InMemory(state_dict)
     origin = Origin("state_dict", _as_dict(hf_config))
     checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory))
-    return carry_out(plan_checkpoint(checkpoint, dtype))
+    return execute(plan_checkpoint(checkpoint, dtype))
 
 
 def export(
@@ -135,25 +138,25 @@ def export(
     return write_checkpoint(Path(folder), hf, tensors, model.origin.folder if model.origin else None, max_shard_size)
 
 
-def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, Tensor]]:
+def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
     """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
-    found = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     expected = dict(skeleton(arch, model.config).named_parameters(remove_duplicate=False))
-    faults = [f"{name} is missing" for name in expected if name not in found]
-    faults += [f"{name} is not part of {arch.name}" for name in found if name not in expected]
+    faults = [f"{name} is missing" for name in expected if name not in parameters]
+    faults += [f"{name} is not part of {arch.name}" for name in parameters if name not in expected]
     faults += [
-        f"{name} is {tuple(found[name].shape)}, its config says {tuple(parameter.shape)}"
+        f"{name} is {tuple(parameters[name].shape)}, its config says {tuple(parameter.shape)}"
         for name, parameter in expected.items()
-        if name in found and found[name].shape != parameter.shape
+        if name in parameters and parameters[name].shape != parameter.shape
     ]
-    faults += [f"{name} is on meta and has no values" for name, parameter in found.items() if parameter.is_meta]
+    faults += [f"{name} is on meta and has no values" for name, parameter in parameters.items() if parameter.is_meta]
     if faults:
         raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
-    head, embedding = found["head.weight"], found["embed.tokens.weight"]
-    if model.config.tied and (head is embedding or same_bytes(head, embedding)):
-        del found["head.weight"]
-        return model.config, found
-    return replace(model.config, tied=False), found
+    head, embedding = parameters["head.weight"], parameters["embed.tokens.weight"]
+    if model.config.tied and (head is embedding or same_bytes(head.detach(), embedding.detach())):
+        del parameters["head.weight"]
+        return model.config, parameters
+    return replace(model.config, tied=False), parameters
 
 
 def companions(
@@ -223,9 +226,8 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
             raise ConfigError({"model_type": f"found {given['model_type']!r}, expected {arch.name!r}"})
         return read_config(arch.table, arch.config_class, given, "config")[0], Origin("config", given)
     names = [item.name for item in fields(arch.config_class)]
-    required = [item.name for item in fields(arch.config_class) if item.default is MISSING]
     faults = {str(name): f"no such field{nearest(str(name), names)}" for name in given if name not in names}
-    faults |= {name: "missing" for name in required if name not in given}
+    faults |= {name: "missing" for name in required(arch.config_class) if name not in given}
     if faults:
         raise ConfigError(faults, f"config of {arch.name}")
     return arch.config_class(**given), None

@@ -9,12 +9,13 @@ from pkgutil import iter_modules
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from . import models
+from .building import known_drawn_later, parameters_on_meta
 from .config import DecoderConfig
-from .errors import ConfigError, UnsupportedError
+from .errors import ArchportError, ConfigError, UnsupportedError, in_a_line
 from .layers import Decoder
+from .translate.fields import require_writable
 from .translate.table import Table
 
 
@@ -159,18 +160,33 @@ def _imported(name: str) -> Architecture:
     return Architecture(name, *parts, **data)  # type: ignore[arg-type]  # which looks at them
 
 
-class without_drawing(TorchFunctionMode):
-    """Skips torch's own initialisation: these weights are about to be replaced, and on meta there are none."""
+def skeleton(arch: Architecture, config: DecoderConfig) -> Decoder:
+    """The model before its weights: its parameters are on `meta`, its buffers have their values.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if kwargs else args[0]
-        return func(*args, **(kwargs or {}))
+    Raises: ConfigError for a config that the architecture's files cannot say or that it does not build.
+    """
+    with parameters_on_meta():
+        return _built(arch, config)
 
 
-def skeleton(arch: Architecture, config: DecoderConfig, device: str | torch.device = "meta") -> Decoder:
-    """The model before its weights: on `meta` with no memory, elsewhere with whatever its memory holds."""
-    with torch.device(device), without_drawing():
+def fresh(arch: Architecture, config: DecoderConfig, device: str | torch.device) -> Decoder:
+    """The model with the weights that its modules draw, but for those that `layers.initialise` is to draw.
+
+    Raises: as `skeleton` does.
+    """
+    with torch.device(device), known_drawn_later():
+        return _built(arch, config)
+
+
+def _built(arch: Architecture, config: DecoderConfig) -> Decoder:
+    require_writable(arch.table, config, f"config of {arch.name}")
+    try:
         model = arch.build(config)
+    except ArchportError:
+        raise
+    except Exception as error:  # it may be somebody else's code
+        raise UnsupportedError({"build": f"{type(error).__name__}: {in_a_line(error)}"}, arch.name) from error
+    if not isinstance(model, Decoder):
+        raise UnsupportedError({"build": f"made a {type(model).__name__}, expected a Decoder"}, arch.name)
     model.config, model.architecture = config, arch.name
     return model

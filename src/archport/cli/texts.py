@@ -175,7 +175,7 @@ def _ready(
 
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
     packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None
-    return loading.carry_out(plan, device, linears=quantize.value if quantize else packed)
+    return loading.execute(plan, device, linears=quantize.value if quantize else packed)
 
 
 def _read_text(name: str) -> str:

@@ -196,11 +196,11 @@ def page(
 def _verified(seen: "Subject") -> "Sequence[Report]":
     """The verdict on a checkpoint, or those on every variant of an architecture."""
     from .. import parity
-    from ..loading import carry_out
+    from ..loading import execute
 
     if seen.plan is None:
         return parity.verify_architecture(seen.architecture.name)
-    return [parity.verify(carry_out(seen.plan), dtype="float32")]
+    return [parity.verify(execute(seen.plan), dtype="float32")]
 
 
 def _print_likes(seen: "Sequence[Subject]") -> None:

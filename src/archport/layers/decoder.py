@@ -145,7 +145,7 @@ def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             writes_to_stream = name.endswith((".attn.out", ".mlp.down"))
             module.weight.normal_(0.0, residual_std if writes_to_stream else std)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             module.weight.fill_(1.0)
         if isinstance(module, nn.Linear | nn.LayerNorm) and isinstance(getattr(module, "bias", None), Tensor):
             module.bias.zero_()

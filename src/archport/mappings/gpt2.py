@@ -1,7 +1,7 @@
 """GPT-2: Conv1D weights lie (in, out), and their fused columns are all queries, then all keys, then all values."""
 
 from ..layers import QKV
-from ..translate.table import Table, rearranged, spelt
+from ..translate.table import Table, config_field, rearranged
 from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, TRANSFORMER_MODULES
 
 TRANSPOSED = "... width -> width ..."
@@ -11,12 +11,12 @@ TABLE = Table(
     prefix="transformer.",
     config={
         "vocab_size": "vocab_size",
-        "context": spelt("n_positions", "max_position_embeddings"),
-        "width": spelt("n_embd", "hidden_size"),
-        "layers": spelt("n_layer", "num_hidden_layers"),
-        "heads": spelt("n_head", "num_attention_heads"),
+        "context": config_field("n_positions", "max_position_embeddings"),
+        "width": config_field("n_embd", "hidden_size"),
+        "layers": config_field("n_layer", "num_hidden_layers"),
+        "heads": config_field("n_head", "num_attention_heads"),
         "mlp_width": "n_inner",
-        "activation": spelt("activation_function", values=ACTIVATIONS),
+        "activation": config_field("activation_function", values=ACTIVATIONS),
         "norm_eps": "layer_norm_epsilon",
         "tied": "tie_word_embeddings",
         "embed_dropout": "embd_pdrop",

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: the fused rows already go head by head, so every weight is used as it lies in the file."""
 
-from ..translate.table import Table, spelt
+from ..translate.table import Table, config_field
 from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE
 
 ROTARY_TYPES = {"default": "default", "linear": "linear"}
@@ -15,21 +15,21 @@ TABLE = Table(
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
         "mlp_width": "intermediate_size",
-        "rotary_fraction": spelt(
+        "rotary_fraction": config_field(
             "rotary_pct", "rope_scaling.partial_rotary_factor", "rope_parameters.partial_rotary_factor"
         ),
-        "rotary_base": spelt("rotary_emb_base", "rope_scaling.rope_theta", "rope_parameters.rope_theta"),
-        "rotary_scaling": spelt(
+        "rotary_base": config_field("rotary_emb_base", "rope_scaling.rope_theta", "rope_parameters.rope_theta"),
+        "rotary_scaling": config_field(
             "rope_scaling.type",
             "rope_scaling.rope_type",
             "rope_parameters.type",
             "rope_parameters.rope_type",
             values=ROTARY_TYPES,
         ),
-        "rotary_factor": spelt("rope_scaling.factor", "rope_parameters.factor"),
+        "rotary_factor": config_field("rope_scaling.factor", "rope_parameters.factor"),
         "parallel": "use_parallel_residual",
         "attention_bias": "attention_bias",
-        "activation": spelt("hidden_act", values=ACTIVATIONS),
+        "activation": config_field("hidden_act", values=ACTIVATIONS),
         "norm_eps": "layer_norm_eps",
         "tied": "tie_word_embeddings",
         "embed_dropout": "hidden_dropout",
@@ -38,8 +38,8 @@ TABLE = Table(
         "init_std": "initializer_range",
     },
     # Read by transformers in some places only, or by some versions: they may repeat what is said, not decide it.
-    echoes={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
-    overrides={"rope_scaling": "rope_parameters"},
+    must_agree={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
+    supersedes={"rope_scaling": "rope_parameters"},
     requires=COMMON_REQUIRES,
     harmless=COMMON_HARMLESS
     | {

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..building import parameters_on_meta
 from ..config import dtype_name
 from ..loading import LoadPlan, own_weight, settle_tie
 from ..observing import hooked
 from ..port import plan
-from ..registry import skeleton, without_drawing
+from ..registry import skeleton
 from . import references
 from .budget import Check, hold
 from .counterparts import canonical, counterparts, first_tensor
@@ -68,7 +69,7 @@ class _ByBlock:
     def __init__(self, planned: LoadPlan) -> None:
         self.plan, self.dtype = planned, planned.dtype
         self.port = skeleton(planned.architecture, planned.config).eval()
-        with _parameters_on_meta(), without_drawing():
+        with parameters_on_meta():
             self.reference = references.of_config(dict(planned.checkpoint.origin.hf), planned.dtype)
         vocab, length = planned.config.vocab_size, min(TOKENS, planned.config.context)
         self.ids = torch.randint(vocab, (1, length), generator=torch.Generator().manual_seed(1))
@@ -193,18 +194,3 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 def _drop(module: nn.Module) -> None:
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         _put(module, name, parameter.to("meta"))
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Build modules whose parameters have no memory, while their buffers, rotary tables among them, are real."""
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        register(module, name, None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False))
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]

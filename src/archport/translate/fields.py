@@ -1,10 +1,11 @@
 """Config fields: a parsed config.json to our Config and back, by the key table."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
-from ..config import DecoderConfig
+from ..checking import frozen, shown, thawed
+from ..config import DecoderConfig, required
 from ..errors import ConfigError, UnsupportedError
 from .table import Table
 
@@ -22,44 +23,61 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     """
     flat = _flatten(table, hf, where)
     _stop(dict(_refused(table, flat)), where, UnsupportedError)
-    values, said_by = _values(table, flat, where)
-    required = [item.name for item in fields(config_class) if item.default is MISSING and item.name not in values]
-    _stop({table.field(name).spellings[0]: f"missing, it gives {name}" for name in required}, where)
+    values, sources = _values(table, flat, where)
+    _stop(_unlike(table, config_class), where)
+    _stop(
+        {
+            table.field(name).spellings[0]: f"missing, it gives {name}"
+            for name in required(config_class)
+            if name not in values
+        },
+        where,
+    )
     try:
         cfg = config_class(**values)
     except ConfigError as error:
-        raise ConfigError({said_by.get(name, name): text for name, text in error.faults.items()}, where) from None
-    _stop(dict(_contradictions(table, cfg, flat, said_by)), where)
+        raise ConfigError({sources.get(name, name): text for name, text in error.faults.items()}, where) from None
+    _stop(dict(_contradictions(table, cfg, flat, sources)), where)
     return cfg, tuple(sorted(flat.keys() - table.known_fields))
+
+
+def _unlike(table: Table, config_class: type[DecoderConfig]) -> dict[str, str]:
+    """Rows of a key table that its Config has no field for, and fields that need a row and have none."""
+    names = {item.name for item in fields(config_class) if item.init}
+    faults = {
+        name: "has a row in the key table, but is no field of Config" for name in table.config if name not in names
+    }
+    missing = [name for name in required(config_class) if name not in table.config]
+    return faults | dict.fromkeys(missing, "has no default, and no row in the key table")
 
 
 def _values(table: Table, flat: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The value of each of our fields that the config gives, and the spelling that gave it; all spellings agree."""
     values: dict[str, Any] = {}
-    said_by: dict[str, str] = {}
+    sources: dict[str, str] = {}
     faults: dict[str, str] = {}
     for name in table.config:
-        spellings, meaning = table.field(name)
-        given = [spelling for spelling in spellings if spelling in flat]
+        cell = table.field(name)
+        given = [spelling for spelling in cell.spellings if spelling in flat]
         # A null asks for the architecture's rule, unless another spelling gives the value.
         for spelling in [s for s in given if flat[s] is not None] or given[:1]:
-            value = meaning[flat[spelling]] if meaning else flat[spelling]
-            if name in values and values[name] != value:
-                faults[spelling] = f"found {flat[spelling]!r}, but {said_by[name]} is {flat[said_by[name]]!r}"
+            value = cell.ours(flat[spelling])
+            if name in values and frozen(values[name]) != frozen(value):
+                faults[spelling] = f"found {flat[spelling]!r}, but {sources[name]} is {flat[sources[name]]!r}"
             values.setdefault(name, value)
-            said_by.setdefault(name, spelling)
+            sources.setdefault(name, spelling)
     _stop(faults, where)
-    return values, said_by
+    return values, sources
 
 
 def _contradictions(
-    table: Table, cfg: DecoderConfig, flat: Mapping[str, Any], said_by: Mapping[str, str]
+    table: Table, cfg: DecoderConfig, flat: Mapping[str, Any], sources: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    for echo, name in table.echoes.items():
-        ours = getattr(cfg, name)
-        if flat.get(echo) not in (None, ours):
+    for spelling, name in table.must_agree.items():
+        value, ours = flat.get(spelling), getattr(cfg, name)
+        if value is not None and frozen(value) != ours:
             default = f"the default of {table.field(name).spellings[0]}" if name in table.config else f"our {name}"
-            yield echo, f"found {flat[echo]!r}, but {said_by.get(name) or default} is {ours!r}"
+            yield spelling, f"found {value!r}, but {sources.get(name) or default} is {ours!r}"
 
 
 def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -67,14 +85,15 @@ def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     if classes and not (isinstance(classes, list) and set(map(str, classes)) <= set(table.classes)):
         yield "architectures", f"found {classes!r}, archport builds {' or '.join(table.classes)}"
     for name, allowed in table.requires.items():
-        if flat.get(name) is not None and flat[name] not in allowed:
+        if flat.get(name) is not None and frozen(flat[name]) not in map(frozen, allowed):
             expected = f"archport builds {' or '.join(map(repr, allowed))}" if allowed else "expected none"
             yield name, f"found {flat[name]!r}, {expected}"
-    for name in table.config:
-        spellings, meaning = table.field(name)
-        for spelling in spellings:
-            if meaning and spelling in flat and not (isinstance(flat[spelling], str) and flat[spelling] in meaning):
-                yield spelling, f"found {flat[spelling]!r}, archport builds {', '.join(meaning)}"
+    for cell in map(table.field, table.config):
+        for spelling in [spelling for spelling in cell.spellings if spelling in flat]:
+            try:
+                cell.ours(flat[spelling])
+            except KeyError:
+                yield spelling, f"found {flat[spelling]!r}, archport builds {', '.join(map(str, cell.values))}"
     for name in sorted(flat.keys() - table.known_fields):
         if "." in name and name.partition(".")[0] in _opened(table):
             yield name, f"found {flat[name]!r}, a setting archport does not know"
@@ -85,27 +104,70 @@ def _stop(faults: dict[str, str], where: str, kind: type[ConfigError] = ConfigEr
         raise kind(faults, where)
 
 
+def require_writable(table: Table, cfg: DecoderConfig, where: str) -> None:
+    """Refuse a config that the table's files cannot say. Raises: ConfigError.
+
+    A field with a row has a value that the row knows; one without has the value that it has when it is not given.
+    """
+    _stop(_unlike(table, type(cfg)), where)
+    faults = {}
+    for name in table.config:
+        cell = table.field(name)
+        try:
+            cell.theirs(getattr(cfg, name))
+        except KeyError:
+            known = dict.fromkeys(map(str, cell.values.values()))
+            faults[name] = f"found {shown(getattr(cfg, name))}, expected one of {', '.join(known)}"
+    _stop(faults, where)
+    try:
+        default, why = (
+            type(cfg)(**{name: getattr(cfg, name) for name in table.config}),
+            "the key table has no row for it",
+        )
+    except ConfigError as error:
+        default, why = None, f"the key table has no row for it, and without it {error}"
+    for item in fields(cfg):
+        value, expected = getattr(cfg, item.name), getattr(default or item, item.name if default else "default")
+        if item.init and item.name not in table.config and not cfg.follows(item.name) and value != expected:
+            faults[item.name] = f"found {shown(value)}, expected {shown(expected)}: {why}"
+    _stop(faults, where)
+
+
 def write_config(
     table: Table, cfg: DecoderConfig, architecture: str, origin: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """A complete config.json for a model: the origin's own wherever it still says the same, ours where it does not."""
     hf: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in (origin or NO_ORIGIN).items()}
     hf |= {"model_type": architecture, "architectures": [table.classes[0]]}
-    said = read_config(table, type(cfg), hf, "config")[0] if origin else None
+    require_writable(table, cfg, f"config of {architecture}")
     flat = _flatten(table, hf, "config")
     defaults = {item.name: item.default for item in fields(cfg)}
+    for name in _changed(table, cfg, flat, hf if origin else None):
+        cell, value = table.field(name), getattr(cfg, name)
+        optional = "." in cell.spellings[0] and value == defaults[name]
+        for spelling in [s for s in cell.spellings if s in flat] or ([] if optional else cell.spellings[:1]):
+            _put(hf, spelling, thawed(cell.theirs(value)))
+    for spelling, name in table.must_agree.items():
+        if flat.get(spelling) is not None and frozen(flat[spelling]) != getattr(cfg, name):
+            _put(hf, spelling, thawed(getattr(cfg, name)))
+    return hf
+
+
+def _changed(
+    table: Table, cfg: DecoderConfig, flat: Mapping[str, Any], origin: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """The fields to write: all, or those that an origin says otherwise, or leaves to a rule that is ours alone."""
+    before = read_config(table, type(cfg), origin, "config")[0] if origin else None
     for name in table.config:
         value = getattr(cfg, name)
-        spellings, meaning = table.field(name)
-        null = any(flat.get(spelling, value) is None for spelling in spellings) and name not in table.nullable
-        if said is not None and getattr(said, name) == value and not null:
-            continue
-        theirs = next((spelling for spelling, ours in meaning.items() if ours == value), value)
-        optional = "." in spellings[0] and value == defaults[name]
-        for spelling in [s for s in spellings if s in flat] or ([] if optional else spellings[:1]):
-            outer, _, inner = spelling.partition(".")
-            hf[outer] = {**(hf.get(outer) or {}), inner: theirs} if inner else theirs
-    return hf
+        null = any(flat.get(spelling, value) is None for spelling in table.field(name).spellings)
+        if before is None or getattr(before, name) != value or (null and name not in table.nullable):
+            yield name
+
+
+def _put(hf: dict[str, Any], spelling: str, value: Any) -> None:
+    outer, _, inner = spelling.partition(".")
+    hf[outer] = {**(hf.get(outer) or {}), inner: value} if inner else value
 
 
 def _opened(table: Table) -> set[str]:
@@ -114,8 +176,8 @@ def _opened(table: Table) -> set[str]:
 
 
 def _flatten(table: Table, hf: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a config; those inside an object that the table looks into are spelt `outer.inner`."""
-    ignored = {hidden for name, hidden in table.overrides.items() if hf.get(name)}
+    """The fields of a config; those inside an object that the table looks into are named `outer.inner`."""
+    ignored = {hidden for name, hidden in table.supersedes.items() if hf.get(name)}
     flat: dict[str, Any] = {}
     for name, value in hf.items():
         if name not in _opened(table):

@@ -5,11 +5,12 @@ backwards, the same row exports.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..checking import frozen
 from ..errors import MappingError
 
 
@@ -17,7 +18,26 @@ class Field(NamedTuple):
     """A config cell: where HF keeps a field, and what its values there mean here."""
 
     spellings: tuple[str, ...]
-    values: Mapping[str, str]
+    values: Mapping[Any, Any]
+
+    def ours(self, value: object) -> Any:
+        """What a value of theirs means here. Raises: KeyError."""
+        return _looked_up(self.values.items(), value) if self.values else value
+
+    def theirs(self, value: object) -> Any:
+        """The first value of theirs that means one of ours. Raises: KeyError."""
+        return _looked_up(((ours, theirs) for theirs, ours in self.values.items()), value) if self.values else value
+
+
+def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
+    """The partner of a value, which may be a list; True is not 1, None stays None. Raises: KeyError."""
+    value = frozen(value)
+    for key, partner in pairs:
+        if type(frozen(key)) is type(value) and frozen(key) == value:
+            return partner
+    if value is not None:
+        raise KeyError(value)
+    return None
 
 
 class Row(NamedTuple):
@@ -27,7 +47,7 @@ class Row(NamedTuple):
     pattern: str | None
 
 
-def spelt(*spellings: str, values: Mapping[str, str] | None = None) -> Field:
+def config_field(*spellings: str, values: Mapping[Any, Any] | None = None) -> Field:
     """A config field under any of its spellings, the first written from scratch; `a.b` is field b of the object a."""
     return Field(spellings, values or {})
 
@@ -39,14 +59,14 @@ def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """How one architecture's checkpoints are spelt.
+    """The names that one architecture's checkpoints give to fields and tensors.
 
     In names and keys `{n}` is a layer and `*` stands for weight or bias. Keys are written as they are exported; a
     file may lack their `prefix`, or use one of the `aliases`. `classes` are the HF classes whose files these are, the
-    exported one first. `requires` lists the values a field may have, `echoes` the fields that repeat one of ours,
-    `overrides` an object that, where given, makes transformers ignore another; `nullable` ours that HF too may null;
-    `tied` the parameters that share another's weight where the config says so, `ignored` the reason for each key
-    that is not used. `modules` pairs what has no weights with the reference's module that does the same.
+    exported one first. `requires` lists the values a field may have, `must_agree` the fields that repeat one of
+    ours, `supersedes` an object that, where given, makes transformers ignore another; `nullable` ours that HF too may
+    null; `tied` the parameters that share another's weight where the config says so, `ignored` the reason for each
+    key that is not used. `modules` pairs what has no weights with the reference's module that does the same.
     """
 
     classes: tuple[str, ...]
@@ -55,8 +75,8 @@ class Table:
     requires: Mapping[str, tuple[object, ...]]
     harmless: frozenset[str]
     weights: Mapping[str, str | Row]
-    echoes: Mapping[str, str] = field(default_factory=dict)
-    overrides: Mapping[str, str] = field(default_factory=dict)
+    must_agree: Mapping[str, str] = field(default_factory=dict)
+    supersedes: Mapping[str, str] = field(default_factory=dict)
     nullable: frozenset[str] = frozenset({"mlp_width"})
     aliases: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
@@ -72,23 +92,40 @@ class Table:
     def known_fields(self) -> frozenset[str]:
         """Every config field this table classifies."""
         used = (spelling for name in self.config for spelling in self.field(name).spellings)
-        return frozenset((*used, *self.requires, *self.harmless, *self.echoes, "architectures", "model_type"))
+        return frozenset((*used, *self.requires, *self.harmless, *self.must_agree, "architectures", "model_type"))
 
     def rows(self, name: str) -> list[Row]:
         """The rows that make one of our parameters, its layer and weight or bias filled in; one, in a right table."""
-        found = []
+        rows = []
         for template, cell in self.weights.items():
             if match := _regex(template).fullmatch(name):
                 row = Row((cell,), None) if isinstance(cell, str) else cell
-                found.append(Row(tuple(_filled(key, match.groupdict()) for key in row.keys), row.pattern))
-        return found
+                rows.append(Row(tuple(_filled(key, match.groupdict()) for key in row.keys), row.pattern))
+        return rows
+
+    def rows_of(self, names: Iterable[str]) -> tuple[dict[str, Row], list[str]]:
+        """The row of each parameter, and the faults: a parameter without its one row, a key in the rows of two."""
+        rows: dict[str, Row] = {}
+        owners: dict[str, str] = {}
+        faults = []
+        for name in names:
+            candidates = self.rows(name)
+            if len(candidates) != 1:
+                faults.append(f"{name}: {len(candidates) or 'no'} rows in the key table, expected one")
+                continue
+            rows[name] = candidates[0]
+            for key in candidates[0].keys:
+                if key in owners:
+                    faults.append(f"{key}: two rows of the key table name it, of {owners[key]} and of {name}")
+                owners.setdefault(key, name)
+        return rows, faults
 
     def row(self, name: str) -> Row:
         """The only row that makes one of our parameters. Raises: MappingError."""
-        found = self.rows(name)
-        if len(found) != 1:
-            raise MappingError([f"{name}: {len(found) or 'no'} rows in the key table, expected one"], "key table")
-        return found[0]
+        rows, faults = self.rows_of([name])
+        if faults:
+            raise MappingError(faults, "key table")
+        return rows[name]
 
     def module(self, name: str) -> str | None:
         """The reference's module that does what one of ours without weights does; None where it has none."""
@@ -113,5 +150,5 @@ def _regex(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _filled(template: str, found: Mapping[str, str]) -> str:
-    return template.replace("{n}", found.get("n", "{n}")).replace("*", found.get("star", "*"))
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    return template.replace("{n}", parts.get("n", "{n}")).replace("*", parts.get("star", "*"))

@@ -1,9 +1,10 @@
 """What a key table does: tensors of a file to our parameters and back, planned from headers before a byte is read."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
@@ -15,25 +16,39 @@ from ..config import DecoderConfig, dtype_name
 from ..errors import MappingError
 from ..files.header import Header
 from .pattern import Layout, regroups
-from .table import Row, Table
+from .table import Table
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
 PIECE = 2 << 20  # bytes of a source that are copied at a time
+
+
+class StepKind(str, Enum):
+    """What happens to a tensor."""
+
+    IN_PLACE = "in place"
+    TRANSPOSED = "in place, transposed"
+    REARRANGED = "rearranged"
+    CAST = "cast"
+    REARRANGED_CAST = "rearranged, cast"
+    TIED = "tied"
+    IGNORED = "ignored"
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
 class TensorStep:
     """What happens to one tensor of ours, or to one of theirs that we do not use.
 
-    `kind` is one of: in place; in place, transposed; rearranged; cast; rearranged, cast; tied; ignored. `keys` are in
-    the file's own spelling; `shape` and `dtype` are those of the result; `found` is the dtype in the file.
+    `keys` are in the file's own spelling; `shape` and `dtype` are those of the result, `file_dtype` that in the file.
     """
 
-    kind: str
+    kind: StepKind
     name: str | None
     keys: tuple[str, ...]
     shape: tuple[int, ...]
-    found: torch.dtype
+    file_dtype: torch.dtype
     dtype: torch.dtype
     pattern: str | None = None
     why: str = ""
@@ -41,7 +56,7 @@ class TensorStep:
     @property
     def in_place(self) -> bool:
         """Whether the result is the file's own memory."""
-        return self.kind in ("in place", "in place, transposed")
+        return self.kind in (StepKind.IN_PLACE, StepKind.TRANSPOSED)
 
     @property
     def bytes(self) -> int:
@@ -51,10 +66,10 @@ class TensorStep:
     @property
     def how(self) -> str:
         """What happens, with the pattern it follows and the reason it is left out."""
-        cast = f" {dtype_name(self.found)} to {dtype_name(self.dtype)}" if self.found != self.dtype else ""
+        cast = f" {dtype_name(self.file_dtype)} to {dtype_name(self.dtype)}" if self.file_dtype != self.dtype else ""
         pattern = f": {self.pattern}" if self.pattern and len(self.shape) > 1 else ""
         why = f": {self.why}" if self.why else ""
-        return self.kind + cast + pattern + why
+        return f"{self.kind}{cast}{pattern}{why}"
 
 
 @dataclass(frozen=True)
@@ -68,11 +83,16 @@ class Plan:
     @property
     def mapped(self) -> list[TensorStep]:
         """The steps that make a parameter."""
-        return [step for step in self.steps if step.kind not in ("tied", "ignored")]
+        return [step for step in self.steps if step.kind not in (StepKind.TIED, StepKind.IGNORED)]
 
-    def of_kind(self, kind: str) -> list[TensorStep]:
+    def of_kind(self, kind: StepKind | str) -> list[TensorStep]:
         """The steps of one kind."""
         return [step for step in self.steps if step.kind == kind]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, a tied head counted once."""
+        return sum(torch.Size(step.shape).numel() for step in self.mapped)
 
     @property
     def bytes_in_place(self) -> int:
@@ -95,57 +115,66 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """The most memory that weights take at once, on one core: all parameters, and a piece of what is copied."""
-        sources = (Header(step.shape, step.found).bytes for step in self.mapped if not step.in_place)
+        sources = (Header(step.shape, step.file_dtype).bytes for step in self.mapped if not step.in_place)
         return self.bytes_in_place + self.bytes_copied + min(max(sources, default=0), PIECE)
 
 
 def plan(
-    table: Table, cfg: DecoderConfig, model: nn.Module, found: Mapping[str, Header], *, dtype: torch.dtype, where: str
+    table: Table, cfg: DecoderConfig, model: nn.Module, headers: Mapping[str, Header], *, dtype: torch.dtype, where: str
 ) -> Plan:
     """Match a checkpoint's headers with a model's parameters, which may be on `meta`.
 
     Raises: MappingError with every fault, unless each parameter is made exactly once and each key is explained.
     """
-    faults: list[str] = []
-    rows = _rows(table, [name for name, _ in model.named_parameters()], faults)
-    ties = {row.keys[0]: name for name in table.tied if name not in rows for row in table.rows(name)}
-    wanted = {key for row in rows.values() for key in row.keys}
-    spelling = _spellings(table, wanted | ties.keys(), found, faults)
-    unclaimed = [theirs for key, theirs in spelling.items() if key not in wanted]
-    absent = [key for key in wanted if key not in spelling]
-    hints = len(unclaimed) * len(absent) <= MAX_PAIRS
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    rows, faults = table.rows_of([*shapes, *(name for name in table.tied if name not in shapes and table.rows(name))])
+    wanted = {key for name in shapes if name in rows for key in rows[name].keys}
+    ties = {rows[name].keys[0]: name for name in table.tied if name not in shapes and name in rows}
+    spellings = _spellings(table, wanted | ties.keys(), headers, faults)
+    unclaimed = [theirs for key, theirs in spellings.items() if key not in wanted]
+    absent = [key for key in wanted if key not in spellings]
+    if len(unclaimed) * len(absent) > MAX_PAIRS:
+        unclaimed, absent = [], []
 
     steps: list[TensorStep] = []
-    for name, parameter in model.named_parameters():
+    for name, shape in shapes.items():
         if name not in rows:
             continue
         keys, pattern = rows[name]
-        shape = tuple(parameter.shape)
-        missing = [key for key in keys if key not in spelling]
-        faults += [
-            f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed if hints else ())}" for key in missing
-        ]
+        missing = [key for key in keys if key not in spellings]
+        faults += [f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed)}" for key in missing]
         if not missing:
-            theirs = tuple(spelling[key] for key in keys)
-            faults += _header_faults(name, shape, theirs, Layout(pattern, len(keys), cfg.axes), found)
-            kind = _kind(pattern, shape, casts=any(found[key].dtype != dtype for key in theirs))
-            steps.append(TensorStep(kind, name, theirs, shape, found[theirs[0]].dtype, dtype, pattern))
-    for key, theirs_key in spelling.items():
-        header, why = found[theirs_key], table.reason(key)
-        if key in wanted:
-            continue
-        if key in ties:
-            why = "if it equals the embedding, else the model is untied"
-            steps.append(TensorStep("tied", ties[key], (theirs_key,), *header, dtype, why=why))
-        elif why is not None:
-            steps.append(TensorStep("ignored", None, (theirs_key,), *header, header.dtype, why=why))
-        else:
-            faults.append(
-                f"{theirs_key}: found {header.shape}, but no parameter takes it{nearest(key, absent if hints else ())}"
-            )
+            theirs = {spellings[key]: headers[spellings[key]] for key in keys}
+            faults += _header_faults(name, shape, theirs, Layout(pattern, len(keys), cfg.axes))
+            kind = _kind(pattern, shape, casts=any(header.dtype != dtype for header in theirs.values()))
+            file_dtype = headers[spellings[keys[0]]].dtype
+            steps.append(TensorStep(kind, name, tuple(theirs), shape, file_dtype, dtype, pattern))
+    unused = {key: theirs for key, theirs in spellings.items() if key not in wanted}
+    steps += _unused(table, ties, unused, headers, dtype, absent, faults)
     if faults:
         raise MappingError(sorted(faults, key=_natural), where)
     return Plan(tuple(steps), cfg.axes, dtype)
+
+
+def _unused(
+    table: Table,
+    ties: Mapping[str, str],
+    unused: Mapping[str, str],
+    headers: Mapping[str, Header],
+    dtype: torch.dtype,
+    absent: Sequence[str],
+    faults: list[str],
+) -> Iterator[TensorStep]:
+    """The steps of tensors that make no parameter: tied, ignored for a reason, or else a fault."""
+    for key, theirs in unused.items():
+        header, why = headers[theirs], table.reason(key)
+        if key in ties:
+            why = "if it equals the embedding, else the model is untied"
+            yield TensorStep(StepKind.TIED, ties[key], (theirs,), *header, dtype, why=why)
+        elif why is not None:
+            yield TensorStep(StepKind.IGNORED, None, (theirs,), *header, header.dtype, why=why)
+        else:
+            faults.append(f"{theirs}: found {header.shape}, but no parameter takes it{nearest(key, absent)}")
 
 
 class Copy(NamedTuple):
@@ -190,10 +219,16 @@ class Outgoing(NamedTuple):
 def export_tensors(
     table: Table, cfg: DecoderConfig, parameters: Mapping[str, Tensor], *, dtype: torch.dtype | None = None
 ) -> dict[str, Outgoing]:
-    """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for."""
+    """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for.
+
+    Raises: MappingError for a parameter without its one row, and for a key that two rows name.
+    """
+    rows, faults = table.rows_of(parameters)
+    if faults:
+        raise MappingError(faults, "key table", "nothing was written")
     outgoing: dict[str, Outgoing] = {}
     for name, parameter in parameters.items():
-        keys, pattern = table.row(name)
+        keys, pattern = rows[name]
         layout = Layout(pattern, len(keys), cfg.axes)
         header = Header(layout.their_shape(tuple(parameter.shape)), dtype or parameter.dtype)
         for key, part in zip(keys, layout.parts(parameter.detach()), strict=True):
@@ -209,51 +244,38 @@ def _export_tensor(layout: Layout, header: Header, part: Tensor) -> Tensor:
     return theirs
 
 
-def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> str:
+def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> StepKind:
     if regroups(pattern):
-        return "rearranged, cast" if casts else "rearranged"
+        return StepKind.REARRANGED_CAST if casts else StepKind.REARRANGED
     if casts:
-        return "cast"
-    return "in place" if pattern is None or len(shape) == 1 else "in place, transposed"
+        return StepKind.CAST
+    return StepKind.IN_PLACE if pattern is None or len(shape) == 1 else StepKind.TRANSPOSED
 
 
-def _rows(table: Table, names: Iterable[str], faults: list[str]) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    for name in names:
-        try:
-            rows[name] = table.row(name)
-        except MappingError as error:
-            faults += error.faults
-    return rows
-
-
-def _spellings(table: Table, known: Iterable[str], found: Iterable[str], faults: list[str]) -> dict[str, str]:
+def _spellings(table: Table, known: Collection[str], keys: Iterable[str], faults: list[str]) -> dict[str, str]:
     """Each canonical key with the file's own spelling of it; a key nobody knows stands for itself."""
-    known = set(known)
-    spelling: dict[str, str] = {}
-    for key in found:
+    spellings: dict[str, str] = {}
+    for key in keys:
         meanings = [c for c in table.canonical(key) if c in known or table.reason(c) is not None]
         canonical = meanings[0] if meanings else key
-        if canonical in spelling:
-            faults.append(f"{key}: found beside {spelling[canonical]}, which means the same")
+        if canonical in spellings:
+            faults.append(f"{key}: found beside {spellings[canonical]}, which means the same")
         else:
-            spelling[canonical] = key
-    return spelling
+            spellings[canonical] = key
+    return spellings
 
 
-def _header_faults(
-    name: str, shape: tuple[int, ...], keys: tuple[str, ...], layout: Layout, found: Mapping[str, Header]
-) -> Iterator[str]:
+def _header_faults(name: str, shape: tuple[int, ...], headers: Mapping[str, Header], layout: Layout) -> Iterator[str]:
     try:
         expected = layout.their_shape(shape)
     except EinopsError:
         yield f"{name}: the key table's pattern {layout.theirs} -> {layout.ours} does not fit shape {shape}"
         return
-    for key in keys:
-        if found[key].shape != expected:
-            yield f"{key}: found {found[key].shape}, expected {expected} for {name} {shape}"
-        if not found[key].dtype.is_floating_point:
-            yield f"{key}: found {found[key].dtype}, expected a floating-point type for {name}"
+    for key, header in headers.items():
+        if header.shape != expected:
+            yield f"{key}: found {header.shape}, expected {expected} for {name} {shape}"
+        if not header.dtype.is_floating_point:
+            yield f"{key}: found {header.dtype}, expected a floating-point type for {name}"
 
 
 def nearest(key: str, candidates: Iterable[str]) -> str:

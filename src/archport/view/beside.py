@@ -10,13 +10,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .. import port
+from ..building import without_drawing
 from ..config import DecoderConfig
 from ..files.values import same_bytes
 from ..layers import Decoder
 from ..layers.rotary import Rotary
 from ..parity import references
 from ..parity.counterparts import canonical, counterparts
-from ..registry import without_drawing
 from ..translate.fields import write_config
 from ..translate.table import Table
 from .subject import Subject

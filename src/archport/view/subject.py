@@ -30,7 +30,7 @@ class Subject:
         made = skeleton(self.architecture, self.config)
         for step in self.plan.mapped if self.plan else ():
             parameter = made.get_parameter(step.name or "")
-            parameter.data = parameter.data.to(step.found)
+            parameter.data = parameter.data.to(step.file_dtype)
         return made
 
     @property
