@@ -89,10 +89,11 @@ class Comparison:
         single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
         attention = frozenset(name for name, part in self.clean.named_modules() if isinstance(part, Attention))
         reference = replace(trace(exact, single, self._pairs, ids), attention=attention)
-        # Where archport's own port is off by no more than rounding, the reference drops to float32.
-        off = [one for one in findings(self.clean, reference, ids) if one.side == "output" and one.differs]
-        rounded = [one.module for one in off if one.error <= reference.loosened([one.module]).bound(one.module)]
-        return reference.loosened(rounded)
+        # Where archport's own port is off by no more than rounding, the reference drops to float32: in a module whose
+        # output is off or, where it is an input, in the one around it.
+        off = [finding for finding in findings(self.clean, reference, ids) if finding.differs]
+        at = [(one.module if one.side == "output" else one.module.rpartition(".")[0], one.error) for one in off]
+        return reference.loosened(name for name, error in at if error <= reference.loosened([name]).bound(name))
 
     @cached_property
     def _pairs(self) -> dict[str, str]:
