@@ -1,4 +1,8 @@
-"""The reference models that everything is compared with: transformers, loud weights, sizes no accident can match."""
+"""The reference models that everything is compared with: transformers, loud weights, sizes no accident can match.
+
+They are written in transformers' own fields, so that they do not rest on our tables. An architecture that has no row
+here yet is tested at the SIZES and VARIANTS of its module, as its table writes them.
+"""
 
 import copy
 from pathlib import Path
@@ -6,6 +10,10 @@ from typing import Any
 
 import torch
 import transformers
+
+import archport
+from archport.registry import architecture
+from archport.translate.fields import write_config
 
 # One row an architecture: several rotary pairs, a rotary width below the head width, an MLP that is not four times
 # the width, heads unequal to head width and to three, odd eps and base. `full` is the longest sequence the model takes.
@@ -41,11 +49,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 3e-5,
     },
 }
-CLASSES = {
-    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
-    "gptj": (transformers.GPTJConfig, transformers.GPTJForCausalLM),
-    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
-}
 HF_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")
 
 # Every variant the key tables accept: the architecture, and what differs from its row of SIZES.
@@ -66,6 +69,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"gpt2 {name}": ("gpt2", {"activation_function": name}) for name in HF_ACTIVATIONS},
     **{f"gptj {name}": ("gptj", {"activation_function": name}) for name in HF_ACTIVATIONS},
     **{f"gpt_neox {name}": ("gpt_neox", {"hidden_act": name}) for name in HF_ACTIVATIONS},
+}
+
+
+def _written(arch: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+    return write_config(arch.table, arch.config_class(**sizes), arch.name, None)
+
+
+for arch in (architecture(name) for name in archport.architectures() if name not in SIZES):
+    SIZES[arch.name] = _written(arch, dict(arch.sizes))
+    VARIANTS[arch.name] = (arch.name, {})
+    for variant, changes in arch.variants.items():
+        VARIANTS[f"{arch.name} {variant}"] = (arch.name, _written(arch, {**arch.sizes, **changes}))
+
+CLASSES = {
+    name: (config_class, transformers.MODEL_FOR_CAUSAL_LM_MAPPING[config_class])
+    for name, config_class in ((name, transformers.CONFIG_MAPPING[name]) for name in SIZES)
 }
 
 

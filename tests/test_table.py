@@ -18,7 +18,6 @@ from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
 from archport.translate.table import Row, rearranged
 from archport.translate.tensors import StepKind, export_tensors, plan
-from archport.view import published
 
 from .references import CLASSES, VARIANTS, context, hf_dict, reference, sequences
 
@@ -335,10 +334,15 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", published.PUBLISHED)
+def test_each_published_size_has_a_parameter_count():
+    assert {hub_id for name in archport.architectures() for hub_id in architecture(name).published} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_size_plans_without_a_fault(name):
     """Against the key list that transformers' own class has at that size, with the buffers of older files."""
-    model = published.skeleton_of(name)
+    arch, sizes = published(name)
+    model = skeleton(arch, arch.config_class(**sizes))
     hf, headers = published_headers(name)
     arch = architecture(hf["model_type"])
     start = time.perf_counter()
@@ -348,9 +352,14 @@ def test_a_published_size_plans_without_a_fault(name):
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]
 
 
+def published(hub_id):
+    archs = map(architecture, archport.architectures())
+    return next((arch, arch.published[hub_id]) for arch in archs if hub_id in arch.published)
+
+
 def published_headers(name):
-    model_type, sizes = published.PUBLISHED[name]
-    arch = architecture(model_type)
+    arch, sizes = published(name)
+    model_type = arch.name
     hf = written_config(arch, arch.config_class(**sizes))
     config_class, model_class = CLASSES[model_type]
     with torch.device("meta"):

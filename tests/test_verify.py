@@ -15,8 +15,10 @@ import archport
 from archport.errors import SourceError
 from archport.layers import Attention
 from archport.layers.rotary import Rotary
-from archport.parity import faults, kill, verify_architecture, verify_by_block
+from archport.parity import kill, verify_architecture, verify_by_block
+from archport.parity.catalogue import CATALOGUE
 from archport.parity.counterparts import counterparts
+from archport.parity.verifying import loud_comparison
 from archport.registry import architecture
 
 from .references import SIZES, hf_dict, reference
@@ -77,7 +79,7 @@ def test_a_folder_and_a_model_in_memory(name, tmp_path):
 
 @pytest.mark.parametrize("model", [*ARCHITECTURES])
 def test_every_planted_fault_is_noticed_located_and_named(model):
-    kills = list(kill.kill_table(model))
+    kills = kill.kill_table(model).kills
     assert len({one.fault.name for one in kills}) > 35
     for one in kills:
         assert one.noticed != bool(one.fault.equivalent), one.fault.name
@@ -86,8 +88,14 @@ def test_every_planted_fault_is_noticed_located_and_named(model):
 
 
 def test_every_fault_of_the_catalogue_can_exist_somewhere():
-    everywhere = {one.fault.name for name in ARCHITECTURES for one in kill.kill_table(name)}
-    assert {fault.name for fault in faults.CATALOGUE} == everywhere
+    ports = [loud_comparison(name, architecture(name).sizes).clean for name in ARCHITECTURES]
+    everywhere = {fault.name for port in ports for fault in CATALOGUE if fault.sites(port)}
+    assert {fault.name for fault in CATALOGUE} == everywhere
+
+
+def test_no_two_faults_share_a_name():
+    names = [fault.name for fault in CATALOGUE]
+    assert sorted(set(names)) == sorted(names)
 
 
 # Mistakes written by hand, not by the catalogue: what a person porting a model would do.
@@ -218,7 +226,7 @@ def test_a_reference_that_cannot_be_built_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_reports_in_three_forms():
+def test_reports_in_two_forms():
     model = reference("gpt_neox")
     port = archport.from_state_dict(hf_dict(model), model.state_dict())
     forgotten_scale(port)
@@ -228,10 +236,6 @@ def test_reports_in_three_forms():
     assert facts["fault"]["name"] == "scale missing"
     assert len(facts["checks"]) == len(report.checks)
     assert report.to_markdown().count("\n| ") == len(report.checks) + 2
-    assert "<script" not in report.to_html()
-    hostile = copy.deepcopy(report)
-    object.__setattr__(hostile, "name", "<script>alert(1)</script>")
-    assert "<script" not in hostile.to_html()
 
 
 def test_the_command(tmp_path):

@@ -10,6 +10,7 @@ import archport
 from archport.config import DecoderConfig, bounded
 from archport.layers import MLP, QKV, Attention, Decoder, PositionedEmbed, SequentialBlock
 from archport.mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
+from archport.parity.faults import class_fault
 from archport.translate.table import Table, config_field, rearranged
 
 OFFSET = 2  # rows of the position table that OPT leaves unused
@@ -18,9 +19,9 @@ OFFSET = 2  # rows of the position table that OPT leaves unused
 class OffsetEmbed(PositionedEmbed):
     """Learned positions whose first is row 2."""
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # (batch, seq), (seq) -> (batch, seq, width)
-        """Look both up and add."""
-        return self.dropout(self.tokens(ids) + self.positions(positions + OFFSET))
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
+        """Add the learned positions."""
+        return super().place(vectors, positions + OFFSET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,4 +88,44 @@ TABLE = Table(
     tied={"head.weight": "embed.tokens.weight"},
     modules={"blocks.{n}.mlp.activation": LAYER + "activation_fn"},
 )
-archport.register("opt", config_class=Config, build=build, table=TABLE)
+
+SIZES = {"vocab_size": 113, "context": 43, "width": 70, "layers": 3, "heads": 5, "mlp_width": 102, "padding": 2}
+VARIANTS = {
+    "activation gelu": {"activation": "gelu"},
+    "activation gelu_tanh": {"activation": "gelu_tanh"},
+    "tied False": {"tied": False},
+}
+PUBLISHED = {
+    "facebook/opt-125m": {"vocab_size": 50272, "context": 2048, "layers": 12, "width": 768, "heads": 12},
+    "facebook/opt-1.3b": {"vocab_size": 50272, "context": 2048, "layers": 24, "width": 2048, "heads": 32},
+}
+
+
+class FromRowZero(OffsetEmbed):
+    """The mistake of nearly every first port: learned positions whose first is row 0."""
+
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
+        """Add the learned positions of other tokens."""
+        return super().place(vectors, positions - OFFSET)
+
+
+FAULTS = (
+    class_fault(
+        "positions from row 0",
+        "learned positions are read from row 0",
+        "reads them from row 2",
+        "OffsetEmbed.place",
+        OffsetEmbed,
+        FromRowZero,
+    ),
+)
+archport.register(
+    "opt",
+    config_class=Config,
+    build=build,
+    table=TABLE,
+    sizes=SIZES,
+    variants=VARIANTS,
+    published=PUBLISHED,
+    faults=FAULTS,
+)

@@ -1,7 +1,7 @@
 """Which architectures there are: the file name is the registry, and here models and mappings meet."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -19,15 +19,26 @@ from .layers import Decoder
 from .translate.fields import require_writable
 from .translate.table import Table
 
+Fields = Mapping[str, Any]  # of an architecture's own Config
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """One file of models/ and one of mappings/, under the model_type they share."""
+    """One file of models/ and one of mappings/, under the model_type they share, and what belongs to it.
+
+    `sizes` are those of a tiny model to test with, of which no two should be alike; `variants` the fields in which
+    other models to test differ from it, by a name; `published` the fields of published models, by their Hub id.
+    `faults` are bugs of its own beside parity's catalogue, or the name of such a tuple, as `package.module:FAULTS`.
+    """
 
     name: str
     config_class: type[DecoderConfig]
     build: Callable[[Any], Decoder]
     table: Table
+    sizes: Fields = field(default_factory=dict)
+    variants: Mapping[str, Fields] = field(default_factory=dict)
+    published: Mapping[str, Fields] = field(default_factory=dict)
+    faults: tuple[Any, ...] | str = ()
 
     def __post_init__(self) -> None:
         expected = {
@@ -38,31 +49,68 @@ class Architecture:
             ),
             "build": (callable(self.build), "a function of a config"),
             "table": (isinstance(self.table, Table), "a Table"),
+            "sizes": (isinstance(self.sizes, Mapping), "a mapping of fields to values"),
+            "variants": (_by_name(self.variants), "a mapping of names to fields"),
+            "published": (_by_name(self.published), "a mapping of Hub ids to fields"),
+            "faults": (isinstance(self.faults, tuple | str), "a tuple of faults or the name of one"),
         }
         faults = {
             part: f"found {getattr(self, part)!r:.60}, expected {what}"
             for part, (good, what) in expected.items()
             if not good
         }
+        faults = faults or dict(self._unknown_fields())
         if faults:
             raise ConfigError(faults, f"architecture {self.name!r:.60}")
+
+    def _unknown_fields(self) -> Iterator[tuple[str, str]]:
+        known = {item.name for item in fields(self.config_class)}
+        groups = {"sizes": self.sizes, **self.variants, **self.published}
+        for group, given in groups.items():
+            if unknown := [str(name) for name in given if name not in known]:
+                yield group, f"found {', '.join(unknown)}, which its Config does not have"
+
+    def example(self) -> tuple[str, Fields]:
+        """Sizes to show it at, and whose they are: its first published model's, else its own. Raises: ConfigError."""
+        if self.published:
+            return next(iter(self.published.items()))
+        if self.sizes:
+            return "its tests", self.sizes
+        raise ConfigError({"architecture": f"{self.name} has no published sizes here: give a folder or a Hub id"})
+
+
+def _by_name(groups: Any) -> bool:
+    return isinstance(groups, Mapping) and all(isinstance(group, Mapping) for group in groups.values())
 
 
 _registered: dict[str, Architecture] = {}
 
 
 @strict_keywords
-def register(name: str, *, config_class: type[DecoderConfig], build: Callable[[Any], Decoder], table: Table) -> None:
+def register(
+    name: str,
+    *,
+    config_class: type[DecoderConfig],
+    build: Callable[[Any], Decoder],
+    table: Table,
+    sizes: Fields | None = None,
+    variants: Mapping[str, Fields] | None = None,
+    published: Mapping[str, Fields] | None = None,
+    faults: tuple[Any, ...] | str = (),
+) -> None:
     """Add an architecture of your own under its Hugging Face model_type, for this process.
 
-    A package does the same for everyone who installs it by an entry point in the group `archport.architectures`: its
-    name is the model_type, its value a module with `Config`, `build` and `TABLE`.
+    `sizes`, `variants`, `published` and `faults` are what `Architecture` says of them; `verify` and `faults` of the
+    architecture need `sizes`. A package does the same for everyone who installs it by an entry point in the group
+    `archport.architectures`: its name is the model_type, its value a module with `Config`, `build`, `TABLE` and, where
+    it has them, `SIZES`, `VARIANTS`, `PUBLISHED` and `FAULTS`.
 
     Raises: UnsupportedError when the name is taken, ConfigError when a part is not what it should be.
     """
     if is_architecture(name):
         raise UnsupportedError({"model_type": f"{name!r} is registered already"})
-    _registered[name] = Architecture(name, config_class, build, table)
+    data = (sizes or {}, variants or {}, published or {}, faults)
+    _registered[name] = Architecture(name, config_class, build, table, *data)
 
 
 @strict_keywords
@@ -109,7 +157,9 @@ def _imported(name: str) -> Architecture:
         model = import_module(f".models.{name}", __package__)
         mapping = import_module(f".mappings.{name}", __package__)
     parts = getattr(model, "Config", None), getattr(model, "build", None), getattr(mapping, "TABLE", None)
-    return Architecture(name, *parts)  # type: ignore[arg-type]  # which looks at them
+    names = ("sizes", "variants", "published", "faults")
+    data = {part: getattr(model, part.upper()) for part in names if hasattr(model, part.upper())}
+    return Architecture(name, *parts, **data)  # type: ignore[arg-type]  # which looks at them
 
 
 def skeleton(arch: Architecture, config: DecoderConfig) -> Decoder:

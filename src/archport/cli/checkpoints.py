@@ -109,11 +109,11 @@ def build(
 ) -> None:
     """Print the module tree and the parameter count of an architecture; nothing is allocated.
 
-    Sizes are those of its first published model, but for the ones set.
+    Sizes are those of its first published model, or of its tests, but for the ones set.
     """
     from .. import port, registry
     from ..files import checkpoint, strict_json
-    from ..view import published, summary
+    from ..view import summary
 
     if config is not None and settings:
         raise typer.BadParameter("give --config or --set, not both")
@@ -121,8 +121,8 @@ def build(
     if config is not None:
         cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
     else:
-        like, cfg = published.first_of(arch.name)
-        cfg = cfg | dict(_setting(text) for text in settings or ())
+        like, sizes = arch.example()
+        cfg = {**sizes, **dict(_setting(text) for text in settings or ())}
     model = port.build(arch.name, cfg, device="meta")
     say(str(model))
     say(f"{arch.name}: {summary.in_words(model)}")
@@ -162,17 +162,26 @@ def export(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
-    from ..view import published, summary
+    from .. import registry
+    from ..view import summary
 
     rows = []
-    for name, (architecture, _) in published.PUBLISHED.items():
-        model = published.skeleton_of(name)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        rows.append({"model": name, "ARCH": architecture, "parameters": count, "sizes": summary.in_words(model)})
+    for name in registry.architectures():
+        arch = registry.architecture(name)
+        for model_name, sizes in (arch.published or {"none published": arch.sizes}).items():
+            row = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
+            if sizes:
+                model = registry.skeleton(arch, arch.config_class(**sizes))
+                count = sum(parameter.numel() for parameter in model.parameters())
+                words = summary.in_words(model)
+                row |= {"parameters": count, "sizes": words if arch.published else f"{words}, the sizes of its tests"}
+            rows.append(row)
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        print_table([row | {"parameters": f"{row['parameters']:,}"} for row in rows])
+        print_table(
+            [row | {"parameters": "" if row["parameters"] is None else f"{row['parameters']:,}"} for row in rows]
+        )
 
 
 def _progress(copies: Sequence[Any]) -> Iterable[Any]:

@@ -2,14 +2,19 @@
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ExportError
 from .app import DeviceOption, Json, Offline, Revision, app, print_table, say
+
+if TYPE_CHECKING:
+    from ..parity import Report
 
 
 @app.command()
@@ -28,6 +33,7 @@ def verify(
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
     from .. import parity, registry
+    from ..parity import references
 
     of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
     if report is not None and report.suffix not in (".md", ".html"):
@@ -47,14 +53,16 @@ def verify(
         verify = partial(parity.verify, source, dtype=dtype, against=against, device=device, quick=quick, packed=packed)
         reports = [verify(revision=revision, offline=offline)]
     if as_json:
-        facts = [one.to_dict() for one in reports]
-        print(json.dumps(facts if of_architecture else facts[0], indent=2))
+        values = [one.to_dict() for one in reports]
+        print(json.dumps(values if of_architecture else values[0], indent=2))
     else:
         say("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
+        untested = references.never_varied(registry.architecture(str(source))) if of_architecture else []
+        if untested:
+            say(f"not verified, at their default in every variant: {', '.join(untested)}")
     if report is not None:
-        page = parity.to_html(reports) if report.suffix == ".html" else "\n".join(r.to_markdown() for r in reports)
         try:
-            report.write_text(page, "utf-8")
+            report.write_text(_page(reports, report.suffix), "utf-8")
         except OSError as error:
             raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
     sys.exit(not all(one.ok for one in reports))
@@ -73,13 +81,22 @@ def faults(
 
     _one_thread()
     names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
-    kills = [one for name in names or (*registry.architectures(), kill.BUNDLED) for one in kill.kill_table(name)]
-    rows = [kill.row(one) for one in kills]
+    tables = [kill.kill_table(name) for name in names or (*registry.architectures(), kill.BUNDLED)]
+    rows = [kill.row(one) for table in tables for one in table.kills]
     if as_json:
-        print(json.dumps({"faults": rows, "score": kill.score(kills)}, indent=2))
+        covered = {table.coverage.model: asdict(table.coverage) for table in tables}
+        print(json.dumps({"faults": rows, "score": kill.kill_score(tables), "coverage": covered}, indent=2))
     else:
         print_table(rows)
-        say(kill.score(kills))
+        say(kill.kill_score(tables))
+
+
+def _page(reports: "Sequence[Report]", suffix: str) -> str:
+    if suffix == ".html":
+        from ..view.notebook import report_page
+
+        return report_page(reports)
+    return "\n".join(report.to_markdown() for report in reports)
 
 
 def _one_thread() -> None:

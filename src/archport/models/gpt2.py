@@ -52,3 +52,21 @@ def build(cfg: Config) -> Decoder:
         head=Linear(cfg.width, cfg.vocab_size, bias=False),
         tied=cfg.tied,
     )
+
+
+SIZES = {"vocab_size": 113, "context": 43, "width": 70, "layers": 3, "heads": 5, "mlp_width": 102, "norm_eps": 3e-5}
+VARIANTS = {
+    "activation gelu": {"activation": "gelu"},
+    "activation relu": {"activation": "relu"},
+    "tied False": {"tied": False},
+    "scale_scores False": {"scale_scores": False},
+    "scale_scores_by_depth True": {"scale_scores_by_depth": True},
+}
+_PUBLISHED = {"vocab_size": 50257, "context": 1024}
+PUBLISHED = {
+    "openai-community/gpt2": _PUBLISHED | {"layers": 12, "width": 768, "heads": 12},
+    "distilbert/distilgpt2": _PUBLISHED | {"layers": 6, "width": 768, "heads": 12},
+    "openai-community/gpt2-medium": _PUBLISHED | {"layers": 24, "width": 1024, "heads": 16},
+    "openai-community/gpt2-large": _PUBLISHED | {"layers": 36, "width": 1280, "heads": 20},
+    "openai-community/gpt2-xl": _PUBLISHED | {"layers": 48, "width": 1600, "heads": 25},
+}

@@ -66,3 +66,46 @@ def build(cfg: Config) -> Decoder:
         head=Linear(cfg.width, cfg.vocab_size, bias=False),
         tied=cfg.tied,
     )
+
+
+SIZES = {
+    "vocab_size": 113,
+    "context": 43,
+    "width": 70,
+    "layers": 3,
+    "heads": 5,
+    "mlp_width": 102,
+    "norm_eps": 3e-5,
+    "rotary_fraction": 0.6,
+    "rotary_base": 9973.0,
+}
+VARIANTS = {
+    "activation gelu_tanh": {"activation": "gelu_tanh"},
+    "activation relu": {"activation": "relu"},
+    "tied True": {"tied": True},
+    "parallel False": {"parallel": False},
+    "attention_bias False": {"attention_bias": False},
+    "rotary_fraction 1.0": {"rotary_fraction": 1.0},
+    "rotary_scaling linear": {"rotary_scaling": "linear", "rotary_factor": 3.0},
+}
+
+
+def _published(layers: int, width: int, heads: int, vocab_size: int = 50304, **more: object) -> dict[str, object]:
+    sizes = {"vocab_size": vocab_size, "context": 2048, "layers": layers, "width": width, "heads": heads}
+    return sizes | more
+
+
+PUBLISHED = {
+    "EleutherAI/gpt-neox-20b": _published(44, 6144, 64, 50432, activation="gelu_tanh"),
+    "EleutherAI/pythia-14m": _published(6, 128, 4),
+    "EleutherAI/pythia-31m": _published(6, 256, 8),
+    "EleutherAI/pythia-70m": _published(6, 512, 8),
+    "EleutherAI/pythia-160m": _published(12, 768, 12),
+    "EleutherAI/pythia-410m": _published(24, 1024, 16),
+    "EleutherAI/pythia-1b": _published(16, 2048, 8),
+    "EleutherAI/pythia-1.4b": _published(24, 2048, 16),
+    "EleutherAI/pythia-2.8b": _published(32, 2560, 32),
+    "EleutherAI/pythia-6.9b": _published(32, 4096, 32, 50432),
+    "EleutherAI/pythia-12b": _published(36, 5120, 40, 50688),
+    "togethercomputer/RedPajama-INCITE-7B-Base": _published(32, 4096, 32, 50432, parallel=False, rotary_fraction=1.0),
+}

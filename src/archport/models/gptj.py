@@ -51,3 +51,31 @@ def build(cfg: Config) -> Decoder:
         head=Linear(cfg.width, cfg.vocab_size),
         tied=cfg.tied,
     )
+
+
+SIZES = {
+    "vocab_size": 113,
+    "context": 43,
+    "width": 70,
+    "layers": 3,
+    "heads": 5,
+    "mlp_width": 102,
+    "norm_eps": 3e-5,
+    "rotary_width": 8,
+}
+VARIANTS = {
+    "activation gelu": {"activation": "gelu"},
+    "activation relu": {"activation": "relu"},
+    "tied True": {"tied": True},
+    "rotary_width 14": {"rotary_width": 14},
+}
+PUBLISHED = {
+    "EleutherAI/gpt-j-6b": {
+        "vocab_size": 50400,
+        "context": 2048,
+        "layers": 28,
+        "width": 4096,
+        "heads": 16,
+        "rotary_width": 64,
+    },
+}

@@ -49,7 +49,7 @@ def allowed(own: float, scale: float, dtype: torch.dtype, ulps: float = ULPS) ->
     return ALLOWANCE * own + ulps * torch.finfo(dtype).eps * scale
 
 
-def check(name: str, ours: Tensor, theirs: Tensor, exact: Tensor, dtype: torch.dtype, part: str = "") -> Check:
+def hold(name: str, ours: Tensor, theirs: Tensor, exact: Tensor, dtype: torch.dtype, part: str = "") -> Check:
     """Hold one tensor of ours, computed in `dtype`, to the budget that the reference's own error sets.
 
     By its largest element and, over many tokens, by its root mean square, which is much less of an accident; the worse

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from ..building import parameters_on_meta
 from ..config import dtype_name
 from ..loading import LoadPlan, own_weight, settle_tie
+from ..observing import hooked
 from ..port import plan
 from ..registry import skeleton
 from . import references
-from .budget import Check, check
+from .budget import Check, hold
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import LOOSE, converted, relative_error
 from .report import Report
@@ -32,7 +32,7 @@ from .verifying import precision
 TOKENS = 256
 
 Fill = Callable[[nn.Module, str], None]
-Then = Callable[[str, nn.Module, Any, Any, Any], None]
+Compare = Callable[[str, nn.Module, Any, Any, Any], None]
 
 
 def verify_by_block(
@@ -87,26 +87,30 @@ class _ByBlock:
         with self._streamed(self.reference, self._theirs(torch.float64)):
             exact = self.reference(self.ids, use_cache=False).logits
         with self._streamed(self.port, self._ours):
-            self.checks.append(check("logits", run(self.port, self.ids), theirs, exact, self.dtype))
+            self.checks.append(hold("logits", run(self.port, self.ids), theirs, exact, self.dtype))
 
     @contextmanager
-    def _streamed(self, model: nn.Module, fill: Fill, then: Then | None = None) -> Iterator[None]:
-        """Fill each unit of a model before it runs, and drop its weights `then`, when something was done with them."""
-        handles = []
-        for name in self._units(self.pairs):
-            module = model.get_submodule(name if model is self.port else self.pairs[name])
-            handles.append(module.register_forward_pre_hook(lambda module, _, name=name: fill(module, name)))
-            if then:
-                handles.append(module.register_forward_hook(partial(then, name), with_kwargs=True))
-            handles.append(module.register_forward_hook(lambda module, _, __: _drop(module)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def _streamed(self, model: nn.Module, fill: Fill, compare: Compare | None = None) -> Iterator[None]:
+        """Fill each unit of a model before it runs, `compare` what it took and made, and drop its weights."""
+        arguments: dict[str, Any] = {}
 
-    def _units(self, pairs: dict[str, str]) -> Iterator[str]:
-        for name in pairs:
+        def before(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+            fill(module, name)
+            if compare:  # copies, for the reference may change its tensors in place
+                arguments[name] = converted((args, kwargs), torch.float64)
+
+        def after(name: str, module: nn.Module, _: Any, __: Any, result: Any) -> None:
+            if compare:
+                compare(name, module, *arguments.pop(name), result)
+            _drop(module)
+
+        ours = model is self.port
+        units = {name: model.get_submodule(name if ours else self.pairs[name]) for name in self._units()}
+        with hooked(units, before=before, after=after):
+            yield
+
+    def _units(self) -> Iterator[str]:
+        for name in self.pairs:
             if (
                 name in ("norm", "head")
                 or name.startswith("embed.")
@@ -148,35 +152,34 @@ class _ByBlock:
             _put(module, "weight", own_weight(self.plan, embedding))
 
     def _compare(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        """Hold our unit to the reference's, which has just run, on the same input."""
+        """Hold our unit to the reference's, which has just run, on the same input, given in float64."""
         taken, theirs = first_tensor(args or kwargs), first_tensor(result)
         self._theirs(torch.float64)(module, name)
         exact = first_tensor(module.forward(*converted(args, torch.float64), **converted(kwargs, torch.float64)))
         _drop(module)
-        positions = torch.arange(self.ids.shape[-1])
         if name == "blocks.0":
-            embedded = self._made("embed", self.ids, positions)
-            self.checks.append(check("embed", embedded, taken, taken.double(), self.dtype))
+            embedded = self._result("embed", self.ids, torch.arange(self.ids.shape[-1]))
+            self.checks.append(hold("embed", embedded, taken.to(self.dtype), taken, self.dtype))
         for dtype in (self.dtype, torch.float64):
             more = [self.port.context(self.ids, dtype)] if name.startswith("blocks.") else []
-            made = self._made(name, *converted([taken, *more], dtype), dtype=dtype)
+            ours = self._result(name, *converted([taken], dtype), *more, dtype=dtype)
             if dtype == self.dtype:
-                self.checks.append(check(name, made, theirs, exact, self.dtype))
+                self.checks.append(hold(name, ours, theirs, exact, self.dtype))
             else:
-                error = relative_error(made, exact)
+                error = relative_error(ours, exact)
                 self.worst = max(self.worst, replace(self.worst, port_error=error, part=name), key=_error)
 
-    def _made(self, name: str, *args: Any, dtype: torch.dtype | None = None) -> Tensor:
+    def _result(self, name: str, *args: Any, dtype: torch.dtype | None = None) -> Tensor:
         """What a unit of ours makes, its weights read for this once. Raises: RaisedError."""
         unit = self.port.get_submodule(name)
         self._ours(unit, name)
         unit.to(dtype or self.dtype)
         try:
-            made: Tensor = unit(*args)
+            result: Tensor = unit(*args)
         except Exception as error:
             raise RaisedError(name, error) from error
         _drop(unit)
-        return made
+        return result
 
 
 def _error(one: Check) -> float:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 
 from ..errors import MappingError, SourceError
 from ..files.values import same_bytes
-from ..layers import Decoder
+from ..layers import Attention, Decoder
 from ..port import from_state_dict
 from ..registry import architecture
 from ..translate.tensors import export_tensors
-from .budget import ULPS, Check, allowed, by_severity, check, largest
+from .budget import ULPS, Check, allowed, by_severity, hold, largest
 from .counterparts import canonical, counterparts, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace
-from .passes import (
+from .outputs import (
     cached_logits,
     fed,
     gradients,
@@ -79,24 +80,26 @@ class Comparison:
 
         A class that the port has for itself may drop to float32 inside, as the reference may.
         """
-        seen = self._short_trace if ids is None else self._trace(ids)
+        reference = self._short_trace if ids is None else self._trace(ids)
         right = dict(self.clean.named_modules())
-        return seen.loosened(name for name, m in port.named_modules() if type(m) is not type(right.get(name)))
+        return reference.loosened(name for name, m in port.named_modules() if type(m) is not type(right.get(name)))
 
     def _trace(self, ids: Tensor) -> Trace:
         exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
         single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
-        seen = trace(exact, single, self._pairs, ids)
-        # Where archport's own port is off by no more than rounding, the reference drops to float32.
-        off = [one for one in findings(self.clean, seen, ids) if one.side == "output" and one.differs]
-        rounded = [one.module for one in off if one.error <= seen.loosened([one.module]).bound(one.module)]
-        return seen.loosened(rounded)
+        attention = frozenset(name for name, part in self.clean.named_modules() if isinstance(part, Attention))
+        reference = replace(trace(exact, single, self._pairs, ids), attention=attention)
+        # Where archport's own port is off by no more than rounding, the reference drops to float32: in a module whose
+        # output is off or, where it is an input, in the one around it.
+        off = [finding for finding in findings(self.clean, reference, ids) if finding.differs]
+        at = [(one.module if one.side == "output" else one.module.rpartition(".")[0], one.error) for one in off]
+        return reference.loosened(name for name, error in at if error <= reference.loosened([name]).bound(name))
 
     @cached_property
     def _pairs(self) -> dict[str, str]:
         table = architecture(self.clean.architecture).table
         pairs = counterparts(self.clean, self.reference, table)
-        return {name: path for name, path in pairs.items() if not name.endswith("qkv") or keeps_order(table, name)}
+        return {name: path for name, path in pairs.items() if keeps_order(table, name)}
 
     @cached_property
     def _logits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -113,7 +116,7 @@ class Comparison:
 
         def line(reference: nn.Module) -> Check:
             again = theirs if reference is self.reference else logits(reference, self.ids[on])
-            return check(name, ours, again, exact, self.dtype)
+            return hold(name, ours, again, exact, self.dtype)
 
         return self._held(line)
 
@@ -142,13 +145,14 @@ class Comparison:
         for ids in torch.arange(port.config.vocab_size, device=self.short.device)[:, None].split(CHUNK):
             ours = fed(port, first, ids)
             theirs, exact = (fed(model, self._pairs[first], ids) for model in (self.reference, self.exact))
-            worst = max(worst, check(worst.name, ours, theirs, exact, self.dtype), key=by_severity)
+            worst = max(worst, hold(worst.name, ours, theirs, exact, self.dtype), key=by_severity)
         return worst
 
     def train_mode(self, port: Decoder) -> Check:
         """Logits in train mode, with all dropout rates at 0."""
-        made = logits(without_dropout(copy.deepcopy(port)), self._first_ids)
-        return self._of_logits("logits, train mode", made, self._first)
+        with without_dropout():
+            in_train_mode = logits(copy.deepcopy(port).train(), self._first_ids)
+        return self._of_logits("logits, train mode", in_train_mode, self._first)
 
     def cached(self, port: Decoder) -> Check:
         """Logits made through a cache: one token, several, and the last ones each alone."""
@@ -158,7 +162,7 @@ class Comparison:
         """Logits of a row that is padded on the left beside a longer one, against the reference of that row alone."""
         ours, alone = padded_logits(port, self._first_ids)
         exact = logits(self.exact, alone)
-        return self._held(lambda model: check(PADDED, ours, logits(model, alone), exact, self.dtype))
+        return self._held(lambda model: hold(PADDED, ours, logits(model, alone), exact, self.dtype))
 
     def greedy(self, port: Decoder) -> Check:
         """Greedy tokens through the cache: how much likelier, by the reference, another token would have been."""
@@ -173,14 +177,14 @@ class Comparison:
         budget = 2 * allowed(own, largest(exact), self.dtype)  # two logits may each be off by as much
         return Check("greedy tokens", lost, own, budget, note=f"{more} tokens through the cache")
 
-    def findings(self, port: Decoder, seen: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
+    def findings(self, port: Decoder, reference: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
         """The port beside the reference in float64, module by module."""
         port = copy.deepcopy(port).to(torch.float64)
-        return findings(port, seen or self.trace(port), self.short if ids is None else ids)
+        return findings(port, reference or self.trace(port), self.short if ids is None else ids)
 
-    def modules(self, found: list[Finding]) -> Check:
+    def modules(self, compared: list[Finding]) -> Check:
         """Each module alone, given the reference's own input."""
-        worst = max(found, key=lambda finding: (finding.differs, finding.error / finding.limit))
+        worst = max(compared, key=lambda finding: (finding.differs, finding.error / finding.limit))
         note = f"{len(self._pairs)} fed the reference's input, float64"
         return Check("modules, one by one", worst.error, 0.0, worst.limit, worst.module, note)
 
@@ -193,15 +197,15 @@ class Comparison:
         def line(reference: nn.Module) -> Check:
             rows = zip(blocks, ours, outputs(reference, paths, self.short), exact, strict=False)
             missing = [Check("residual stream", math.inf, 0.0, 0.0, name) for name in blocks[len(ours) :]]
-            found = [check("residual stream", a, b, c, self.dtype, name) for name, a, b, c in rows]
-            return max([*missing, *found], key=by_severity)
+            held = [hold("residual stream", a, b, c, self.dtype, name) for name, a, b, c in rows]
+            return max([*missing, *held], key=by_severity)
 
         return self._held(line)
 
     def loss(self, port: Decoder) -> Check:
         """Next-token loss."""
         ours, exact = (loss(model, self.short).detach()[None] for model in (port, self.exact))
-        return self._held(lambda model: check("loss", ours, loss(model, self.short).detach()[None], exact, self.dtype))
+        return self._held(lambda model: hold("loss", ours, loss(model, self.short).detach()[None], exact, self.dtype))
 
     def gradients(self, port: Decoder) -> Check:
         """The gradient of the loss by every parameter, the reference's mapped back through the key table.
@@ -230,9 +234,9 @@ class Comparison:
         """The port's tensors, exported: the reference's own bytes."""
         table = architecture(port.architecture).table
         state = {canonical(table, key): tensor for key, tensor in self.reference.state_dict().items()}
-        made = export_tensors(table, port.config, dict(port.named_parameters()))
-        differ = [key for key, tensor in made.items() if key not in state or not same_bytes(tensor.make(), state[key])]
-        note = f"{len(made)} tensors, " + (f"{len(differ)} of them different" if differ else "byte for byte")
+        tensors = export_tensors(table, port.config, dict(port.named_parameters()))
+        differ = [key for key, one in tensors.items() if key not in state or not same_bytes(one.make(), state[key])]
+        note = f"{len(tensors)} tensors, " + (f"{len(differ)} of them different" if differ else "byte for byte")
         return Check("export", float(len(differ)), 0.0, 0.0, differ[0] if differ else "", note)
 
     def _mapped(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

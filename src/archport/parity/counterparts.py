@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers import Decoder
 from ..translate.pattern import regroups
@@ -19,14 +19,14 @@ def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str
         name: [theirs[key] for row in table.rows(name) for key in row.keys if key in theirs]
         for name, _ in model.named_parameters(remove_duplicate=False)
     }
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for name, _ in model.named_modules():
         inside = {key for parameter, keys in ours.items() if parameter.startswith(name + ".") for key in keys}
         claimed = {key for parameter, keys in ours.items() if not parameter.startswith(name + ".") for key in keys}
         path = _common_module(inside)
         if path and not any(key.startswith(path + ".") for key in claimed - inside):
-            found[name] = path
-    return found
+            pairs[name] = path
+    return pairs
 
 
 def canonical(table: Table, key: str) -> str:
@@ -46,6 +46,16 @@ def first_tensor(values: Any) -> Any:
     if isinstance(values, tuple | list):
         return first_tensor(values[0]) if values else None
     return values
+
+
+def with_first_tensor(values: Any, tensor: Tensor) -> Any:
+    """The same arguments or results with another tensor for the stream."""
+    if isinstance(values, dict) and values:
+        first = next(iter(values))
+        return values | {first: with_first_tensor(values[first], tensor)}
+    if isinstance(values, tuple | list) and values:
+        return type(values)((with_first_tensor(values[0], tensor), *values[1:]))
+    return tensor
 
 
 def _common_module(keys: set[str]) -> str:

@@ -6,17 +6,18 @@ the reference makes and archport's own port does not, that one lacks what the re
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..layers import Decoder
+from .catalogue import faults_for
 from .compare import CACHED, PADDED
-from .faults import CATALOGUE, Fault
+from .faults import Fault
 from .locate import DECODER, Finding, Trace, findings, relative_error
-from .passes import cached_logits, padded_logits
+from .outputs import cached_logits, padded_logits
 
 
 @dataclass(frozen=True)
@@ -29,62 +30,95 @@ class Diagnosis:
     ruled_out: tuple[str, ...] = ()
 
 
-def diagnose(found: Sequence[Finding], clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
+@dataclass(frozen=True)
+class Hypothesis:
+    """A correct port with one fault planted at a site."""
+
+    fault: Fault
+    site: str
+    model: Decoder
+
+
+def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
     """Name the fault behind the first finding that differs, given a clean port of the same reference in float64."""
-    finding = next(one for one in found if one.differs)
-    place = finding.place
-    differing = {one.at for one in found if one.differs}
-    made_right = {one.at: one for one in findings(clean, reference, ids)}
-    clean_is_right = finding.at not in made_right or not made_right[finding.at].differs
+    first = next(finding for finding in differences if finding.differs)
+    clean_finding = _at(first, findings(clean, reference, ids))
+    clean_is_right = clean_finding is None or not clean_finding.differs
     ruled_out: dict[str, None] = {}
-    for fault in CATALOGUE:
-        for site in fault.sites(clean):
-            if fault.equivalent or fault.line or not fault.shows(site, place):
-                continue
-            guess = copy.deepcopy(clean)
-            fault.plant(guess, site)
-            guessed = findings(guess, reference, ids)
-            made = next((one for one in guessed if one.at == finding.at), None)
-            first = next((one for one in guessed if one.differs), None)
-            contradicted = any(one.differs and one.at not in differing for one in guessed)
-            if made and clean_is_right and made is first and not contradicted and _explains(made, finding):
-                words = f"{fault.faulty}; the reference {fault.right}: see {fault.see}"
-                return Diagnosis(place, fault, f"{place}: {words}")
-            if made and not clean_is_right and not made.differs:
-                return Diagnosis(
-                    place, fault, f"{place}: unlike here, in the reference {fault.faulty}: see {fault.see}"
-                )
-            ruled_out[fault.name] = None
-    shape = tuple(finding.theirs.shape)
-    what = "what it makes" if finding.side == "output" else f"what it feeds {finding.module}"
-    words = f"{what} {shape} differs by {finding.error:.1e} of the largest element; no known fault explains it"
-    return Diagnosis(place, None, f"{place}: {words}, ruled out: {', '.join(ruled_out) or 'none'}", tuple(ruled_out))
+    for hypothesis in _hypotheses(clean, lambda fault, site: not fault.line and fault.shows(site, first.place)):
+        fault, guessed = hypothesis.fault, findings(hypothesis.model, reference, ids)
+        if clean_is_right and _is_that(guessed, differences, first) and _weights_agree(hypothesis, port, clean):
+            return _named(first.place, fault)
+        same_place = _at(first, guessed)
+        if not clean_is_right and same_place is not None and not same_place.differs:
+            words = f"{first.place}: unlike here, in the reference {fault.faulty}: see {fault.see}"
+            return Diagnosis(first.place, fault, words)
+        ruled_out[fault.name] = None
+    shape = tuple(first.theirs.shape)
+    what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
+    words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
+    return _unnamed(first.place, f"{words}, ruled out", ruled_out)
 
 
 # How a line's logits are made, for those that show what no module does alone.
-MADE: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
+LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     CACHED: cached_logits,
     PADDED: lambda port, ids: padded_logits(port, ids)[0],
 }
 
 
-def diagnose_line(line: str, clean: Decoder, port: Decoder, ids: Tensor) -> Diagnosis:
+def diagnose_line(line: str, port: Decoder, clean: Decoder, ids: Tensor) -> Diagnosis:
     """Name the fault behind a line about cache or padding, while every module agrees."""
     port = copy.deepcopy(port).to(torch.float64)
-    made, right = (MADE[line](model, ids) for model in (port, clean))
+    logits, right = (LINES[line](model, ids) for model in (port, clean))
     ruled_out: dict[str, None] = {}
-    for fault in CATALOGUE:
-        for site in fault.sites(clean) if fault.line == line else ():
-            guess = copy.deepcopy(clean)
-            fault.plant(guess, site)
-            if relative_error(MADE[line](guess, ids), made) <= relative_error(right, made) / 10:
-                words = f"{fault.faulty}; the reference {fault.right}: see {fault.see}"
-                return Diagnosis(DECODER, fault, f"{DECODER}: {words}")
-            ruled_out[fault.name] = None
-    words = f"every module agrees, but not the line: {line}; ruled out: {', '.join(ruled_out) or 'none'}"
-    return Diagnosis(DECODER, None, f"{DECODER}: {words}", tuple(ruled_out))
+    for hypothesis in _hypotheses(clean, lambda fault, _: fault.line == line):
+        if relative_error(LINES[line](hypothesis.model, ids), logits) <= relative_error(right, logits) / 10:
+            return _named(DECODER, hypothesis.fault)
+        ruled_out[hypothesis.fault.name] = None
+    return _unnamed(DECODER, f"every module agrees, but not the line: {line}; ruled out", ruled_out)
 
 
-def _explains(made: Finding, finding: Finding) -> bool:
-    """Whether a fault makes what the port makes: not merely as near to it as the reference is."""
-    return relative_error(made.ours, finding.ours) <= min(finding.limit, finding.error / 10)
+def _hypotheses(clean: Decoder, may_show: Callable[[Fault, str], bool]) -> Iterator[Hypothesis]:
+    for fault in faults_for(clean.architecture):
+        for site in fault.sites(clean):
+            if not fault.equivalent and may_show(fault, site):
+                guess = copy.deepcopy(clean)
+                fault.plant_at(guess, site)
+                yield Hypothesis(fault, site, guess)
+
+
+def _is_that(guessed: Sequence[Finding], differences: Sequence[Finding], first: Finding) -> bool:
+    """Whether a fault first shows where the port does, makes there what the port makes, and nothing more differs."""
+    guess = next((finding for finding in guessed if finding.differs), None)
+    differing = {finding.at for finding in differences if finding.differs}
+    if guess is None or guess.at != first.at or any(one.differs and one.at not in differing for one in guessed):
+        return False
+    # Not merely as near to it as the reference is.
+    return relative_error(guess.ours, first.ours) <= min(first.limit, first.error / 10)
+
+
+def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> bool:
+    """Whether weights that a fault of weights changes differ from the reference's in the port too."""
+    if not hypothesis.fault.weights_only:
+        return True
+    right, own = (dict(m.named_parameters(remove_duplicate=False)) for m in (clean, port))
+    changed = [
+        name
+        for name, parameter in hypothesis.model.named_parameters(remove_duplicate=False)
+        if name in own and not torch.equal(parameter, right[name])
+    ]
+    return not changed or any(not torch.equal(own[name].to(right[name]), right[name]) for name in changed)
+
+
+def _at(finding: Finding, others: Sequence[Finding]) -> Finding | None:
+    """What another port makes at the same place."""
+    return next((other for other in others if other.at == finding.at), None)
+
+
+def _named(place: str, fault: Fault) -> Diagnosis:
+    return Diagnosis(place, fault, f"{place}: {fault.faulty}; the reference {fault.right}: see {fault.see}")
+
+
+def _unnamed(place: str, words: str, ruled_out: dict[str, None]) -> Diagnosis:
+    return Diagnosis(place, None, f"{place}: {words}: {', '.join(ruled_out) or 'none'}", tuple(ruled_out))

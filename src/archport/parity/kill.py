@@ -1,18 +1,25 @@
 """The kill table: every fault of the catalogue planted in a correct port: is it noticed, located, named?"""
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from ..layers import Decoder
 from ..port import DEMO, load
+from ..registry import architecture
 from . import references
+from .catalogue import faults_for
 from .compare import Comparison
-from .faults import CATALOGUE, Fault
-from .verifying import explain, ids_for, loud_comparison
+from .faults import Fault
+from .verifying import find_cause, ids_for, loud_comparison
 
 BUNDLED = "bundled"
+# They change nothing in a forward pass, or their settings are compared as they stand.
+NO_PARTS = (nn.ModuleList, nn.Dropout, nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -37,24 +44,73 @@ class Kill:
         return self.named == self.fault.name
 
 
-def kill_table(model: str) -> Iterator[Kill]:
+@dataclass(frozen=True)
+class Coverage:
+    """How many faults of a catalogue can exist in a model, and the parts that none of them touches, by their class."""
+
+    model: str
+    possible: int
+    catalogue: int
+    uncovered: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = f"no fault covers: {', '.join(self.uncovered)}" if self.uncovered else "each part is covered by a fault"
+        return f"{self.model}: {self.possible} of {self.catalogue} faults can exist here; {parts}"
+
+
+@dataclass(frozen=True)
+class KillTable:
+    """What became of every fault that can exist in a model, and what they cover of it."""
+
+    kills: tuple[Kill, ...]
+    coverage: Coverage
+
+
+def kill_table(model: str) -> KillTable:
     """Plant every fault that can exist in a model: an architecture's tiny loud one, or the bundled checkpoint."""
-    comparison = (
-        bundled_comparison() if model == BUNDLED else loud_comparison(model, next(references.variants(model))[1])
-    )
+    comparison = bundled_comparison() if model == BUNDLED else _tiny_comparison(model)
     port = comparison.port_of(comparison.reference)
-    for fault in CATALOGUE:
+    faults = faults_for(port.architecture)
+    return KillTable(tuple(_kills(model, port, faults, comparison)), coverage(model, port, faults))
+
+
+def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Comparison) -> Iterator[Kill]:
+    for fault in faults:
         sites = fault.sites(port)
         if not sites:
             continue
         site = sites[len(sites) // 2]
         faulty = copy.deepcopy(port)
-        fault.plant(faulty, site)
+        fault.plant_at(faulty, site)
         checks = [*comparison.logits(faulty), comparison.cached(faulty), comparison.padded(faulty)]
-        said = explain(comparison, faulty, checks)
-        noticed = said is not None or not all(check.ok for check in checks)
-        place, name = (said.place, said.fault.name if said.fault else None) if said else (None, None)
+        diagnosis = find_cause(comparison, faulty, checks)
+        noticed = diagnosis is not None or not all(check.ok for check in checks)
+        place = diagnosis.place if diagnosis else None
+        name = diagnosis.fault.name if diagnosis and diagnosis.fault else None
         yield Kill(fault, model, site, noticed, place, name)
+
+
+def coverage(name: str, port: Decoder, faults: Sequence[Fault]) -> Coverage:
+    """Which faults can exist in a port, and which of its parts have none.
+
+    What torch provides, as an activation, is covered with the part of archport's that holds it.
+    """
+    possible = [(fault, sites) for fault in faults if (sites := fault.sites(port))]
+    covered = {site for fault, sites in possible if not fault.equivalent for site in sites} | {"", "blocks"}
+    uncovered: dict[str, list[str]] = {}
+    for path, module in port.named_modules():
+        of_torch = type(module).__module__.startswith("torch.")
+        holder = path.rpartition(".")[0]
+        if path in covered or isinstance(module, NO_PARTS) or (of_torch and holder in covered and holder):
+            continue
+        uncovered.setdefault(type(module).__name__, []).append(path)
+    return Coverage(name, len(possible), len(faults), tuple(_in_short(*one) for one in uncovered.items()))
+
+
+def _in_short(kind: str, paths: list[str]) -> str:
+    """A class and where it is: in every layer, or how often."""
+    places = dict.fromkeys(re.sub(r"\.\d+\.", ".{n}.", f".{path}.").strip(".") for path in paths)
+    return f"{kind} ({next(iter(places))})" if len(places) == 1 else f"{kind} ({len(paths)} of them)"
 
 
 def bundled_comparison() -> Comparison:
@@ -63,19 +119,26 @@ def bundled_comparison() -> Comparison:
     return Comparison(references.of_folder(DEMO, torch.float32, "eager"), ids_for(port, DEMO))
 
 
-def score(kills: list[Kill]) -> str:
-    """The sums in a line: equivalent faults are not counted."""
+def _tiny_comparison(name: str) -> Comparison:
+    arch = architecture(name)
+    return loud_comparison(arch.name, references.variants(arch)[arch.name])
+
+
+def kill_score(tables: Sequence[KillTable]) -> str:
+    """The sums in a line, without equivalent faults, then how much of each model they speak of."""
+    kills = [kill for table in tables for kill in table.kills]
     counted = [kill for kill in kills if not kill.fault.equivalent]
     shares = [
-        f"{sum(good)} of {len(counted)} {word} ({sum(good) / len(counted):.1%})"
+        f"{sum(good)} of {len(counted)} {word} ({sum(good) / max(1, len(counted)):.1%})"
         for word, good in (
             ("noticed", [kill.noticed for kill in counted]),
             ("located", [kill.located for kill in counted]),
             ("named", [kill.right_name for kill in counted]),
         )
     ]
-    same = len(kills) - len(counted)
-    return ", ".join(shares) + (f"; {same} equivalent" if same else "")
+    equivalent = len(kills) - len(counted)
+    sums = ", ".join(shares) + (f"; {equivalent} equivalent" if equivalent else "")
+    return "\n".join([sums, *(str(table.coverage) for table in tables)])
 
 
 def row(kill: Kill) -> dict[str, str]:
@@ -86,4 +149,5 @@ def row(kill: Kill) -> dict[str, str]:
     else:
         named = "yes" if kill.right_name else f"NO: {kill.named}"
         verdict = {"noticed": yes[kill.noticed], "located": yes[kill.located], "named": named}
-    return {"fault": kill.fault.name, "model": kill.model, "planted in": kill.site} | verdict
+    planted = {"planted in": kill.site, "part": " or ".join(kind.__name__ for kind in kill.fault.classes)}
+    return {"fault": kill.fault.name, "model": kill.model} | planted | verdict

@@ -6,7 +6,7 @@ compared, which shows faults of the module; then the reference's output goes on,
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import Decoder
-from .counterparts import first_tensor
-from .running import Stop, run
+from ..observing import hooked
+from .counterparts import first_tensor, with_first_tensor
+from .running import run
 
 # Inside a float64 run the reference drops to float32 in places: for rotary tables, in some families for scores and
 # softmax, in others for norms; and a port may. There it is allowed what the reference's own float32 is off by.
@@ -28,25 +29,25 @@ class Trace:
     """What went into and came out of each of the reference's modules in float64, by our name of it.
 
     `rounding` is how far each module in float32 is from that, given the same input, relative to its largest element;
-    attention is always allowed a multiple of it, other modules where they are `loose`.
+    `attention` is always allowed a multiple of it, other modules where they are `loose`.
     """
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     rounding: Mapping[str, float]
     loose: frozenset[str] = frozenset()
+    attention: frozenset[str] = frozenset()
 
     def bound(self, module: str) -> float:
         """The relative error allowed to a module of ours."""
-        attention = module.partition(".attn")[0] + ".attn"
-        if attention in self.rounding and (module + ".").startswith(attention + "."):
+        attention = next((holder for holder in _holders(module) if holder in self.attention), None)
+        if attention in self.rounding:
             return max(LOOSE, ALLOWANCE * self.rounding[attention])
         return max(TIGHT, ALLOWANCE * self.rounding.get(module, 0.0)) if module in self.loose else TIGHT
 
     def loosened(self, modules: Iterable[str]) -> "Trace":
         """The same, with more modules allowed to drop to float32, and those that hold them."""
-        parts = [module.split(".") for module in modules]
-        more = {".".join(path[:length]) for path in parts for length in range(1, len(path) + 1)}
+        more = {holder for module in modules for holder in _holders(module)}
         return replace(self, loose=self.loose | more)
 
 
@@ -87,35 +88,50 @@ class Finding:
 
 @torch.no_grad()
 def trace(reference: nn.Module, single: nn.Module, pairs: Mapping[str, str], ids: Tensor) -> Trace:
-    """Run the reference and keep what its modules took and gave; `single` is the same model in float32."""
+    """Run the reference and keep copies of what its modules took and gave, for it may change its tensors in place.
+
+    `single` is the same model in float32.
+    """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     rounding: dict[str, float] = {}
+    arguments: dict[str, Any] = {}
     modules, in_single = dict(reference.named_modules()), dict(single.named_modules())
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-            inputs[name] = first_tensor(args if args else kwargs)
-            outputs[name] = first_tensor(result)
-            if outputs[name].is_floating_point():
-                rounded = in_single[pairs[name]](*converted(args, torch.float32), **converted(kwargs, torch.float32))
-                rounding[name] = relative_error(first_tensor(rounded), outputs[name])
+    def before(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs[name] = _copy(first_tensor(args or kwargs))
+        arguments[name] = converted((args, kwargs), torch.float32)
 
-        return hook
+    def after(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> None:
+        outputs[name] = _copy(first_tensor(result))
+        args, kwargs = arguments.pop(name)
+        if _is_stream(outputs[name]):
+            rounded = in_single[pairs[name]](*args, **kwargs)
+            rounding[name] = relative_error(first_tensor(rounded), outputs[name])
 
-    handles = [modules[path].register_forward_hook(keep(name), with_kwargs=True) for name, path in pairs.items()]
-    try:
+    with hooked({name: modules[path] for name, path in pairs.items()}, before=before, after=after):
         outputs[DECODER] = reference(ids, use_cache=False).logits  # a cache would be filled twice
-    finally:
-        for handle in handles:
-            handle.remove()
     return Trace(inputs, outputs, rounding)
 
 
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _is_stream(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _holders(module: str) -> list[str]:
+    """The modules that hold one, the outermost first, and itself."""
+    path = module.split(".")
+    return [".".join(path[:length]) for length in range(1, len(path) + 1)]
+
+
 def converted(values: Any, dtype: torch.dtype) -> Any:
-    """The same arguments of a call, floating-point tensors in another dtype."""
+    """The same arguments of a call, with copies of floating-point tensors in another dtype."""
     if isinstance(values, Tensor):
-        return values.to(dtype) if values.is_floating_point() else values
+        return values.to(dtype, copy=True) if values.is_floating_point() else values
     if isinstance(values, dict):
         return {key: converted(value, dtype) for key, value in values.items()}
     if isinstance(values, tuple | list):
@@ -124,52 +140,36 @@ def converted(values: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def findings(
-    model: Decoder, reference: Trace, ids: Tensor, *, until: Callable[[Finding], bool] = lambda _: False
-) -> list[Finding]:
-    """Compare module by module, in the order they run, to the end or `until` a finding."""
-    found: list[Finding] = []
+def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
+    """Compare module by module, in the order they run; what ours is given and makes is copied, as in `trace`."""
+    compared: list[Finding] = []
     calls: Counter[str] = Counter()
 
     def compare(name: str, side: str, ours: Any, theirs: Tensor) -> None:
         error = relative_error(ours, theirs)
         limit = max(reference.bound(at) for at in ((name,) if side == "output" else (name, name.rpartition(".")[0])))
-        found.append(Finding(name, side, calls[name], ours.detach(), theirs, error, limit))
-        if until(found[-1]):
-            raise Stop
+        compared.append(Finding(name, side, calls[name], ours.detach().clone(), theirs, error, limit))
 
-    def before(name: str) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            taken = first_tensor(args or kwargs)
-            if not taken.is_floating_point():
-                return None  # ids or positions, which each side may pass on in its own way
-            compare(name, "input", taken, reference.inputs[name])
-            given = fitted(reference.inputs[name], taken)
-            return ((given, *args[1:]), kwargs) if args else (args, kwargs | {next(iter(kwargs)): given})
+    def before(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        taken = first_tensor(args or kwargs)
+        if not _is_stream(taken) or not _is_stream(reference.inputs[name]):
+            return None  # ids or positions, which each side may pass on in its own way
+        compare(name, "input", taken, reference.inputs[name])
+        given = fitted(reference.inputs[name], taken).clone()
+        return (with_first_tensor(args, given), kwargs) if args else (args, with_first_tensor(kwargs, given))
 
-        return hook
+    def after(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> Any:
+        ours = first_tensor(result)
+        if not _is_stream(ours):
+            return None
+        compare(name, "output", ours, reference.outputs[name])
+        calls[name] += 1
+        return with_first_tensor(result, fitted(reference.outputs[name], ours).clone())
 
-    def after(name: str) -> Callable[..., Any]:
-        def hook(_: nn.Module, __: Any, result: Tensor) -> Tensor:
-            compare(name, "output", result, reference.outputs[name])
-            calls[name] += 1
-            return fitted(reference.outputs[name], result)
-
-        return hook
-
-    handles = []
-    for name, module in model.named_modules():
-        if name in reference.outputs:
-            handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
-            handles.append(module.register_forward_hook(after(name)))
-    try:
+    modules = {name: module for name, module in model.named_modules() if name in reference.inputs}
+    with hooked(modules, before=before, after=after):
         compare(DECODER, "output", run(model, ids), reference.outputs[DECODER])
-    except Stop:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return compared
 
 
 def relative_error(ours: Any, theirs: Tensor) -> float:

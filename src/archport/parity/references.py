@@ -4,41 +4,17 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import SourceError, in_a_line
-from ..registry import Architecture, architecture
+from ..errors import ConfigError, SourceError, in_a_line
+from ..registry import Architecture
 from ..translate.fields import write_config
 
-# Settings that no accident can match: several rotary pairs, rotary below the head width, heads unequal to head width
-# and to three, an MLP that is not four times the width, odd eps. An architecture uses those of its own fields.
-SIZES: dict[str, Any] = {
-    "vocab_size": 113,
-    "context": 43,
-    "width": 70,
-    "layers": 3,
-    "heads": 5,
-    "mlp_width": 102,
-    "norm_eps": 3e-5,
-    "rotary_width": 8,
-    "rotary_fraction": 0.6,
-    "rotary_base": 9973.0,
-}
-# Each field that has other values worth a variant, with those values.
-VARIANTS: dict[str, tuple[Any, ...]] = {
-    "activation": ("gelu", "gelu_tanh", "relu"),
-    "tied": (True, False),
-    "parallel": (False,),
-    "attention_bias": (False,),
-    "rotary_fraction": (1.0,),
-    "rotary_width": (14,),
-    "scale_scores": (False,),
-    "scale_scores_by_depth": (True,),
-}
 LOUD = 0.3  # standard deviation of matrices; norms and biases are uniform in (-1, 1)
 
 
@@ -48,9 +24,9 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
 
     options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True}
     with _building(f"{folder}: "):
-        model, said = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
-    if said["missing_keys"]:
-        missing = ", ".join(sorted(said["missing_keys"])[:3])
+        model, account = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    if account["missing_keys"]:
+        missing = ", ".join(sorted(account["missing_keys"])[:3])
         raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
     return model.eval()
 
@@ -65,7 +41,7 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
     return model.eval()
 
 
-def admit(reference: Any) -> None:
+def require_reference(reference: Any) -> None:
     """Take a transformers model with a head as a reference, and nothing else. Raises: SourceError."""
     kind = type(reference).__name__
     if not isinstance(reference, nn.Module) or not hasattr(reference, "config"):
@@ -75,18 +51,25 @@ def admit(reference: Any) -> None:
         raise SourceError(f"the reference is a {kind}, which has no output head; expected one of the ...ForCausalLM")
 
 
-def variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every variant of an architecture: its name and its fields of ours."""
-    arch = architecture(name)
-    known = arch.table.config.keys()
-    sizes = {field: value for field, value in SIZES.items() if field in known}
-    yield arch.name, sizes
-    default = arch.config_class(**sizes)
-    for field, values in VARIANTS.items():
-        meaning = arch.table.field(field)[1] if field in known else {}
-        for value in [v for v in values if field in known and (not meaning or v in meaning.values())]:
-            if getattr(default, field) != value:
-                yield f"{arch.name}, {field} {value}", sizes | {field: value}
+def variants(arch: Architecture) -> dict[str, dict[str, Any]]:
+    """The fields of each tiny model of an architecture, by its name. Raises: ConfigError where it has no sizes."""
+    if not arch.sizes:
+        wanted = "found none, expected those of a tiny model: SIZES of its module or register(sizes=...)"
+        raise ConfigError({"sizes": wanted}, f"architecture {arch.name}")
+    different = {f"{arch.name}, {name}": {**arch.sizes, **changes} for name, changes in arch.variants.items()}
+    return {arch.name: dict(arch.sizes)} | different
+
+
+def never_varied(arch: Architecture) -> list[str]:
+    """Config fields that change the mathematics and that sizes and variants leave at their default: not verified."""
+    defaults = {field.name: field.default for field in fields(arch.config_class)}
+    return [
+        name
+        for name in arch.table.config
+        if name != "init_std"
+        and not name.endswith("_dropout")  # which act on fresh weights and in train mode only
+        and all(given.get(name, defaults[name]) == defaults[name] for given in variants(arch).values())
+    ]
 
 
 def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:

@@ -1,12 +1,10 @@
-"""The verdict of a verification: for people, for programs, and as a page."""
+"""The verdict of a verification: for people and for programs."""
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..view import markup
 from .budget import Check
 from .diagnose import Diagnosis
 
@@ -97,22 +95,6 @@ class Report:
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         fault = f"\n\n{self.fault.words}" if self.fault else ""
         return f"# {self.name}\n\n{self.verdict}{fault}\n\n{table}\n"
-
-    def to_html(self) -> str:
-        """A page of its own in HTML; names are escaped."""
-        return to_html([self])
-
-    def _repr_html_(self) -> str:
-        """The verdict and its lines, for notebooks and as a part of a page."""
-        said = [self.verdict, *([self.fault.words] if self.fault else [])]
-        rows = [dict(zip(HEADINGS, row, strict=True)) for row in self.rows()]
-        return "".join(f"<p>{markup.escaped(line)}</p>\n" for line in said) + markup.table(rows)
-
-
-def to_html(reports: Sequence[Report]) -> str:
-    """One page in HTML of any number of reports."""
-    sections = (f"<h1>{markup.escaped(report.name)}</h1>\n{report._repr_html_()}" for report in reports)
-    return markup.page(", ".join(report.name for report in reports[:3]), "".join(sections))
 
 
 def _finite(number: float) -> float | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import in_a_line
 from ..layers import Decoder
+from ..observing import hooked
 
 
 class RaisedError(Exception):
@@ -44,12 +45,13 @@ def backward(loss: Tensor) -> None:
 def _where(model: nn.Module, ids: Tensor, how: dict[str, Any]) -> str:
     """The innermost module that is running when the model raises."""
     inside: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda _, __, name=name: inside.append(name)))
-        handles.append(module.register_forward_hook(lambda _, __, ___: inside.pop() and None))
-    with suppress(Exception), torch.no_grad():
+
+    def enter(name: str, _: nn.Module, __: Any, ___: Any) -> None:
+        inside.append(name)
+
+    def leave(_: str, __: nn.Module, ___: Any, ____: Any, _____: Any) -> None:
+        inside.pop()
+
+    with suppress(Exception), torch.no_grad(), hooked(dict(model.named_modules()), before=enter, after=leave):
         model(ids, **how)
-    for handle in handles:
-        handle.remove()
     return (inside and inside[-1]) or "decoder"

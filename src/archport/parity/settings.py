@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from ..config import DecoderConfig
 from ..errors import SourceError
 from ..files.values import is_finite
-from ..layers import Attention, Decoder
+from ..layers import Decoder
+from ..observing import is_observed
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:
@@ -17,13 +21,15 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[
     return tuple(f"{whose}{name} is not finite" for name, tensor in tensors if not is_finite(tensor))
 
 
-def admit(port: Decoder) -> None:
-    """Take a Decoder that knows what it is and has values. Raises: SourceError."""
+def require_port(port: Decoder) -> None:
+    """Take a Decoder that knows what it is, has values and is not observed. Raises: SourceError."""
+    if is_observed(port):
+        raise SourceError("the model is observed right now: verify it outside of `with observe(...)`")
     if not isinstance(getattr(port, "config", None), DecoderConfig) or not hasattr(port, "architecture"):
         raise SourceError("the model has no config or architecture: make it with archport.build or from_state_dict")
-    lost = next((name for name, tensor in port.named_parameters() if tensor.is_meta), None)
-    if lost:
-        raise SourceError(f"{port.architecture}: {lost} is on meta and has no values")
+    empty = next((name for name, tensor in port.named_parameters() if tensor.is_meta), None)
+    if empty:
+        raise SourceError(f"{port.architecture}: {empty} is on meta and has no values")
     for name, module in port.named_modules():
         if "forward" in vars(module):
             raise SourceError(
@@ -74,11 +80,14 @@ def mixed_dtypes(port: Decoder) -> Iterator[str]:
     yield from (f"{some[0]} is {dtype}, most are {usual}" for dtype, some in names.items() if dtype != usual)
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    """The same model, in place, in train mode and dropping nothing."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, Attention):
-            module.score_dropout = 0.0
-    return model.train()
+class without_dropout(TorchFunctionMode):
+    """Drops nothing in train mode, whichever module asks for it and wherever it keeps its rate."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs = kwargs | {"dropout_p": 0.0} if "dropout_p" in kwargs else kwargs
+        elif "dropout" in getattr(func, "__name__", ""):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)

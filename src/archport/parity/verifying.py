@@ -20,10 +20,11 @@ from ..registry import architecture, skeleton
 from . import references
 from .budget import Check
 from .compare import EMBEDDINGS, Comparison
-from .diagnose import MADE, Diagnosis, diagnose, diagnose_line
+from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
+from .locate import Finding, Trace
 from .report import Report
 from .running import RaisedError
-from .settings import admit, mixed_dtypes, not_comparable, not_finite, unlike
+from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
 
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
 
@@ -52,21 +53,10 @@ def verify(
     Raises: SourceError when there is no reference to be had, and whatever `load` raises.
     """
     device = to_device(device)
-    if isinstance(model, Decoder):
-        if is_swapped(model):
-            raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
-        admit(model)
-        port = copy.deepcopy(model)
-        problems = [] if dtype else [*mixed_dtypes(port)]
-        target = precision(dtype or next(port.parameters()).dtype)
-    elif model is None or isinstance(model, str | Path):
-        port, problems = load(model, revision=revision, offline=offline), []
-        target = precision(dtype or torch.float32)
-    else:
-        raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
+    port, problems = _port(model, revision=revision, offline=offline, mixed=dtype is not None)
+    target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
-    problems += not_finite(port.named_parameters())
     if reference is None:
         if folder is None:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
@@ -74,7 +64,7 @@ def verify(
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
         reference = references.of_folder(folder, target, against)
     else:
-        references.admit(reference)
+        references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
     comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
     problems += not_comparable(port, comparison.clean)
@@ -82,6 +72,24 @@ def verify(
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
     port = port.to(device, target).eval().requires_grad_(True)
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+
+
+def _port(
+    model: Decoder | str | Path | None, *, revision: str | None, offline: bool, mixed: bool
+) -> tuple[Decoder, list[str]]:
+    """A port that may be changed, and what keeps it from being compared; dtypes may be `mixed`. Raises: SourceError."""
+    problems: list[str] = []
+    if isinstance(model, Decoder):
+        if is_swapped(model):
+            raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
+        require_port(model)
+        port = copy.deepcopy(model)
+        problems += [] if mixed else mixed_dtypes(port)
+    elif model is None or isinstance(model, str | Path):
+        port = load(model, revision=revision, offline=offline)
+    else:
+        raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
+    return port, [*problems, *not_finite(port.named_parameters())]
 
 
 def verify_architecture(
@@ -95,7 +103,7 @@ def verify_architecture(
     """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
     arch = architecture(name)
     reports = []
-    for variant, sizes in references.variants(arch.name):
+    for variant, sizes in references.variants(arch).items():
         comparison = loud_comparison(
             arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
         )
@@ -130,7 +138,7 @@ def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = F
         for check in _lines(port, comparison, quick, packed):
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
-            fault = explain(comparison, port, checks)
+            fault = find_cause(comparison, port, checks)
     except RaisedError as error:
         problems.append(str(error))
     return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
@@ -155,36 +163,41 @@ def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> 
     if comparison.short.shape[-1] > 1:
         yield comparison.loss(port)
         # In half precision a ReLU's input may round to either side of its kink and the gradient jumps: no budget holds.
-        if comparison.dtype == torch.float32 or port.config.activation != "relu":
+        if comparison.dtype == torch.float32 or not any(isinstance(part, nn.ReLU) for part in port.modules()):
             yield comparison.gradients(port)
     yield comparison.exported(port)
 
 
-def explain(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
-    """The place and the cause of the first difference.
-
-    Looked for module by module on a few tokens, then on the ids of a line of logits that failed; a line that fails
-    while every module agrees gives its own place.
-    """
-    ids, seen = comparison.short, comparison.trace(port)
+def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
+    """The place and the cause of the first difference; a line that fails while modules agree gives its own place."""
     failed = [check for check in checks if not check.ok]
-    found = comparison.findings(port, seen)
-    if not any(one.differs for one in found):
+    compared, reference, ids = _compared(comparison, port, failed)
+    first = next((finding for finding in compared if finding.differs), None)
+    if first is None:
+        return _of_lines(comparison, port, failed)
+    if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
+        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
+    return diagnose(compared, port, comparison.clean, reference, ids)
+
+
+def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
+    """Module by module on a few tokens or, where these show nothing, on the ids of a line of logits that failed."""
+    ids, reference = comparison.short, comparison.trace(port)
+    compared = comparison.findings(port, reference)
+    if not any(finding.differs for finding in compared):
         lines = [check.name.removeprefix("logits, ") for check in failed]
         longer = next((line for line in lines if line in comparison.ids), None)
         if longer is not None:
             ids = comparison.ids[longer]
-            seen = comparison.trace(port, ids)
-            found = comparison.findings(port, seen, ids)
-    first = next((finding for finding in found if finding.differs), None)
-    lookup = next((check for check in failed if check.name == EMBEDDINGS), None)
-    if first is not None and first.module == "head" and port.tied and lookup:
-        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    if first is not None:
-        return diagnose(found, comparison.clean, seen, ids)
+            reference = comparison.trace(port, ids)
+            compared = comparison.findings(port, reference, ids)
+    return compared, reference, ids
+
+
+def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
     for check in failed:
-        if check.name in MADE:
-            return diagnose_line(check.name, comparison.clean, port, comparison.short)
+        if check.name in LINES:
+            return diagnose_line(check.name, port, comparison.clean, comparison.short)
         if check.part:
             return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
     return None

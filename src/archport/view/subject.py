@@ -1,4 +1,4 @@
-"""What is looked at: an architecture at published sizes, or a checkpoint by its config and headers alone."""
+"""What is looked at: an architecture at the sizes of an example, or a checkpoint by its config and headers alone."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,11 @@ from ..errors import SourceError
 from ..layers import Decoder
 from ..loading import LoadPlan
 from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
-from . import published
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model without its weights: of a checkpoint, which `plan` says how to read, or `like` a published model."""
+    """A model without its weights: of a checkpoint, which `plan` says how to read, or at the sizes of `like`."""
 
     name: str
     architecture: Architecture
@@ -52,11 +51,11 @@ def subject(
 
     A Hub id may carry its revision, as `EleutherAI/pythia-70m@step3000`.
 
-    Raises: ConfigError for an architecture whose published sizes are not known, and whatever `plan` raises.
+    Raises: ConfigError for an architecture that has no sizes to show it at, and whatever `plan` raises.
     """
     if isinstance(source, str) and is_architecture(source) and not Path(source).exists():
         arch = architecture(source)
-        like, sizes = published.first_of(arch.name)
+        like, sizes = arch.example()
         return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
     if source == "bundled" and not Path(source).exists():
         source = None

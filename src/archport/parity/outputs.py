@@ -1,7 +1,7 @@
 """What a model makes, ours or theirs: logits in every way they can be made, loss, gradients, what modules are fed."""
 
 import copy
-from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..errors import ArchportError
 from ..generation.cache import KVCache
 from ..generation.decoding import generate
 from ..layers import Decoder
+from ..observing import hooked
 from .counterparts import first_tensor
 from .references import of_config
 from .running import RaisedError, Stop, backward, run
@@ -24,13 +25,13 @@ def with_exact_buffers(reference: nn.Module) -> nn.Module:
     """A copy with its buffers made anew in float32: `half()` and the like round rotary tables."""
     config: Any = reference.config
     fresh = of_config(config.to_dict(), torch.float32, config._attn_implementation)
-    made = copy.deepcopy(reference)
+    exact = copy.deepcopy(reference)
     for name, buffer in fresh.named_buffers():
         parent, _, leaf = name.rpartition(".")
-        module = made.get_submodule(parent)
+        module = exact.get_submodule(parent)
         if leaf in module._buffers:
             module._buffers[leaf] = buffer.to(next(reference.parameters()).device)
-    return made
+    return exact
 
 
 def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -61,25 +62,23 @@ def gradients(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
     """Gradient of the loss by every parameter, zero where there is none; the model is left without any."""
     with torch.enable_grad():
         backward(loss(model, ids))
-    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    by_name = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    return found
+    return by_name
 
 
 @torch.no_grad()
 def outputs(model: nn.Module, names: list[str], ids: Tensor) -> list[Tensor]:
     """What some modules make, in the order of their names; those that never run are left out."""
-    made: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _, __, result: made.update({name: first_tensor(result)})
+    def keep(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> None:
+        results[name] = first_tensor(result).clone()  # which may be changed in place afterwards
 
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(keep(name)) for name in names if name in modules]
-    run(model, ids)
-    for handle in handles:
-        handle.remove()
-    return [made[name] for name in names if name in made]
+    with hooked({name: modules[name] for name in names if name in modules}, after=keep):
+        run(model, ids)
+    return [results[name] for name in names if name in results]
 
 
 @torch.no_grad()
@@ -118,15 +117,10 @@ def fed(model: nn.Module, name: str, ids: Tensor) -> Tensor:
     """What a module is fed in a forward pass; the rest of the pass is not run."""
     taken: list[Tensor] = []
 
-    def stop(_: nn.Module, args: Any, kwargs: Any) -> None:
+    def stop(_: str, __: nn.Module, args: Any, kwargs: Any) -> None:
         taken.append(first_tensor(args or kwargs))
         raise Stop
 
-    handle = model.get_submodule(name).register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    with suppress(Stop), hooked({name: model.get_submodule(name)}, before=stop):
         run(model, ids)
-    except Stop:
-        pass
-    finally:
-        handle.remove()
     return taken[0] if taken else torch.empty(0)

@@ -1,4 +1,8 @@
-"""Modules that are wrong on purpose: each is one of ours with one step changed, planted by its class."""
+"""Parts that are wrong on purpose: each is a class of ours with one step changed.
+
+They are planted above the class a part has, so that what a subclass adds to ours stays; a step that calls `super()`
+changes what the part's own step is given or makes, any other stands in its place.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +25,9 @@ class RMSNorm(nn.LayerNorm):
     """Does not subtract the mean."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight + self.bias
+        normed = x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+        scaled = normed if self.weight is None else normed * self.weight
+        return scaled if self.bias is None else scaled + self.bias
 
 
 class UnbiasedNorm(nn.LayerNorm):
@@ -67,7 +73,7 @@ class RotaryOnValues(Attention):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         q, k, v = self.project(x)
-        q, k = self.rotate(q, k, context)
+        q, k = self.rotate(*self.norm(q, k), context)
         k, v = context.extend(k, context.rotated(v, self.rotary))
         return self.output(self.attend(q, k, v, context))
 
@@ -141,22 +147,21 @@ class HalfRotary(Rotary):
     """Computes angles in float16."""
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        exponents = torch.arange(0, self.width, 2, device=positions.device).half() / self.width
-        angles = positions[..., None].half() * (1.0 / self.base**exponents / self.factor)
+        angles = positions[..., None].half() * self.frequencies(positions.device).half()
         return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
 
 
-class PositionsOffByOne(PositionedEmbed):
-    """Learned positions that start at 1."""
+class OffByOne(nn.Embedding):
+    """Learned positions that start one row too late."""
 
     start = 1
 
-    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        return super().place(vectors, (positions + self.start).clamp(max=self.positions.num_embeddings - 1))
+    def forward(self, indices: Tensor) -> Tensor:
+        return super().forward((indices + self.start).clamp(max=self.num_embeddings - 1))
 
 
-class PositionsShiftedByTwo(PositionsOffByOne):
-    """Learned positions that start at 2, as OPT's do."""
+class OffByTwo(OffByOne):
+    """Learned positions that start two rows too late, as OPT's do."""
 
     start = 2
 
@@ -170,13 +175,6 @@ class NoPositions(PositionedEmbed):
 
 class ScaledEmbed(Embed):
     """Scales token vectors by the square root of the width, as some models do."""
-
-    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
-        return super().place(vectors * self.tokens.embedding_dim**0.5, positions)
-
-
-class ScaledPositionedEmbed(PositionedEmbed):
-    """The same before learned positions are added."""
 
     def place(self, vectors: Tensor, positions: Tensor) -> Tensor:
         return super().place(vectors * self.tokens.embedding_dim**0.5, positions)
