@@ -12,9 +12,9 @@ import torch
 
 import archport
 from archport.parity import Report
-from archport.view import markup
 from archport.view.page import to_html
-from archport.view.subject import subject
+from archport.view.rendering import render
+from archport.view.subjects import subject
 
 from .browser import chromium, requests, screen
 from .references import reference

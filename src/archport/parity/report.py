@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..view import markup
 from .budget import Check
 from .diagnose import Diagnosis
 
@@ -102,17 +101,12 @@ class Report:
         """A page of its own in HTML; names are escaped."""
         return to_html([self])
 
-    def _repr_html_(self) -> str:
-        """The verdict and its lines, for notebooks and as a part of a page."""
-        said = [self.verdict, *([self.fault.words] if self.fault else [])]
-        rows = [dict(zip(HEADINGS, row, strict=True)) for row in self.rows()]
-        return "".join(f"<p>{markup.escaped(line)}</p>\n" for line in said) + markup.table(rows)
-
 
 def to_html(reports: Sequence[Report]) -> str:
     """One page in HTML of any number of reports."""
-    sections = (f"<h1>{markup.escaped(report.name)}</h1>\n{report._repr_html_()}" for report in reports)
-    return markup.page(", ".join(report.name for report in reports[:3]), "".join(sections))
+    from ..view.notebook import report_page
+
+    return report_page(reports)
 
 
 def _finite(number: float) -> float | None:
