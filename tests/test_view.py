@@ -284,7 +284,7 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
     [
         ({}, "divided by sqrt(head width)"),
         ({"scale_attn_weights": False}, "not divided by sqrt(head width)"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width), but by layer + 1"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width) and by layer + 1"),
     ],
 )
 def test_what_is_done_to_the_scores(tmp_path, settings, said):

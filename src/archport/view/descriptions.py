@@ -122,6 +122,7 @@ def _head(model: Decoder) -> Description:
     return Description(text, kind="head", facts=facts, sides=("out", "in"))
 
 
+@describe.register(PositionedEmbed)
 @describe.register
 def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
     learned = isinstance(part, PositionedEmbed)
