@@ -100,8 +100,8 @@ def require_agreement(one: Path, other: Path) -> None:
     """Stop unless the differences are those between the two files as safetensors reads them."""
     from safetensors.torch import load_file
 
-    from archport.view.diff import tensors
-    from archport.view.subject import subject
+    from archport.view.subjects import subject
+    from archport.view.tensor_differences import tensors
 
     theirs = [load_file(folder / "model.safetensors")["transformer.h.1.mlp.c_fc.weight"] for folder in (one, other)]
     rows = {row["tensor"]: row for row in tensors(*(subject(folder, headers_only=False) for folder in (one, other)))}
@@ -111,8 +111,8 @@ def require_agreement(one: Path, other: Path) -> None:
 
 def compared(one: Path, other: Path) -> dict[str, Any]:
     """In a process of its own: compare two checkpoints, watched, and read the same bytes."""
-    from archport.view.diff import tensors
-    from archport.view.subject import subject
+    from archport.view.subjects import subject
+    from archport.view.tensor_differences import tensors
 
     subjects = [subject(folder, headers_only=False) for folder in (one, other)]
     before, most = memory()["RssAnon"], 0

@@ -1,5 +1,6 @@
 """The page, as a person uses it in a real browser: joins, keyboard, filter, both schemes, a phone, hostile names."""
 
+import html
 import json
 import re
 import time
@@ -9,12 +10,13 @@ from threading import Thread
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 
 import archport
 from archport.parity import Report
-from archport.view import markup
 from archport.view.page import to_html
-from archport.view.subject import subject
+from archport.view.rendering import render
+from archport.view.subjects import subject
 
 from .browser import chromium, requests, screen
 from .cpu import swapping
@@ -372,10 +374,23 @@ def _pictures(text):
 
 
 def test_text_stays_text_and_what_is_not_seen_is_spelt_out():
-    assert markup.escaped('<a href="x">&\'') == "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"
-    assert markup.escaped("a\n\u202eb\0") == "a\\n\\u202eb\\x00"
-    assert "<b>" not in markup.table([{"<b>": "<b>"}], caption="<b>")
-    assert markup.table([]) == "<table><thead><tr></tr></thead><tbody>\n</tbody></table>\n"
+    def table(*rows, caption=""):
+        return render("notebook.html", rows=rows, caption=caption)
+
+    text = table({"<b>": '<a href="x">&\''}, {"<b>": "a\n\u202eb\0"}, {"<b>": "  indented"}, caption="<i>")
+    assert "<b>" not in text
+    assert "<i>" not in text
+    [link, odd, indented] = re.findall(r"<td>(.*)</td>", text)
+    assert not re.search(r"[<>\"']", link)
+    assert html.unescape(link) == '<a href="x">&\''
+    assert odd == "a\\n\\u202eb\\x00"
+    assert indented == "&nbsp;&nbsp;indented"
+    assert table().split() == ["<table><thead><tr></tr></thead><tbody>", "</tbody></table>"]
+
+
+def test_a_template_that_lacks_a_value_says_so():
+    with pytest.raises(UndefinedError):
+        render("notebook.html", rows=[])
 
 
 def test_two_checkpoints_of_one_architecture_are_compared_tensor_by_tensor(tmp_path):

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
-from archport.view import draw
-from archport.view.draw import LETTERS, SIGNED, strongest
-from archport.view.output import write
-from archport.view.plot import KINDS, check, drawn, plot, probabilities, save, stream_norms
-from archport.view.subject import subject
+from archport.view import drawing
+from archport.view.drawing import LETTERS, SIGNED, strongest
+from archport.view.output import whole_file
+from archport.view.plotting import KINDS, check, drawn, plot, probabilities, save, stream_norms
+from archport.view.subjects import subject
 
 from .references import SIZES, reference, sequences
 from .test_cli import run
@@ -363,7 +363,7 @@ def test_long_prompts_keep_their_heads(tmp_path):
 
 def test_labels_are_short_and_in_letters_the_font_has():
     words = ["日本語", "\U0001fae8", "x" * 40, "a b\u202e", "$x$", "日", "é"]
-    figure = draw.attention("模型", 0, torch.eye(len(words))[None], words)
+    figure = drawing.attention("模型", 0, torch.eye(len(words))[None], words)
     pixels(figure)
     shown = labels(figure.axes[0].xaxis)
     assert shown == labels(figure.axes[0].yaxis)
@@ -493,9 +493,9 @@ def files_of_at_most(size):
 
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
-    write(tmp_path / "a.png", b"old")
+    whole_file(tmp_path / "a.png", b"old")
     with files_of_at_most(1 << 20), pytest.raises(ExportError, match=r"a\.png: cannot be written: File too large"):
-        write(tmp_path / "a.png", bytes(1 << 21))
+        whole_file(tmp_path / "a.png", bytes(1 << 21))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": b"old"}
 
 

@@ -17,13 +17,14 @@ from archport.cli.views import app
 from archport.errors import ConfigError, SourceError
 from archport.layers.rotary import Rotary
 from archport.registry import architecture
-from archport.view import beside as beside_module
-from archport.view.beside import beside
-from archport.view.diff import diff, tensors
-from archport.view.explain import explain
-from archport.view.facts import facts, layout
-from archport.view.subject import Subject, subject
-from archport.view.tree import tree
+from archport.view import reference_tree
+from archport.view.explaining import explain
+from archport.view.fact_table import diff, facts
+from archport.view.layouts import layout
+from archport.view.reference_tree import side_by_side
+from archport.view.subjects import Subject, subject
+from archport.view.tensor_differences import tensors
+from archport.view.trees import tree
 
 from .hub_server import REPO
 from .references import SIZES, VARIANTS, reference
@@ -102,7 +103,7 @@ def test_blocks_that_differ_are_not_folded():
 @pytest.mark.parametrize("source", ["checkpoint", "architecture"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, source):
-    rows = beside(subject(tiny / name if source == "checkpoint" else name))
+    rows = side_by_side(subject(tiny / name if source == "checkpoint" else name))
     shown = {re.sub(r"\.0-\d+", ".0", path) for row in rows for path in _paths(row["theirs"])}
     model = reference(name)
     with_tensors = {path for path, module in model.named_modules() if list(module.parameters(recurse=False))}
@@ -122,11 +123,11 @@ def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, sour
 def test_angles_are_held_against_a_table_of_sines_and_cosines(length, dtype):
     angles = torch.arange(length).double()[:, None] * 10000.0 ** -(torch.arange(0, 8, 2).double() / 8)
     theirs = SimpleNamespace(embed_positions=torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype))
-    assert beside_module._does_the_same(Rotary(8), theirs)
+    assert reference_tree.does_the_same(Rotary(8), theirs)
     for wrong in (Rotary(8, base=9000), Rotary(8, factor=1.1), Rotary(10)):
-        assert not beside_module._does_the_same(wrong, theirs)
+        assert not reference_tree.does_the_same(wrong, theirs)
     theirs.embed_positions = theirs.embed_positions.roll(4, dims=-1)
-    assert not beside_module._does_the_same(Rotary(8), theirs)
+    assert not reference_tree.does_the_same(Rotary(8), theirs)
 
 
 def _paths(theirs):
@@ -136,7 +137,7 @@ def _paths(theirs):
 
 def spoil(monkeypatch, name):
     """Let a load get one number of a parameter wrong."""
-    load = beside_module.port.load
+    load = reference_tree.port.load
 
     def spoilt(*words, **options):
         model = load(*words, **options)
@@ -144,7 +145,7 @@ def spoil(monkeypatch, name):
             model.get_parameter(name)[0, 0] += 1
         return model
 
-    monkeypatch.setattr(beside_module.port, "load", spoilt)
+    monkeypatch.setattr(reference_tree.port, "load", spoilt)
 
 
 def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
@@ -153,11 +154,11 @@ def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
     one, other = "blocks.{n}.norm_attn.*", "blocks.{n}.norm_mlp.*"
     weights[one], weights[other] = weights[other], weights[one]
     wrong = replace(seen.architecture, table=replace(seen.architecture.table, weights=weights))
-    rows = {row["path"]: row for row in beside(replace(seen, architecture=wrong)) if row["path"]}
+    rows = {row["path"]: row for row in side_by_side(replace(seen, architecture=wrong)) if row["path"]}
     assert rows["blocks.0.norm_attn"]["join"] == rows["blocks.0.norm_mlp"]["join"] == rows["blocks.0"]["join"] == "!"
     assert rows["blocks.0.attn.qkv"]["join"] == rows["norm"]["join"] == "="
     spoil(monkeypatch, "blocks.2.attn.qkv.weight")
-    rows = {row["path"]: row for row in beside(seen) if row["path"]}
+    rows = {row["path"]: row for row in side_by_side(seen) if row["path"]}
     assert rows["blocks.0.attn.qkv"]["join"] == "!"  # of three blocks that are folded one is wrong
     assert rows["blocks.0.attn.out"]["join"] == "="
 
@@ -167,17 +168,17 @@ def test_what_has_no_numbers_is_compared_by_what_it_does(tiny):
     config = model.config
     config.activation_function, config.resid_pdrop = "relu", 0.25
     model.save_pretrained(tiny / "relu")
-    rows = {row["path"]: row for row in beside(subject(tiny / "relu")) if row["path"]}
+    rows = {row["path"]: row for row in side_by_side(subject(tiny / "relu")) if row["path"]}
     assert rows["blocks.0.mlp.activation"]["their_kind"] == "ReLU"
     assert {rows[f"blocks.0.{part}"]["join"] for part in ("mlp.activation", "attn.dropout", "mlp.dropout")} == {"="}
     assert isinstance(model.transformer.h[0].mlp.act, torch.nn.Module)
     ours = subject("gpt2").model.blocks[0].mlp
-    assert not beside_module._does_the_same(torch.nn.GELU(), torch.nn.GELU(approximate="tanh"))
-    assert not beside_module._does_the_same(torch.nn.Dropout(0.1), torch.nn.Dropout(0.2))
+    assert not reference_tree.does_the_same(torch.nn.GELU(), torch.nn.GELU(approximate="tanh"))
+    assert not reference_tree.does_the_same(torch.nn.Dropout(0.1), torch.nn.Dropout(0.2))
     neox = reference("gpt_neox")
-    assert beside_module._does_the_same(Rotary(12, base=9973), neox.gpt_neox.rotary_emb)
-    assert not beside_module._does_the_same(Rotary(12, base=10000), neox.gpt_neox.rotary_emb)
-    assert beside_module._does_the_same(ours.activation, reference("gpt2").transformer.h[0].mlp.act)
+    assert reference_tree.does_the_same(Rotary(12, base=9973), neox.gpt_neox.rotary_emb)
+    assert not reference_tree.does_the_same(Rotary(12, base=10000), neox.gpt_neox.rotary_emb)
+    assert reference_tree.does_the_same(ours.activation, reference("gpt2").transformer.h[0].mlp.act)
 
 
 def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
@@ -186,7 +187,7 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     weights["transformer.h.2.ln_1.bias"][3] = torch.nan
     save_file(weights, tiny / "gpt2" / "model.safetensors", {"format": "pt"})
     seen = subject(tiny / "gpt2")
-    rows = {row["path"]: row for row in beside(seen) if row["path"]}
+    rows = {row["path"]: row for row in side_by_side(seen) if row["path"]}
     assert rows["blocks.1.mlp.up"]["dtype"] == "float16"
     assert rows["blocks.1"]["dtype"] == "float32 + float16"
     assert rows["blocks.1.mlp.up"]["theirs"] == "transformer.h.0-2.mlp.c_fc"
@@ -196,7 +197,7 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     [row] = explain(seen, "mlp.up")
     assert (row["path"], row["count"]) == ("blocks.{n}.mlp.up", 3)
     spoil(monkeypatch, "blocks.1.mlp.up.weight")
-    pair = beside_module.joined(seen)
+    pair = reference_tree.joined(seen)
     assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in range(3)] == ["=", "!", "="]
     assert pair.their_marks["transformer.h.0.mlp.c_fc"] == "!"
 
@@ -296,7 +297,7 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
     [
         ({}, "divided by sqrt(head width)"),
         ({"scale_attn_weights": False}, "not divided by sqrt(head width)"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width), but by layer + 1"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width) and by layer + 1"),
     ],
 )
 def test_what_is_done_to_the_scores(tmp_path, settings, said):
@@ -355,7 +356,7 @@ def test_keys_are_those_of_the_file(tmp_path):
     assert row["tensors"][0]["keys"] == ["h.{n}.attn.c_attn.weight"]
     assert explain(subject(tmp_path), "transformer.h.0.attn.c_attn.weight") == [row]
     assert [row["path"] for row in explain(subject("gpt-neox"), "lm_head")] == ["head"]
-    assert [row["path"] for row in explain(subject("gpt-neox"), "rotary_emb")] == ["rotary"]
+    assert [row["path"] for row in explain(subject("gpt-neox"), "rotary_emb")] == ["blocks.{n}.attn.rotary"]
 
 
 def test_papers_are_those_of_what_is_there(tmp_path):

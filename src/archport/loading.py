@@ -23,7 +23,6 @@ from .registry import Architecture, architecture, skeleton
 from .translate.fields import read_config
 from .translate.tensors import Copy, Plan, StepKind, TensorStep, import_tensor
 from .translate.tensors import plan as plan_tensors
-from .view import markup
 
 DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
@@ -86,12 +85,6 @@ class LoadPlan:
     def key_table(self) -> list[dict[str, str]]:
         """A row a tensor: ours, its shape, theirs, how one becomes the other."""
         return self.tensors.key_table
-
-    def _repr_html_(self) -> str:
-        """The key table, for notebooks."""
-        found = f"{self.checkpoint.origin.name}: {self.architecture.name}, {self.parameters:,} parameters"
-        memory = f"{self.bytes_in_place:,} bytes used in place, {self.bytes_copied:,} copied"
-        return markup.table(self.key_table, caption=f"{found} in {dtype_name(self.dtype)}; {memory}")
 
 
 def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: bool | None = None) -> LoadPlan:

@@ -15,7 +15,7 @@ from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, o
 
 if TYPE_CHECKING:
     from ..parity import Report
-    from ..view.subject import Subject
+    from ..view.subjects import Subject
 
 Weights = Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
 
@@ -36,32 +36,26 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    from ..view.subject import subject
-    from ..view.tree import shown
-    from ..view.tree import tree as tree_of
+    from ..view import reference_tree, trees
+    from ..view.subjects import subject
 
-    seen = subject(source, revision=revision, offline=offline, headers_only=not weights)
-    if reference:
-        from ..view.beside import beside
-
-        rows = beside(seen, depth=depth)
-    else:
-        rows = tree_of(seen.model, depth=depth)
+    model = subject(source, revision=revision, offline=offline, headers_only=not weights)
+    rows = reference_tree.side_by_side(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
-        compared = {"compared": "its weights" if seen.at_hand else "a tiny model"} if reference else {}
-        print(json.dumps({"model": seen.name, **compared, "modules": rows}, indent=2))
+        compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
+        print(json.dumps({"model": model.name, **compared, "modules": rows}, indent=2))
         return
-    cells = [shown(row) for row in rows]
+    cells = [trees.as_text(row) for row in rows]
     if reference:
         names = {"join": "", "theirs": "transformers", "their_kind": "its kind"}
         cells = [cell | {name: row[key] for key, name in names.items()} for cell, row in zip(cells, rows, strict=True)]
-    say(f"{seen.name}: {sum(p.numel() for p in seen.model.parameters()):,} parameters")
-    _print_likes([seen])
+    say(f"{model.name}: {sum(p.numel() for p in model.model.parameters()):,} parameters")
+    _print_likes([model])
     print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
     if reference:
-        from ..view.beside import LEGEND, TINY
-
-        say(LEGEND if seen.at_hand else f"{LEGEND}\n{TINY}")
+        say(reference_tree.legend(row["join"] for row in rows))
+        if not model.at_hand:
+            say(reference_tree.TINY)
 
 
 @app.command()
@@ -76,30 +70,29 @@ def diff(
 
     A Hub id may carry a revision, as NAME@step3000.
     """
-    from ..view.diff import diff as diff_of
-    from ..view.diff import side_by_side, tensors
-    from ..view.subject import subject
+    from ..view import fact_table, tensor_differences
+    from ..view.subjects import subject
 
     if len(sources) < 2:
         raise typer.BadParameter(f"found {len(sources)} model, expected two or more to compare")
-    seen = [subject(source, offline=offline, headers_only=not weights) for source in sources]
-    rows = diff_of(seen)
-    apart = list(tensors(*seen)) if len(seen) == 2 else []
+    models = [subject(source, offline=offline, headers_only=not weights) for source in sources]
+    rows = fact_table.diff(models)
+    apart = list(tensor_differences.tensors(*models)) if len(models) == 2 else []
     if as_json:
-        print(json.dumps({"models": [one.name for one in seen], "facts": rows, "tensors": apart}, indent=2))
+        print(json.dumps({"models": [model.name for model in models], "facts": rows, "tensors": apart}, indent=2))
         return
-    shown = [row for row in rows if everything or not row["same"]]
-    if shown:
-        print_table(side_by_side(seen, _once(shown)))
-    _print_likes(seen)
+    listed = [row for row in rows if everything or not row["same"]]
+    if listed:
+        print_table(fact_table.side_by_side(models, _once(listed)))
+    _print_likes(models)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
-    if not shown:
+    if not listed:
         say("no fact differs")
     elif same and not everything:
         say(f"the same: {', '.join(same)}")
     if apart:
         _print_tensors(apart, everything)
-    elif len(seen) > 2 and all(one.at_hand for one in seen):
+    elif len(models) > 2 and all(model.at_hand for model in models):
         say("tensors are compared between two checkpoints of one architecture, not between more")
 
 
@@ -112,21 +105,19 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """What each part of a model does, its shape, and where each tensor lies in the checkpoint; from headers alone."""
-    from ..view.explain import explain as explain_of
-    from ..view.subject import subject
+    from ..view import explaining
+    from ..view.subjects import subject
 
-    seen = subject(source, revision=revision, offline=offline)
-    rows = explain_of(seen, pattern)
+    model = subject(source, revision=revision, offline=offline)
+    rows = explaining.explain(model, pattern)
     if as_json:
-        print(json.dumps({"model": seen.name, "parts": rows}, indent=2))
+        print(json.dumps({"model": model.name, "parts": rows}, indent=2))
         return
     width = min(WIDTH, out.width) if out.is_terminal else WIDTH
     for row in rows:
-        of = f", {row['count']} of them" if row["count"] > 1 else ""
-        say(f"{row['path']}: {row['kind']}{of}")
-        source_of = f" ({row['source']})" if row["source"] else ""
+        say(f"{row['path']}: {explaining.heading(row)}")
         if row["text"]:
-            say(textwrap.fill(row["text"] + source_of, width, initial_indent="  ", subsequent_indent="  "))
+            say(textwrap.fill(explaining.sentence(row), width, initial_indent="  ", subsequent_indent="  "))
         for tensor in row["tensors"]:
             say(f"    {tensor['name'].rpartition('.')[2]} {tuple(tensor['shape'])}: {' + '.join(tensor['keys'])}")
             say(f"      {tensor['stored']}")
@@ -146,20 +137,20 @@ def plot(
     offline: Offline = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
-    from ..view import plot as drawing
-    from ..view.output import may_write
-    from ..view.subject import subject
+    from ..view import plotting
+    from ..view.output import check_target
+    from ..view.subjects import subject
 
-    may_write(output, tuple(drawing.UNDATED), force=force)
+    check_target(output, tuple(plotting.UNDATED), force=force)
     try:
-        seen = subject(source, revision=revision, offline=offline)
+        model = subject(source, revision=revision, offline=offline)
     except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
-        seen = subject(source, revision=revision, offline=offline, headers_only=False)
-    drawing.check(seen, kind, name=name, layer=layer, prompt=prompt)
-    if not seen.at_hand and kind in drawing.OF_ALL:
-        seen = subject(source, revision=revision, offline=offline, headers_only=False)
-    figure = drawing.plot(seen, kind, name=name, layer=layer, prompt=prompt)
-    drawing.save(figure, output, force=force)
+        model = subject(source, revision=revision, offline=offline, headers_only=False)
+    plotting.check(model, kind, name=name, layer=layer, prompt=prompt)
+    if not model.at_hand and kind in plotting.OF_ALL:
+        model = subject(source, revision=revision, offline=offline, headers_only=False)
+    figure = plotting.plot(model, kind, name=name, layer=layer, prompt=prompt)
+    plotting.save(figure, output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
 
 
@@ -178,34 +169,34 @@ def page(
 
     With --verify the exit code is 1 when it is not the same model as transformers'.
     """
-    from ..view.output import may_write, write
+    from ..view.output import check_target, whole_file
     from ..view.page import to_html
-    from ..view.subject import subject
+    from ..view.subjects import subject
 
-    may_write(output, (".html", ".htm"), force=force)
-    sources = [source] if other is None else [source, other]
-    seen = [subject(one, offline=offline, headers_only=not (weights or verify)) for one in sources]
-    verdicts = [report for one in seen for report in _verified(one)] if verify else []
-    write(output, to_html(seen, verdicts=verdicts, plots=not no_plots).encode("utf-8"))
+    check_target(output, (".html", ".htm"), force=force)
+    names = [source] if other is None else [source, other]
+    models = [subject(name, offline=offline, headers_only=not (weights or verify)) for name in names]
+    verdicts = [report for model in models for report in _verified(model)] if verify else []
+    whole_file(output, to_html(models, verdicts=verdicts, plots=not no_plots).encode("utf-8"))
     say(f"{output}  {output.stat().st_size:,} bytes")
     for report in verdicts:
         say(report.verdict)
     sys.exit(not all(report.ok for report in verdicts))
 
 
-def _verified(seen: "Subject") -> "Sequence[Report]":
+def _verified(model: "Subject") -> "Sequence[Report]":
     """The verdict on a checkpoint, or those on every variant of an architecture."""
     from .. import parity
     from ..loading import execute
 
-    if seen.plan is None:
-        return parity.verify_architecture(seen.architecture.name)
-    return [parity.verify(execute(seen.plan), dtype="float32")]
+    if model.plan is None:
+        return parity.verify_architecture(model.architecture.name)
+    return [parity.verify(execute(model.plan), dtype="float32")]
 
 
-def _print_likes(seen: "Sequence[Subject]") -> None:
+def _print_likes(models: "Sequence[Subject]") -> None:
     """Whose sizes those are that only an architecture was named for."""
-    likes = dict.fromkeys(f"{one.name} at the sizes of {one.like}" for one in seen if one.like)
+    likes = dict.fromkeys(f"{model.name} at the sizes of {model.like}" for model in models if model.like)
     if likes:
         say(", ".join(likes))
 
@@ -224,8 +215,8 @@ def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
     say(f"{len(differ)} of {len(rows)} tensors differ")
     listed = rows if everything else differ[:MOST]
     if listed:
-        from ..view.diff import shown as tensor_shown
+        from ..view.tensor_differences import as_text
 
-        print_table([tensor_shown(row) for row in listed])
+        print_table([as_text(row) for row in listed])
     if len(listed) < len(differ):
         say(f"and {len(differ) - len(listed)} more: --all")

@@ -51,6 +51,5 @@ TABLE = Table(
         "transformer.h.{n}.attn.masked_bias": MASK_VALUE,
         "transformer.h.{n}.attn.embed_positions": ROTARY_TABLE,
     },
-    modules=TRANSFORMER_MODULES
-    | {"blocks.{n}.attn.rotary": "transformer.rotary_emb"},  # a module of its own from 5.24 on
+    modules=TRANSFORMER_MODULES | {"blocks.{n}.attn.rotary": "transformer.rotary_emb"},  # in transformers 5.24 on
 )

@@ -1,4 +1,4 @@
-"""The tensor that somebody asks for: by our name or the checkpoint's, whole or a block of it."""
+"""A tensor selected by our name or the checkpoint's, whole or a block of it; and the names nearest to a wrong one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,27 @@ from ..translate.pattern import regroups
 from ..translate.tensors import TensorStep
 
 
-def tensor(plan: LoadPlan, asked: str | None) -> tuple[TensorStep, list[slice]]:
-    """The step that makes what is asked for, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range for each axis.
+def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
+    """The step of a tensor, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range for each axis.
 
     A checkpoint's key will do where it makes one tensor of ours alone. Raises: ConfigError.
     """
-    if not asked:
+    if not text:
         raise _fault("found no name, expected that of a tensor, as embed.tokens.weight")
-    name, bracket, block = asked.partition("[")
+    name, bracket, block = text.partition("[")
     names = _names(plan)
-    meant = {name, *plan.architecture.table.canonical(name)}
-    found = [name] if name in names else [ours for ours, keys in names.items() if meant & set(keys)]
-    if not found:
-        near = ", ".join(nearest(name, names))
+    spellings = {name, *plan.architecture.table.canonical(name)}
+    matching = [name] if name in names else [ours for ours, keys in names.items() if spellings & set(keys)]
+    if not matching:
+        near = ", ".join(nearest_names(name, names))
         raise _fault(f"found {name!r}, expected the name of a tensor; the nearest are {near}")
-    if len(found) > 1:
-        raise _fault(f"found {name!r}, which is a part of several: expected one of {', '.join(found)}")
-    step = _step(plan, found[0])
+    if len(matching) > 1:
+        raise _fault(f"found {name!r}, which is a part of several: expected one of {', '.join(matching)}")
+    step = _step(plan, matching[0])
     if step is None:
-        raise _fault(f"found {name!r}, which is tied: expected {plan.architecture.table.tied[found[0]]}, which it is")
+        raise _fault(
+            f"found {name!r}, which is tied: expected {plan.architecture.table.tied[matching[0]]}, which it is"
+        )
     if name not in names and len(step.keys) > 1:
         raise _fault(f"found {name!r}, which is a part of {step.name}: expected that")
     if name not in names and bracket and step.pattern and (len(step.shape) > 1 or regroups(step.pattern)):
@@ -47,21 +49,21 @@ def _step(plan: LoadPlan, name: str) -> TensorStep | None:
 def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
     """Our tensors, what is tied too, each with its keys: those in the file and those of an exported one."""
     table = plan.architecture.table
-    found = {step.name: step.keys for step in plan.steps if step.name}
-    return {name: (*found.get(name, ()), *table.row(name).keys) for name in (*found, *table.tied)}
+    in_file = {step.name: step.keys for step in plan.steps if step.name}
+    return {name: (*in_file.get(name, ()), *table.row(name).keys) for name in (*in_file, *table.tied)}
 
 
-def nearest(asked: str, names: Mapping[str, Sequence[str]]) -> list[str]:
+def nearest_names(text: str, names: Mapping[str, Sequence[str]]) -> list[str]:
     """The three names that are likest to one that is none, or whose other spellings are.
 
     Its last two parts count, wherever they are in a name; of equals the one most like all of it comes first.
     """
-    asked = asked[-100:].lower()
-    words = asked.split(".")[-2:]
+    text = text[-100:].lower()
+    words = text.split(".")[-2:]
 
     def alike(name: str) -> tuple[float, float]:
-        parts = [part for spelt in (name, *names[name]) for part in _parts(spelt, len(words))]
-        return max(_ratio(".".join(words), part) for part in parts), _ratio(asked, name)
+        parts = [part for spelling in (name, *names[name]) for part in _parts(spelling, len(words))]
+        return max(_ratio(".".join(words), part) for part in parts), _ratio(text, name)
 
     return sorted(names, key=alike, reverse=True)[:3]
 
@@ -77,10 +79,10 @@ def _ratio(one: str, other: str) -> float:
 
 def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
     """`0:64, 128:` of the text `0:64, 128:]`, one for each axis."""
-    found = [re.fullmatch(r"\s*(\d{0,9})\s*:\s*(\d{0,9})\s*", one) for one in block.removesuffix("]").split(",")]
-    full = [(int(one[1] or 0), int(one[2] or size)) for one, size in zip(found, shape, strict=False) if one]
-    if len(found) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
-        return [slice(*one) for one in full]
+    parts = [re.fullmatch(r"\s*(\d{0,9})\s*:\s*(\d{0,9})\s*", part) for part in block.removesuffix("]").split(",")]
+    full = [(int(part[1] or 0), int(part[2] or size)) for part, size in zip(parts, shape, strict=False) if part]
+    if len(parts) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
+        return [slice(*bounds) for bounds in full]
     wanted = ", ".join(f"0:{size}" for size in shape)
     raise _fault(f"found the block [{block}, expected one within [{wanted}]")
 

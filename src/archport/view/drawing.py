@@ -1,7 +1,7 @@
 """How each figure is drawn: images and curves of numbers, in colours and lines that print in grey."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from ..errors import SourceError, printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ft2font import FT2Font
 
 # From dark blue below 0 over grey to light yellow above: lightness alone tells the sign, in print and to all eyes.
 SIGNED = "cividis"
@@ -25,6 +24,14 @@ TITLE, SMALL = 12, 6  # sizes of letters, in points
 MORE = "\N{HORIZONTAL ELLIPSIS}"
 
 
+class Spectrum(NamedTuple):
+    """The singular values of a matrix of one layer."""
+
+    layer: int
+    shape: Sequence[int]
+    values: Tensor
+
+
 def new_figure() -> "Figure":
     """An empty figure. Raises: SourceError without matplotlib."""
     try:
@@ -34,7 +41,7 @@ def new_figure() -> "Figure":
     return Figure(figsize=(9, 6), layout="constrained")  # of its own canvas: needs no display
 
 
-def positions(model: str, weight: Tensor) -> "Figure":
+def positions(model: str, name: str, weight: Tensor) -> "Figure":
     """Learned positions as an image, and the columns that vary most as curves."""
     figure = new_figure()
     image, curves = figure.subplots(2, 1, height_ratios=(2, 1))
@@ -43,7 +50,7 @@ def positions(model: str, weight: Tensor) -> "Figure":
         curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=style)
     curves.set(xlabel="position", ylabel="value")
     curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=CURVES, frameon=False)
-    return _titled(figure, model, f"embed.positions.weight, {_sizes(weight.shape)}{_odd(weight)}")
+    return _titled(figure, model, f"{name}, {_sizes(weight.shape)}{_odd(weight)}")
 
 
 def strongest(weight: Tensor) -> list[int]:
@@ -52,40 +59,47 @@ def strongest(weight: Tensor) -> list[int]:
     return sorted(weight.nan_to_num(0, 0, 0).var(0, correction=0).topk(count).indices.tolist())
 
 
-def weights(model: str, name: str, weight: Tensor, corner: Sequence[int]) -> "Figure":
-    """A tensor as an image or a curve; a block of one begins at `corner`."""
+def weights(model: str, name: str, weight: Tensor, sides: tuple[str, str], corner: Sequence[int]) -> "Figure":
+    """A tensor as an image or a curve; `sides` are what lies down and across, and a block of it begins at `corner`."""
     figure = new_figure()
     axes = figure.subplots()
     if weight.ndim == 1:
         axes.plot(range(corner[0], corner[0] + len(weight)), weight.numpy(), linewidth=0.8)
         axes.set(xlabel="element", ylabel="value")
     else:
-        down = {"embed.tokens": "token", "embed.positions": "position"}.get(name.partition(".weight")[0])
-        _image(axes, weight, (down, "element") if down else ("out", "in"), corner)
+        _image(axes, weight, sides, corner)
     return _titled(figure, model, f"{name}, {_sizes(weight.shape)}{_odd(weight)}")
 
 
-def spectrum(model: str, found: Mapping[str, tuple[Sequence[int], Sequence[Tensor]]]) -> "Figure":
-    """Singular values of four matrices, each with its shape, a curve a layer."""
+def spectrum(model: str, spectra: Mapping[str, Sequence[Spectrum]]) -> "Figure":
+    """Singular values of every matrix, each with its shape, a curve a layer."""
     figure = new_figure()
-    grid = figure.subplots(2, 2).flatten()
-    for axes, (matrix, (shape, values)) in zip(grid, found.items(), strict=True):
-        for layer, (curve, shade) in enumerate(zip(values, _shades(len(values)), strict=True)):
+    rows = -(-len(spectra) // 2)
+    figure.set_size_inches(9, max(6, 3 * rows))
+    grid = figure.subplots(rows, 2, squeeze=False).flatten()
+    shades = _shades(1 + max(one.layer for several in spectra.values() for one in several))
+    handles = {}
+    for axes, (matrix, several) in zip(grid, spectra.items(), strict=False):
+        for layer, _, values in several:
             style = STYLES[layer % len(STYLES)]
-            axes.plot(curve.numpy(), color=shade, linestyle=style, linewidth=1, label=f"layer {layer}")
-        axes.set(title=f"{matrix}, {_sizes(shape)}", xlabel="number", ylabel="singular value")
-        _scaled(axes, values)
-    handles, labels = grid[0].get_legend_handles_labels()
-    count = len(handles)
-    few = sorted({round(part * (count - 1) / 6) for part in range(7)})
-    figure.legend([handles[at] for at in few], [labels[at] for at in few], loc="outside right center", handlelength=3)
-    return _titled(figure, model, f"singular values of the matrices of {count} layer{'s' * (count > 1)}")
+            label = f"layer {layer}"
+            [handles[layer]] = axes.plot(values.numpy(), color=shades[layer], linestyle=style, linewidth=1, label=label)
+        sizes = " and ".join(dict.fromkeys(_sizes(one.shape) for one in several))
+        axes.set(title=f"{matrix}, {sizes}", xlabel="number", ylabel="singular value")
+        _scaled(axes, [one.values for one in several])
+    for axes in grid[len(spectra) :]:
+        axes.set_axis_off()
+    layers = sorted(handles)
+    few = [layers[at] for at in sorted({round(part * (len(layers) - 1) / 6) for part in range(7)})]
+    lines = [handles[layer] for layer in few]
+    figure.legend(lines, [f"layer {layer}" for layer in few], loc="outside right center", handlelength=3)
+    return _titled(figure, model, f"singular values of the matrices of {len(layers)} layer{'s' * (len(layers) > 1)}")
 
 
-def attention(model: str, layer: int, seen: Tensor, words: Sequence[str]) -> "Figure":
+def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str]) -> "Figure":
     """What each token looks at, an image a head."""
     figure = new_figure()
-    heads, tokens = seen.shape[:2]
+    heads, tokens = probabilities.shape[:2]
     columns = -(-heads // 2) if heads <= 8 else 4
     rows = -(-heads // columns)
     every = -(-tokens // LABELS)
@@ -94,33 +108,33 @@ def attention(model: str, layer: int, seen: Tensor, words: Sequence[str]) -> "Fi
     figure.set_size_inches(max(6.4, side * columns), side * rows + 0.8)
     labels = [_label(words[at]) for at in ticks]
     # Among many tokens few get much of it: of the numbers that may be above 0 the largest hundredth is black.
-    most = _largest(seen[:, torch.ones(tokens, tokens).tril().bool()], 0.99) if tokens > LABELS else 1
+    most = _largest(probabilities[:, torch.ones(tokens, tokens).tril().bool()], 0.99) if tokens > LABELS else 1
     for head, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flatten()):
         if head >= heads:
             axes.set_axis_off()
             continue
-        image = axes.imshow(seen[head].numpy(), cmap="Greys", vmin=0, vmax=most)
-        image.set_interpolation(_interpolation(axes, seen[head]))
+        image = axes.imshow(probabilities[head].numpy(), cmap="Greys", vmin=0, vmax=most)
+        image.set_interpolation(_interpolation(axes, probabilities[head]))
         axes.set_xticks(ticks, labels, rotation=90, fontsize=SMALL, parse_math=False)
         axes.set_yticks(ticks, labels, fontsize=SMALL, parse_math=False)
         axes.set_title(f"head {head}", fontsize=8)
     thinned = f", one in {every} named" if every > 1 else ""
     counted = f"{heads} head{'s' * (heads > 1)}, {tokens} tokens{thinned}"
-    said = f"each row is a token and what it looks at, white 0, black {'1' if most == 1 else f'{most:.2g} or more'}"
-    return _titled(figure, model, f"attention of layer {layer}, {counted}", said)
+    meaning = f"each row is a token and what it looks at, white 0, black {'1' if most == 1 else f'{most:.2g} or more'}"
+    return _titled(figure, model, f"attention of layer {layer}, {counted}", meaning)
 
 
-def norms(model: str, found: Tensor, width: int) -> "Figure":
+def norms(model: str, values: Tensor, width: int) -> "Figure":
     """The norm of the residual stream after each layer, over the tokens."""
     figure = new_figure()
     axes = figure.subplots()
-    layers = range(len(found))
-    axes.plot(layers, found.median(-1).values.numpy(), marker="o", label="median of the tokens")
-    axes.fill_between(layers, found.amin(-1).numpy(), found.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
+    layers = range(len(values))
+    axes.plot(layers, values.median(-1).values.numpy(), marker="o", label="median of the tokens")
+    axes.fill_between(layers, values.amin(-1).numpy(), values.amax(-1).numpy(), alpha=0.2, label="smallest to largest")
     axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream")
-    _scaled(axes, found)
+    _scaled(axes, values)
     axes.legend()
-    return _titled(figure, model, f"residual stream, {found.shape[1]} tokens, width {width}")
+    return _titled(figure, model, f"residual stream, {values.shape[1]} tokens, width {width}")
 
 
 def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
@@ -183,29 +197,22 @@ def _shades(count: int) -> list[Any]:
 
 def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":
     """The figure under a title in lines that fit, with the end of a long name."""
-    room = (figure.get_figwidth() - 0.4) * 72
-    whole = _spelt(model)
-    short = whole[-NAME:]
-    while _width(MORE + "".join(short)) > room:
-        short = short[1:]
-    name = ("" if short == whole else MORE) + "".join(short)
-    lines = [line for text in (f"{name}: {what}", *more) for line in _wrapped(text, room)]
-    figure.suptitle("\n".join(lines), fontsize=TITLE, parse_math=False)
+    whole = _in_letters(model)
+    name = whole[-NAME:]
+    title = figure.suptitle("", fontsize=TITLE, parse_math=False)
+    for start in range(len(name)):
+        end = "".join(name[start:])
+        title.set_text(end if len(name) == len(whole) and start == 0 else MORE + end)
+        # matplotlib wraps between words only, so a name has to fit by itself.
+        if title.get_window_extent().width < 0.95 * figure.bbox.width:
+            break
+    title.set(text="\n".join((f"{title.get_text()}: {what}", *more)), wrap=True)
     return figure
-
-
-def _wrapped(text: str, room: float) -> list[str]:
-    first, *words = text.split(" ")
-    lines = [first]
-    for word in words:
-        longer = f"{lines[-1]} {word}"
-        lines[-1:] = [longer] if _width(longer) <= room else [lines[-1], word]
-    return lines
 
 
 def _label(word: str) -> str:
     """A token as a label: spaces and line ends visible, clipped."""
-    letters = _spelt(word.replace(" ", "\N{OPEN BOX}"))
+    letters = _in_letters(word.replace(" ", "\N{OPEN BOX}"))
     if sum(map(len, letters)) <= LETTERS:
         return "".join(letters)
     while sum(map(len, letters)) > LETTERS - 1:
@@ -213,29 +220,16 @@ def _label(word: str) -> str:
     return "".join(letters) + MORE
 
 
-def _spelt(text: str) -> list[str]:
+def _in_letters(text: str) -> list[str]:
     """Letters, each as itself or, where the font lacks it or nobody sees it, spelt out."""
-    font = _font()
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
     has = [font.get_char_index(ord(letter)) for letter in text]
     return [
         printable(letter) if there else letter.encode("unicode_escape").decode()
         for letter, there in zip(text, has, strict=True)
     ]
-
-
-def _width(text: str) -> float:
-    """How wide a line of the title is, in points."""
-    font = _font()
-    font.set_size(TITLE, 72)
-    font.set_text(text, 0.0)
-    width: float = font.get_width_height()[0] / 64
-    return width
-
-
-def _font() -> "FT2Font":
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    return get_font(findfont(FontProperties()))
 
 
 def _sizes(shape: Sequence[int]) -> str:

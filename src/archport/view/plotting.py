@@ -3,7 +3,7 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ from torch import Tensor
 from .. import port
 from ..errors import ConfigError, NotFiniteWarning, SourceError
 from ..generation import text
-from ..layers import Decoder, Rotary
+from ..layers import Attention, Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan, own_weight
-from ..observing import observe
+from ..observing import observe, sites
 from ..registry import skeleton
-from . import draw
-from .asked import tensor
-from .output import may_write, write
-from .subject import Subject
+from . import drawing
+from .descriptions import described
+from .output import check_target, whole_file
+from .selecting import tensor
+from .subjects import Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 KINDS = ("positions", "weights", "attention", "spectrum", "norms")
 PROMPT = "def __init__(self, name):\n    self.name = name"
 OPTIONS = {"name": ("weights",), "layer": ("attention",), "prompt": ("attention", "norms")}  # which kinds have each
-MATRICES = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 OF_ALL = ("attention", "spectrum", "norms")  # these need most of the weights, the others one tensor
 UNDATED: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
 
@@ -43,37 +43,44 @@ def plot(
     plan = _plan(subject)
     if not subject.at_hand and (kind in OF_ALL or not plan.checkpoint.remote):
         raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
-    if kind in ("positions", "weights"):
-        step, ranges = tensor(plan, "embed.positions.weight" if kind == "positions" else name)
+    if kind == "positions":
+        step, _ = tensor(plan, _learned_positions(subject))
+        return drawing.positions(subject.name, step.name or "", own_weight(plan, step).float())
+    if kind == "weights":
+        step, ranges = tensor(plan, name)
         weight = own_weight(plan, step).float()[tuple(ranges)]
-        if kind == "positions":
-            return draw.positions(subject.name, weight)
         place = ", ".join(f"{part.start}:{part.stop}" for part in ranges)
-        shown = f"{step.name}[{place}]" if weight.shape != step.shape else f"{step.name}"
-        return draw.weights(subject.name, shown, weight, [part.start for part in ranges])
+        title = f"{step.name}[{place}]" if weight.shape != step.shape else f"{step.name}"
+        sides = described(subject)[(step.name or "").rpartition(".")[0]].sides
+        return drawing.weights(subject.name, title, weight, sides, [part.start for part in ranges])
     if kind == "spectrum":
-        return draw.spectrum(subject.name, {matrix: _matrices(plan, matrix) for matrix in MATRICES})
+        return drawing.spectrum(subject.name, _spectra(plan))
     ids, words = _tokens(subject, plan, PROMPT if prompt is None else prompt)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # what comes of it is said below
         model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
     if kind == "attention":
-        seen = probabilities(model, ids, layer or 0)
-        if not seen.isfinite().all():
+        values = probabilities(model, ids, layer or 0)
+        if not values.isfinite().all():
             raise _fault(kind, f"found numbers in layer {layer or 0} that are not finite, expected finite ones")
-        return draw.attention(subject.name, layer or 0, seen, words)
+        return drawing.attention(subject.name, layer or 0, values, words)
     norms = stream_norms(model, ids)
     good = norms.isfinite().all(-1).tolist()
     if not all(good):
         where = f"after {good.index(False)} layers" if good[0] else "in the embedding"
         raise _fault(kind, f"found numbers {where} that are not finite, expected finite ones")
-    return draw.norms(subject.name, norms, subject.config.width)
+    return drawing.norms(subject.name, norms, subject.config.width)
+
+
+def drawable(subject: Subject) -> list[str]:
+    """The kinds that need no name, but for learned positions where a model has none."""
+    return [kind for kind in KINDS if kind != "weights" and (kind != "positions" or _learned_positions(subject))]
 
 
 def check(
     subject: Subject, kind: str, *, name: str | None = None, layer: int | None = None, prompt: str | None = None
 ) -> None:
-    """Look at what is asked of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
+    """Check the arguments of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
     if kind not in KINDS:
         raise _fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
     given = {"name": name, "layer": layer, "prompt": prompt}
@@ -85,34 +92,33 @@ def check(
     if faults:
         raise ConfigError(faults, "plot")
     plan = _plan(subject)
-    if kind == "positions" and all(step.name != "embed.positions.weight" for step in plan.mapped):
-        what = (
-            "rotary positions, which are angles and not learned"
-            if any(isinstance(part, Rotary) for part in subject.model.modules())
-            else "no positions"
-        )
+    if kind == "positions" and _learned_positions(subject) is None:
+        rotary = any(isinstance(part, Rotary) for part in subject.model.modules())
+        what = "rotary positions, which are angles and not learned" if rotary else "no PositionedEmbed of archport"
         raise _fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
-    if kind == "weights":
-        tensor(plan, name)
+    if kind == "weights" and len((step := tensor(plan, name)[0]).shape) not in (1, 2):
+        raise _fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
     if layer is not None and not 0 <= layer < subject.config.layers:
         raise _fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
-    draw.new_figure()
+    if kind == "attention":
+        _probabilities_site(subject.model, layer or 0)
+    drawing.new_figure()
 
 
 def drawn(figure: "Figure", ending: str) -> bytes:
     """A figure as `.png` or `.svg`, the same bytes for the same figure."""
     from matplotlib import rc_context
 
-    made = BytesIO()
+    content = BytesIO()
     with rc_context({"svg.hashsalt": "archport"}):
-        figure.savefig(made, format=ending.removeprefix("."), dpi=150, metadata=UNDATED[ending])
-    return made.getvalue()
+        figure.savefig(content, format=ending.removeprefix("."), dpi=150, metadata=UNDATED[ending])
+    return content.getvalue()
 
 
 def save(figure: "Figure", file: Path, *, force: bool = False) -> None:
     """Write a figure as PNG or SVG. Raises: ExportError when the file is there already or cannot be written."""
-    may_write(file, tuple(UNDATED), force=force)
-    write(file, drawn(figure, file.suffix))
+    check_target(file, tuple(UNDATED), force=force)
+    whole_file(file, drawn(figure, file.suffix))
 
 
 def _plan(subject: Subject) -> LoadPlan:
@@ -128,18 +134,31 @@ def _fault(field: str, what: str) -> ConfigError:
 # --- the numbers that are drawn ---
 
 
-def _matrices(plan: LoadPlan, matrix: str) -> tuple[tuple[int, ...], list[Tensor]]:
-    """The shape of a matrix, and its singular values in every layer."""
-    steps = [step for step in plan.mapped if str(step.name).endswith(f".{matrix}.weight")]
-    values = []
-    for step in steps:
+def _learned_positions(subject: Subject) -> str | None:
+    """The name of the learned positions of a model, if it has any."""
+    for path, part in subject.model.named_modules():
+        if isinstance(part, PositionedEmbed):
+            return f"{path}.positions.weight"
+    return None
+
+
+def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
+    """For each matrix of the blocks, by its name within one, the singular values in every layer that has it."""
+    spectra: dict[str, list[drawing.Spectrum]] = {}
+    for step in plan.mapped:
+        first, _, rest = (step.name or "").partition(".")
+        layer, _, matrix = rest.partition(".")
+        if first != "blocks" or len(step.shape) != 2:
+            continue
         weight = own_weight(plan, step).float()
-        if odd := draw.not_finite(weight):
-            raise _fault(
-                "spectrum", f"{step.name}: found {odd:,} of {weight.numel():,} numbers not finite, expected none"
-            )
-        values.append(torch.linalg.svdvals(weight))
-    return steps[0].shape, values
+        if odd := drawing.not_finite(weight):
+            numbers = f"{odd:,} of {weight.numel():,} numbers not finite"
+            raise _fault("spectrum", f"{step.name}: found {numbers}, expected none")
+        spectrum = drawing.Spectrum(int(layer), step.shape, torch.linalg.svdvals(weight))
+        spectra.setdefault(matrix.removesuffix(".weight"), []).append(spectrum)
+    if not spectra:
+        raise _fault("spectrum", "found no matrices in the blocks, expected some")
+    return spectra
 
 
 def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list[str]]:  # -> (1, seq), a word a token
@@ -159,10 +178,22 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
     ]
 
 
+def _probabilities_site(model: Decoder, layer: int) -> str:
+    """The name of the attention probabilities of a layer. Raises: ConfigError where `observe` has none there."""
+    prefix = f"blocks.{layer}."
+    names = [site.name for site in sites(model) if site.name.startswith(prefix)]
+    for name in names:
+        if name.endswith(".probabilities"):
+            return name
+    parts = ", ".join(type(part).__name__ for part in model.blocks[layer].children())
+    message = f"layer {layer} has no attention probabilities to observe, as {Attention.__name__} has: found {parts}"
+    raise _fault("attention", message)
+
+
 @torch.no_grad()
 def probabilities(model: Decoder, ids: Tensor, layer: int) -> Tensor:  # (1, seq) -> (heads, seq, seq)
     """How much each token of one text looks at each, in every head of a layer."""
-    name = f"blocks.{layer}.attn.probabilities"
+    name = _probabilities_site(model, layer)
     with observe(model, name) as values:
         model(ids)
     return values[name][0]
@@ -171,15 +202,7 @@ def probabilities(model: Decoder, ids: Tensor, layer: int) -> Tensor:  # (1, seq
 @torch.no_grad()
 def stream_norms(model: Decoder, ids: Tensor) -> Tensor:  # (1, seq) -> (layers + 1, seq)
     """The norm of each token's stream after the embedding and after every block."""
-    found: list[Tensor] = []
-
-    def keep(_: Any, __: Any, made: Tensor) -> None:
-        found.append(made[0].norm(dim=-1))
-
-    handles = [module.register_forward_hook(keep) for module in (model.embed, *model.blocks)]
-    try:
+    names = ["embed", *(f"blocks.{layer}.after" for layer in range(len(model.blocks)))]
+    with observe(model, *names) as values:
         model(ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.stack(found)
+    return torch.stack([values[name][0].norm(dim=-1) for name in names])

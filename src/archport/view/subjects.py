@@ -27,11 +27,11 @@ class Subject:
     @cached_property
     def model(self) -> Decoder:
         """Its modules on `meta`, each parameter of the type that the file holds."""
-        made = skeleton(self.architecture, self.config)
+        model = skeleton(self.architecture, self.config)
         for step in self.plan.mapped if self.plan else ():
-            parameter = made.get_parameter(step.name or "")
+            parameter = model.get_parameter(step.name or "")
             parameter.data = parameter.data.to(step.file_dtype)
-        return made
+        return model
 
     @property
     def at_hand(self) -> bool:

@@ -1,4 +1,4 @@
-"""What differs between models: facts side by side, and for checkpoints of one architecture tensor by tensor."""
+"""How far two checkpoints of one architecture are apart, tensor by tensor."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,43 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SourceError
 from ..files.values import same_bytes
-from .facts import facts
-from .subject import Subject
+from .subjects import Subject
 
 RELATIVE = "the root mean square of the differences over that of the first's numbers"
 PIECE = 1 << 18  # numbers that are compared at a time, so that they stay near the processor
-
-
-def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    """A row a fact: its part, what it is, the value in each model, and whether it is the same in all.
-
-    Raises: SourceError for fewer than two.
-    """
-    if len(subjects) < 2:
-        raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
-    found = [{(fact.part, fact.what): fact.value for fact in facts(subject)} for subject in subjects]
-    order = dict.fromkeys(key for one in (max(found, key=len), *found) for key in one)
-    parts = list(dict.fromkeys(part for part, _ in order))
-    rows = []
-    for part, what in sorted(order, key=lambda key: parts.index(key[0])):
-        values = [one.get((part, what), "-") for one in found]
-        rows.append({"part": part, "what": what, "values": values, "same": len(set(values)) == 1})
-    return rows
-
-
-def columns(subjects: Sequence[Subject]) -> list[str]:
-    """A name for each model, also where two have the same."""
-    names = [subject.name for subject in subjects]
-    numbers = [names[: at + 1].count(name) for at, name in enumerate(names)]
-    return [f"{name} ({number})" if number > 1 else name for name, number in zip(names, numbers, strict=True)]
-
-
-def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of `diff` with a column for each model."""
-    names = columns(subjects)
-    return [{"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) for row in rows]
 
 
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
@@ -96,7 +64,7 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def shown(row: dict[str, Any]) -> dict[str, str]:
+def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `tensors` as people read it."""
     first, second = (tuple(shape) if shape else None for shape in row["shapes"])
     lacking = "not finite" if first == second else "other shapes" if first and second else "in one alone"

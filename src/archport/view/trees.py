@@ -1,5 +1,6 @@
 """The tree of a model's modules, repeated blocks folded."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config import dtype_name
-from . import markup
 
 
 @dataclass(frozen=True)
 class Line:
-    """One module, or several alike: `path` names the first, `count` says how many there are."""
+    """One module, or several alike: `path` names the first, `count` says how many there are.
+
+    A `shared` one is a single module that several parts use.
+    """
 
     path: str
     label: str
@@ -22,6 +25,15 @@ class Line:
     parameters: int
     dtype: str = ""
     count: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Of each parameter, by its id, the first name it has; of each module how often it is used."""
+
+    owners: Mapping[int, str]
+    uses: Mapping[int, int]
 
 
 def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
@@ -31,7 +43,7 @@ def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
-def shown(row: dict[str, Any]) -> dict[str, str]:
+def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row as people read it: the module by its depth, numbers with separators and units."""
     parameters = row["parameters"]
     return {
@@ -44,25 +56,21 @@ def shown(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def to_html(model: nn.Module, name: str, beside: str = "") -> str:
-    """The tree as a table, for notebooks."""
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return markup.table([shown(row) for row in tree(model)], caption=f"{name}: {count:,} parameters{beside}")
-
-
 def folded(model: nn.Module) -> Iterator[Line]:
     """Every module below a model, in order; runs of blocks with the same insides become one.
 
     A parameter that several modules share is counted where it comes first.
     """
-    yield from _below(model, "", 1, {id(parameter): name for name, parameter in model.named_parameters()})
+    owners = {id(parameter): name for name, parameter in model.named_parameters()}
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    yield from _below(model, "", 1, _Shared(owners, uses))
 
 
-def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]) -> Iterator[Line]:
+def _below(module: nn.Module, prefix: str, depth: int, shared: _Shared) -> Iterator[Line]:
     children = [(prefix + name, child) for name, child in module.named_children()]
     if isinstance(module, nn.ModuleList):
         insides = [
-            [_line(path, child, depth, owners), *_below(child, f"{path}.", depth + 1, owners)]
+            [_line(path, child, depth, shared), *_below(child, f"{path}.", depth + 1, shared)]
             for path, child in children
         ]
         start = 0
@@ -75,8 +83,8 @@ def _below(module: nn.Module, prefix: str, depth: int, owners: Mapping[int, str]
         return
     for path, child in children:
         if not isinstance(child, nn.ModuleList):
-            yield _line(path, child, depth, owners)
-        yield from _below(child, f"{path}.", depth if isinstance(child, nn.ModuleList) else depth + 1, owners)
+            yield _line(path, child, depth, shared)
+        yield from _below(child, f"{path}.", depth if isinstance(child, nn.ModuleList) else depth + 1, shared)
 
 
 def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
@@ -94,7 +102,8 @@ def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
         yield replace(line, count=end - start, parameters=line.parameters * (end - start))
 
 
-def _line(path: str, module: nn.Module, depth: int, owners: Mapping[int, str]) -> Line:
+def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
+    owners, uses = shared.owners, shared.uses[id(module)]
     own = [parameter for parameter in module.parameters() if owners[id(parameter)].startswith(f"{path}.")]
     weight = getattr(module, "weight", None)
     shape = ""
@@ -108,9 +117,12 @@ def _line(path: str, module: nn.Module, depth: int, owners: Mapping[int, str]) -
         kind += f", the weight of {owners[id(weight)].removesuffix('.weight')}"
     elif not own and (settings := module.extra_repr().replace(", inplace=False", "")):
         kind += f"({settings})"
+    if uses > 1:
+        kind += f", used {uses} times"
     dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in own)
     count = sum(parameter.numel() for parameter in own)
-    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes))
+    name = path.rpartition(".")[2]
+    return Line(path, name, depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)
 
 
 def _row(line: Line, total: int) -> dict[str, Any]:

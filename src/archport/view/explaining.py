@@ -1,0 +1,107 @@
+"""What each part of a model does, and where each of its tensors lies in a checkpoint."""
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ..errors import ConfigError
+from ..translate.table import Table
+from .descriptions import Description, described
+from .layouts import layout
+from .selecting import nearest_names
+from .subjects import Subject
+from .trees import Line, folded
+
+
+def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
+    """A row a module: what it does, and for each of its tensors the shape, the checkpoint's keys and their layout.
+
+    `pattern` is a part of a module's path, of a tensor's name or of its key, or a glob of one; blocks that are alike
+    are explained once, as `blocks.{n}`. Raises: ConfigError for a pattern that nothing matches, with the nearest names.
+    """
+    descriptions = described(subject)
+    rows = _merged([_row(subject, descriptions, line) for line in folded(subject.model)])
+    rows = [row for row in rows if row["text"] or row["tensors"]]
+    if pattern is None:
+        return rows
+    layer = re.search(r"(?:^|\.)(\d+)(?:\.|$)", pattern)
+    if layer and int(layer[1]) >= subject.config.layers:
+        raise ConfigError({"pattern": f"found layer {layer[1]}, expected 0 to {subject.config.layers - 1}"}, "explain")
+    table = subject.architecture.table
+    matching = [row for row in rows if any(_matches(pattern, name) for name in _names(row, table))]
+    if not matching:
+        near = nearest_names(every(pattern), {name: () for row in rows for name in _names(row, table)})
+        message = f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"
+        raise ConfigError({"pattern": message}, "explain")
+    return matching
+
+
+def every(path: str) -> str:
+    """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
+
+
+def heading(row: Mapping[str, Any]) -> str:
+    """The class of a part and how many there are."""
+    return row["kind"] + (f", {row['count']} of them" if row["count"] > 1 else "")
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """What a part does, with its source."""
+    return row["text"] + (f" ({row['source']})" if row["source"] else "")
+
+
+def stored(subject: Subject, descriptions: Mapping[str, Description], name: str, ndim: int) -> str:
+    """How a checkpoint stores one of our parameters, in words."""
+    owner = descriptions[name.rpartition(".")[0]]
+    return layout(subject.architecture.table.row(name), ndim, fused=owner.fused)
+
+
+def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of blocks that were not folded but say the same, as of two types of numbers, as one."""
+    merged: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        same = merged.setdefault(str(row | {"count": 0}), row | {"count": 0})
+        same["count"] += row["count"]
+    return list(merged.values())
+
+
+def _names(row: dict[str, Any], table: Table) -> list[str]:
+    """All that a part may be called: by us, by its file, and by others of its kind."""
+    names = [row["path"], every(table.module(row["path"].replace("{n}", "0")) or row["path"])]
+    for tensor in row["tensors"]:
+        known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0")) for key in row_of.keys}
+        aliases = (other for other, key in table.aliases.items() if every(key) in known)
+        names += [tensor["name"], *tensor["keys"], *known, *aliases]
+    return list(dict.fromkeys(names))
+
+
+def _matches(pattern: str, name: str) -> bool:
+    wanted = every(pattern)
+    return wanted in name or fnmatchcase(name, wanted)
+
+
+def _row(subject: Subject, descriptions: Mapping[str, Description], line: Line) -> dict[str, Any]:
+    table = subject.architecture.table
+    in_file = {step.name: step.keys for step in subject.plan.mapped} if subject.plan else {}
+    tensors = []
+    for name, parameter in subject.model.get_submodule(line.path).named_parameters(line.path, recurse=False):
+        keys = in_file.get(name, table.row(name).keys)
+        tied = subject.model.tied and name in table.tied
+        how = (
+            f"the same tensor as {table.tied[name]}; a file may leave it out"
+            if tied
+            else stored(subject, descriptions, name, parameter.ndim)
+        )
+        shape = list(parameter.shape)
+        tensors.append({"name": every(name), "shape": shape, "keys": [every(key) for key in keys], "stored": how})
+    description = descriptions[line.path]
+    return {
+        "path": every(line.path),
+        "count": 1 if line.shared else line.count,
+        "kind": line.kind.removeprefix(f"{line.count} x "),
+        "text": " ".join(description.text.split()),
+        "source": description.source,
+        "tensors": tensors,
+    }

@@ -1,0 +1,156 @@
+"""What models are, in facts laid side by side: positions, wiring, attention, MLP, head, sizes."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..config import dtype_name
+from ..errors import CheckpointError, SourceError
+from ..generation import text
+from ..layers import SharedNormBlock
+from .descriptions import Description, Fact, described
+from .subjects import Subject
+
+PARTS = ("positions", "residual", "attention", "mlp", "head", "vocabulary", "dropout", "sizes")
+KINDS = {"embedding": "of embeddings", "attention": "of attention", "mlp": "of MLPs", "head": "of the head"}
+NOT_KNOWN = "not known"
+
+
+def facts(subject: Subject) -> list[Fact]:
+    """Everything that two models may differ in but their numbers; what differs between layers is joined by `/`."""
+    descriptions = described(subject)
+    of_parts = [fact for description in descriptions.values() for fact in description.facts]
+    rows = [*_positions(subject, descriptions, of_parts), *_blocks(subject, descriptions), *of_parts]
+    rows += [*_vocabulary(subject), *_sizes(subject, descriptions)]
+    merged: dict[tuple[str, str], dict[str, None]] = {}
+    for part, what, value in rows:
+        merged.setdefault((part, what), {})[value] = None
+    order = list(dict.fromkeys((*PARTS, *(part for part, _ in merged))))
+    ordered = sorted(merged.items(), key=lambda item: order.index(item[0][0]))
+    return [Fact(part, what, " / ".join(values)) for (part, what), values in ordered]
+
+
+def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+    """A row a fact: its part, what it is, the value in each model, and whether it is the same in all.
+
+    Raises: SourceError for fewer than two.
+    """
+    if len(subjects) < 2:
+        raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
+    columns = [{(fact.part, fact.what): fact.value for fact in facts(subject)} for subject in subjects]
+    keys = dict.fromkeys(key for column in (max(columns, key=len), *columns) for key in column)
+    parts = list(dict.fromkeys(part for part, _ in keys))
+    rows = []
+    for part, what in sorted(keys, key=lambda key: parts.index(key[0])):
+        values = [column.get((part, what), "-") for column in columns]
+        rows.append({"part": part, "what": what, "values": values, "same": len(set(values)) == 1})
+    return rows
+
+
+def titles(subjects: Sequence[Subject]) -> list[str]:
+    """A name for each model, also where two have the same."""
+    names = [subject.name for subject in subjects]
+    numbers = [names[: at + 1].count(name) for at, name in enumerate(names)]
+    return [f"{name} ({number})" if number > 1 else name for name, number in zip(names, numbers, strict=True)]
+
+
+def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of `diff` with a column for each model."""
+    names = titles(subjects)
+    return [{"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) for row in rows]
+
+
+# --- facts of the whole ---
+
+
+def _positions(subject: Subject, descriptions: Mapping[str, Description], rows: Sequence[Fact]) -> Iterator[Fact]:
+    if not any(fact.part == "positions" for fact in rows):
+        every_part = all(description.known for description in descriptions.values())
+        yield Fact("positions", "kind", "none" if every_part else NOT_KNOWN)
+        yield Fact("positions", "context", f"{subject.config.context:,} tokens")
+
+
+def _blocks(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
+    for number, block in enumerate(subject.model.blocks):
+        path, name = f"blocks.{number}", type(block).__name__
+        if not any(fact.what == "wiring" for fact in descriptions[path].facts):
+            wiring = getattr(block, "wiring", name) if descriptions[path].known else name
+            yield Fact("residual", "wiring", wiring)
+        parts = [descriptions[f"{path}.{name}"] for name, _ in block.named_children()]
+        count = sum(part.kind == "norm" for part in parts)
+        words = {1: "one", 2: "two"}.get(count, str(count))
+        if isinstance(block, SharedNormBlock):
+            words = "one, for both"
+        yield Fact("residual", "norms of a block", words if all(part.known for part in parts) else NOT_KNOWN)
+
+
+def _vocabulary(subject: Subject) -> Iterator[Fact]:
+    size = subject.config.vocab_size
+    yield Fact("vocabulary", "size", f"{size:,}")
+    yield Fact("vocabulary", "a multiple of", str(size & -size) if size % 2 == 0 else "no power of 2")
+    if (known := _tokens_known(subject)) is not None:
+        spare = f", {size - known:,} rows that none selects" if known < size else ""
+        lacking = f", {known - size:,} without a row" if known > size else spare
+        yield Fact("vocabulary", "tokenizer", f"{known:,} tokens{lacking}")
+
+
+def _tokens_known(subject: Subject) -> int | None:
+    """How many tokens the tokenizer beside a checkpoint has; None where none lies there."""
+    folder = subject.plan.checkpoint.origin.folder if subject.plan else None
+    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return None
+    try:
+        return text.size(text.tokenizer(folder))
+    except CheckpointError:
+        return None
+
+
+def _sizes(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
+    model = subject.model
+    yield Fact("sizes", "layers", str(len(model.blocks)))
+    yield Fact("sizes", "width", f"{subject.config.width:,}")
+    counts: Counter[str] = Counter({what: 0 for kind, what in KINDS.items() if _has(kind, descriptions)})
+    for name, parameter in model.named_parameters():
+        counts["parameters"] += parameter.numel()
+        counts[_counted_as(subject, descriptions, name)] += parameter.numel()
+    for what in ("parameters", *(name for name in counts if name not in ("", "parameters"))):
+        yield Fact("sizes", what, f"{counts[what]:,}")
+    if subject.plan:
+        dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in model.parameters())
+        yield Fact("sizes", "weights", " and ".join(dtypes))
+    yield Fact("sizes", "KV cache", _cache(subject, descriptions, subject.dtype))
+
+
+def _has(kind: str, descriptions: Mapping[str, Description]) -> bool:
+    return any(description.kind == kind for description in descriptions.values())
+
+
+def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name: str) -> str:
+    """What a parameter is counted as: by the outermost part around it that is of a kind, or that nobody described."""
+    words = name.split(".")[:-1]
+    for path in (".".join(words[: count + 1]) for count in range(len(words))):
+        description = descriptions[path]
+        if description.kind in KINDS:
+            return KINDS[description.kind]
+        if not description.known and not _is_block(path):
+            return f"of {type(subject.model.get_submodule(path)).__name__}"
+    return ""
+
+
+def _is_block(path: str) -> bool:
+    first, _, number = path.partition(".")
+    return first == "blocks" and number.isdigit()
+
+
+def _cache(subject: Subject, descriptions: Mapping[str, Description], dtype: torch.dtype) -> str:
+    """The bytes of keys and values that all layers keep for a token, where each has an attention that is known."""
+    total = 0
+    for number in range(len(subject.model.blocks)):
+        inside = [d.cached for path, d in descriptions.items() if path.startswith(f"blocks.{number}.")]
+        sizes = [size for size in inside if size is not None]
+        if not sizes:
+            return NOT_KNOWN
+        total += sum(sizes)
+    return f"{total * dtype.itemsize:,} bytes a token in {dtype_name(dtype)}"

@@ -1,0 +1,61 @@
+"""How a model, a plan and a report show themselves in a notebook, and reports as a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..config import dtype_name
+from ..layers import Decoder
+from ..loading import LoadPlan
+from ..parity.report import HEADINGS, Report
+
+
+def report_page(reports: Sequence[Report]) -> str:
+    """One page in HTML of any number of reports."""
+    from .rendering import page
+
+    title = ", ".join(report.name for report in reports[:3])
+    return page("reports.html", title=title, reports=[report_values(report) for report in reports])
+
+
+def report_values(report: Report) -> dict[str, Any]:
+    """What a template needs to show a report."""
+    lines = [report.verdict, *([report.fault.words] if report.fault else [])]
+    rows = [dict(zip(HEADINGS, row, strict=True)) for row in report.rows()]
+    return {"name": report.name, "lines": lines, "rows": rows}
+
+
+def _of_decoder(model: Decoder) -> str:
+    """The tree of its modules."""
+    from .trees import as_text, tree
+
+    count = sum(parameter.numel() for parameter in model.parameters())
+    packed = not isinstance(getattr(model.head, "weight", None), nn.Parameter)  # as the linear maps of fast/
+    missing = ", not counting its linear maps, which are packed" if packed else ""
+    name = getattr(model, "architecture", type(model).__name__)
+    return _table([as_text(row) for row in tree(model)], f"{name}: {count:,} parameters{missing}")
+
+
+def _of_plan(plan: LoadPlan) -> str:
+    """Its key table."""
+    what = f"{plan.checkpoint.origin.name}: {plan.architecture.name}, {plan.parameters:,} parameters"
+    memory = f"{plan.bytes_in_place:,} bytes used in place, {plan.bytes_copied:,} copied"
+    return _table(plan.key_table, f"{what} in {dtype_name(plan.dtype)}; {memory}")
+
+
+def _of_report(report: Report) -> str:
+    """Its verdict and its lines."""
+    from .rendering import render
+
+    return render("notebook.html", report=report_values(report))
+
+
+def _table(rows: Sequence[dict[str, Any]], caption: str) -> str:
+    from .rendering import render
+
+    return render("notebook.html", rows=rows, caption=caption)
+
+
+for _class, _show in ((Decoder, _of_decoder), (LoadPlan, _of_plan), (Report, _of_report)):
+    _class._repr_html_ = _show  # type: ignore[attr-defined]

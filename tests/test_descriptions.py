@@ -1,0 +1,320 @@
+"""A decoder of parts that nobody has described: every view of it is drawn, and says nothing that is not so."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+import archport
+from archport import registry
+from archport.cli.views import app
+from archport.config import DecoderConfig
+from archport.errors import ConfigError
+from archport.layers import MLP, Attention, Decoder, Embed, Rotary
+from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
+from archport.translate.table import Table
+from archport.view.descriptions import Description, Fact, describe, described
+from archport.view.explaining import explain
+from archport.view.fact_table import diff, facts
+from archport.view.page import to_html
+from archport.view.plotting import check, plot
+from archport.view.reference_tree import side_by_side
+from archport.view.subjects import subject
+from archport.view.trees import tree
+
+from .references import loud
+
+SIZES = {"vocab_size": 83, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6}
+SIZES |= {"num_key_value_heads": 2, "intermediate_size": 70, "max_position_embeddings": 31, "rms_norm_eps": 2e-5}
+
+
+class ScaleNorm(nn.Module):
+    """A norm without a mean and a bias."""
+
+    def __init__(self, width, eps):
+        super().__init__()
+        self.eps, self.gain = eps, nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.gain * F.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class SplitAttention(nn.Module):
+    """Attention in three maps."""
+
+    def __init__(self, width, heads, kv_heads, rotary):
+        super().__init__()
+        self.size, self.turn = width // heads, rotary
+        self.queries = nn.Linear(width, width, bias=False)
+        self.keys = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.values = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.back = nn.Linear(width, width, bias=False)
+
+    def forward(self, x, context):
+        maps = (self.queries, self.keys, self.values)
+        q, k, v = (one(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for one in maps)
+        k, v = context.extend(context.rotated(k, self.turn), v)
+        mixed = F.scaled_dot_product_attention(
+            context.rotated(q, self.turn), k, v, attn_mask=context.visible, enable_gqa=True
+        )
+        return self.back(mixed.transpose(1, 2).flatten(-2))
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, width, wide):
+        super().__init__()
+        self.gate, self.lift = nn.Linear(width, wide, bias=False), nn.Linear(width, wide, bias=False)
+        self.sink, self.bend = nn.Linear(wide, width, bias=False), nn.SiLU()
+
+    def forward(self, x):
+        return self.sink(self.bend(self.gate(x)) * self.lift(x))
+
+
+class OwnBlock(nn.Module):
+    def __init__(self, first, mixer, second, feed):
+        super().__init__()
+        self.first, self.mixer, self.second, self.feed = first, mixer, second, feed
+
+    def forward(self, x, context):
+        x = x + self.mixer(self.first(x), context)
+        return x + self.feed(self.second(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DecoderConfig):
+    kv_heads: int = 1
+    rotary_base: float = 10000.0
+
+
+def build(cfg):
+    norm = partial(ScaleNorm, cfg.width, cfg.norm_eps)
+    rotary = Rotary(cfg.width // cfg.heads, base=cfg.rotary_base)
+    mixers = [SplitAttention(cfg.width, cfg.heads, cfg.kv_heads, rotary) for _ in range(cfg.layers)]
+    blocks = [OwnBlock(norm(), mixer, norm(), GatedMLP(cfg.width, cfg.mlp_width)) for mixer in mixers]
+    head = nn.Linear(cfg.width, cfg.vocab_size, bias=False)
+    return Decoder(embed=Embed(cfg.vocab_size, cfg.width), blocks=blocks, norm=norm(), head=head, tied=cfg.tied)
+
+
+LAYER = "model.layers.{n}."
+TABLE = Table(
+    classes=("LlamaForCausalLM",),
+    prefix="model.",
+    config={
+        "vocab_size": "vocab_size",
+        "context": "max_position_embeddings",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "mlp_width": "intermediate_size",
+        "norm_eps": "rms_norm_eps",
+        "tied": "tie_word_embeddings",
+        "init_std": "initializer_range",
+    },
+    requires=COMMON_REQUIRES | {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
+    harmless=COMMON_HARMLESS
+    | {"attention_dropout", "head_dim", "pretraining_tp", "rope_theta", "rope_scaling", "rope_parameters"}
+    | {"rope_parameters.rope_theta", "rope_parameters.rope_type"},
+    weights={
+        "embed.tokens.weight": "model.embed_tokens.weight",
+        "blocks.{n}.first.gain": LAYER + "input_layernorm.weight",
+        "blocks.{n}.mixer.queries.weight": LAYER + "self_attn.q_proj.weight",
+        "blocks.{n}.mixer.keys.weight": LAYER + "self_attn.k_proj.weight",
+        "blocks.{n}.mixer.values.weight": LAYER + "self_attn.v_proj.weight",
+        "blocks.{n}.mixer.back.weight": LAYER + "self_attn.o_proj.weight",
+        "blocks.{n}.second.gain": LAYER + "post_attention_layernorm.weight",
+        "blocks.{n}.feed.gate.weight": LAYER + "mlp.gate_proj.weight",
+        "blocks.{n}.feed.lift.weight": LAYER + "mlp.up_proj.weight",
+        "blocks.{n}.feed.sink.weight": LAYER + "mlp.down_proj.weight",
+        "norm.gain": "model.norm.weight",
+        "head.weight": "lm_head.weight",
+    },
+    modules={
+        "blocks.{n}.mixer.turn": "model.rotary_emb",
+        "blocks.{n}.feed.bend": LAYER + "mlp.act_fn",
+    },
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkpoint of transformers' Llama, which the parts above are registered for."""
+    model = loud(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))).eval()
+    model.save_pretrained(tmp_path / "llama")
+    archport.register("llama", config_class=Config, build=build, table=TABLE)
+    yield tmp_path / "llama"
+    del registry._registered["llama"]
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def values(of):
+    return {(fact.part, fact.what): fact.value for fact in facts(of)}
+
+
+def test_it_is_the_same_model(folder):
+    """Or nothing below would mean much."""
+    ids = torch.arange(20)[None] % 83
+    expected = transformers.AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert torch.allclose(archport.load(folder)(ids), expected, atol=1e-4)
+
+
+def test_what_is_not_described_is_named_and_nothing_else_is_said(folder):
+    rows = {row["path"]: row for row in explain(subject(folder))}
+    lacking = {path: rows[path]["text"] for path in rows if "no description" in rows[path]["text"]}
+    assert lacking == {
+        "blocks.{n}": "no description of OwnBlock yet",
+        "blocks.{n}.first": "no description of ScaleNorm yet",
+        "blocks.{n}.second": "no description of ScaleNorm yet",
+        "blocks.{n}.mixer": "no description of SplitAttention yet",
+        "blocks.{n}.feed": "no description of GatedMLP yet",
+        "blocks.{n}.feed.bend": "no description of SiLU yet",
+        "norm": "Before the output head: no description of ScaleNorm yet",
+    }
+    assert rows["blocks.{n}.mixer.keys"]["text"] == "A linear map: 48 numbers in, 16 out."
+    assert rows["blocks.{n}.mixer.keys"]["tensors"][0]["keys"] == ["model.layers.{n}.self_attn.k_proj.weight"]
+    assert rows["blocks.{n}.mixer.turn"]["count"] == 1  # one module, used by all
+    assert "8 elements of each head are turned." in rows["blocks.{n}.mixer.turn"]["text"]
+    text = " ".join(row["text"] for row in rows.values())
+    for untrue in ("mean 0", "LayerNorm", "bias", "3 x", "sum to 1"):
+        assert untrue not in text
+
+
+def test_facts_are_those_that_are_known(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    known = values(subject(folder))
+    assert known["positions", "kind"] == "rotary"
+    assert known["residual", "wiring"] == "OwnBlock"
+    assert known["residual", "norms of a block"] == known["sizes", "KV cache"] == "not known"
+    assert known["sizes", "parameters"] == f"{model.num_parameters():,}"
+    attention = sum(p.numel() for name, p in model.named_parameters() if ".self_attn." in name)
+    gated = sum(p.numel() for name, p in model.named_parameters() if ".mlp." in name)
+    assert known["sizes", "of SplitAttention"] == f"{attention:,}"
+    assert known["sizes", "of GatedMLP"] == f"{gated:,}"
+    absent = {("residual", "norm eps"), ("sizes", "of attention"), ("sizes", "of MLPs"), ("dropout", "attention")}
+    assert not absent & known.keys()
+    assert not {part for part, _ in known} & {"attention", "mlp"}
+    rows = {(row["part"], row["what"]): row["values"] for row in diff([subject(folder), subject("gpt2")])}
+    assert rows["attention", "heads"] == ["-", "12 of 64"]
+    assert rows["sizes", "of GatedMLP"] == [f"{gated:,}", "-"]
+
+
+def test_trees_and_joins(folder, monkeypatch):
+    rows = {row["path"]: row for row in side_by_side(subject(folder, headers_only=False)) if row["path"]}
+    assert rows["blocks.0.mixer.turn"]["theirs"] == "model.rotary_emb"
+    assert rows["blocks.0.mixer"]["theirs"] == "model.layers.0-2.self_attn"
+    assert [path for path, row in rows.items() if row["join"] == "-"] == ["embed.dropout"]
+    assert {row["join"] for row in rows.values()} == {"=", "-", ""}
+    assert [row["path"] for row in tree(subject(folder).model)] == list(rows)
+    monkeypatch.setattr(GatedMLP, "forward", lambda *_: None)
+    monkeypatch.setattr(nn.SiLU, "forward", lambda self, x, y: x)  # one that cannot be run alone
+    rows = {row["path"]: row for row in side_by_side(subject(folder, headers_only=False)) if row["path"]}
+    assert rows["blocks.0.feed.bend"]["join"] == "?"
+    assert "? not compared" in invoke("tree", folder, "--reference").stdout
+
+
+def test_plots(folder):
+    seen = subject(folder, headers_only=False)
+    spectrum = plot(seen, "spectrum")
+    names = [axes.get_title().partition(",")[0] for axes in spectrum.axes if axes.axison]
+    maps = ["mixer.queries", "mixer.keys", "mixer.values", "mixer.back", "feed.gate", "feed.lift", "feed.sink"]
+    assert names == maps
+    weight = archport.load(folder).blocks[2].feed.lift.weight.detach()
+    drawn = torch.from_numpy(spectrum.axes[5].lines[2].get_ydata())
+    assert torch.allclose(drawn, torch.linalg.svdvals(weight), rtol=1e-4)
+    assert plot(seen, "weights", name="blocks.0.mixer.keys.weight").axes[0].get_ylabel() == "out"
+    message = "layer 1 has no attention probabilities to observe, as Attention has: found ScaleNorm, SplitAttention"
+    with pytest.raises(ConfigError, match=f"^plot: attention: {message}"):
+        check(seen, "attention", layer=1)
+    with pytest.raises(ConfigError, match="has rotary positions, which are angles"):
+        check(seen, "positions")
+
+
+def test_norms_of_the_stream(folder):
+    from archport.view.plotting import stream_norms
+
+    ids = torch.arange(20)[None] % 83
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    states = model(ids, output_hidden_states=True).hidden_states[:-1]
+    norms = torch.stack([state[0].norm(dim=-1) for state in states])
+    assert torch.allclose(stream_norms(archport.load(folder), ids)[:-1], norms, rtol=1e-4)
+
+
+def test_the_page_and_the_commands(folder):
+    for words in (["tree"], ["tree", "--json"], ["explain"], ["explain", "--json"]):
+        assert invoke(*words[:1], folder, *words[1:]).exit_code == 0
+    assert "no description of GatedMLP yet" in invoke("explain", folder, "feed").stdout
+    assert invoke("diff", folder, "gpt2", "--all").exit_code == 0
+    text = to_html([subject(folder, headers_only=False), subject("gpt2")])
+    assert "no description of SplitAttention yet" in text
+    assert "no attention probabilities to observe" in text
+
+
+def test_a_class_of_ones_own_describes_itself(folder):
+    def description(part, subject, path):
+        text = f"Gates {part.lift.out_features} numbers in {path}."
+        return Description(text, kind="mlp", facts=[Fact("mlp", "width", "70, gated")])
+
+    describe.register(GatedMLP, description)
+    try:
+        rows = {row["path"]: row for row in explain(subject(folder))}
+        known = values(subject(folder))
+    finally:
+        describe.register(GatedMLP, describe.dispatch(object))
+    assert rows["blocks.{n}.feed"]["text"] == "Gates 70 numbers in blocks.0.feed."
+    assert known["mlp", "width"] == "70, gated"
+    assert ("sizes", "of GatedMLP") not in known
+    assert ("sizes", "of MLPs") in known
+
+
+# --- parts that are ours, in other settings, or changed by a subclass ---
+
+
+class SlowMLP(MLP):
+    def forward(self, x):
+        return self.down(x.new_zeros(*x.shape[:-1], self.down.in_features))
+
+
+class LocalAttention(Attention):
+    def scores(self, q, k, context):
+        return super().scores(q, k, context).triu(-4)
+
+
+def test_a_subclass_is_what_it_was_but_for_what_it_changes():
+    seen = subject("gpt2")
+    for block in seen.model.blocks:
+        block.attn.__class__, block.mlp.__class__ = LocalAttention, SlowMLP
+    rows = {row["path"]: row["text"] for row in explain(seen)}
+    assert rows["blocks.{n}.attn"].startswith("Lets each position gather")
+    assert rows["blocks.{n}.attn"].endswith("LocalAttention has its own scores, of which there is no description yet.")
+    assert rows["blocks.{n}.mlp"] == "no description of SlowMLP yet"
+    assert values(seen)["sizes", "of MLPs"] == values(subject("gpt2"))["sizes", "of MLPs"]
+
+
+def test_heads_that_share_keys_and_values():
+    seen = subject("gpt2")
+    for layer, block in enumerate(seen.model.blocks):
+        block.attn = Attention(768, 12, kv_heads=4 if layer else 12, bias=layer > 0).to("meta")
+    [first, second] = [row["text"] for row in explain(seen, "attn.qkv")]
+    assert "3 x 12 x 64 = 2,304 out. Our rows go head by head" in first
+    assert "(12 + 2 x 4) x 64 = 1,280 out. Our rows go group by group" in second
+    known = values(seen)
+    assert known["attention", "heads"] == "12 of 64 / 12 of 64, 4 of keys and values"
+    assert known["attention", "biases"] == "no / yes"
+    cached = 2 * 64 * (12 + 11 * 4) * 4
+    assert known["sizes", "KV cache"] == f"{cached:,} bytes a token in float32"
+
+
+def test_biases_and_norms_are_asked_of_the_modules():
+    seen = subject("gpt2")
+    seen.model.blocks[0].attn.out = nn.Linear(768, 768, bias=False, device="meta")
+    seen.model.norm = nn.LayerNorm(768, bias=False, device="meta")
+    assert values(seen)["attention", "biases"] == "yes, but not in out / yes"
+    assert described(seen)["norm"].text.replace("\n", " ").endswith("a learned gain. The stream itself stays as it is.")
