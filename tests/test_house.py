@@ -55,6 +55,51 @@ def test_importing_archport_imports_nothing_heavy_beyond_torch():
     assert not top & {"transformers", "huggingface_hub", "tokenizers", "typer", "rich", "numpy", "safetensors"}
 
 
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_no_public_function_or_class_shares_its_name_with_a_submodule(path):
+    """Or which of the two one gets would depend on what was imported before."""
+    submodules = {other.stem for other in path.parent.glob("*.py")} | {
+        other.parent.name for other in path.parent.glob("*/__init__.py")
+    }
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+    assert not names & submodules
+
+
+# A room, and the rooms it may not look into.
+WALLS = {
+    "layers": {"files", "translate", "mappings", "models", "fast", "generation", "parity", "view", "cli", "observing"},
+    "observing.py": {"files", "translate", "mappings", "models", "generation", "parity", "view", "cli"},
+}
+
+
+@pytest.mark.parametrize("room", WALLS)
+def test_rooms_look_one_way(room):
+    top = ROOT / "src/archport"
+    for path in [top / room] if room.endswith(".py") else sorted((top / room).rglob("*.py")):
+        package = path.relative_to(top).parent.parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            parts = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
+            names = [parts[0]] if parts[0] else [alias.name for alias in node.names]
+            assert not WALLS[room] & set(names), f"{path.relative_to(top)}, line {node.lineno}"
+
+
+def test_only_observing_hangs_hooks_on_modules():
+    hooks = {
+        f"{path.relative_to(ROOT / 'src/archport')}: {node.attr}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and re.fullmatch(r"register_\w*hook\w*", node.attr)
+    }
+    assert hooks == {"observing.py: register_forward_hook", "observing.py: register_forward_pre_hook"}
+
+
 def test_each_architecture_is_one_file_of_models_and_one_of_mappings():
     names = [
         {path.stem for path in (ROOT / "src/archport" / room).glob("[a-z]*.py")} for room in ("models", "mappings")
