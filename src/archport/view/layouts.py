@@ -8,7 +8,7 @@ def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
     regrouped = _regrouped(row)
     phrases = ["stored (in, out): transposed"] if ndim > 1 and _transposed(row) else []
     if len(row.keys) > 1:
-        phrases.append(f"{len(row.keys)} weights, put together head by head")
+        phrases.append(f"{len(row.keys)} weights, {_together(row)}")
     elif regrouped:
         columns = "columns are " if ndim > 1 else ""
         phrases.append(f"{columns}all queries, then keys, then values: regrouped head by head")
@@ -21,6 +21,13 @@ def in_short(row: Row, *, fused: bool = False) -> str:
     if len(row.keys) > 1:
         return f"{len(row.keys)} weights, {axes}"
     return axes + ((", all q, all k, all v" if _regrouped(row) else ", q, k, v of each head") if fused else "")
+
+
+def _together(row: Row) -> str:
+    """How several weights become one: by the first axis of the group that they lie in."""
+    theirs, _, ours = (row.pattern or "").partition(" -> ")
+    stack, first = theirs.split()[0], ours.partition("(")[2].split()[0]
+    return "one after the other" if first == stack else f"put together {first} by {first}"
 
 
 def _transposed(row: Row) -> bool:

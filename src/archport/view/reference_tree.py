@@ -183,7 +183,7 @@ def _same(subject: Subject) -> dict[str, bool | None]:
         reference = references.of_folder(folder, subject.dtype, "eager")
         return _compared(port.load(folder, dtype=subject.dtype), reference, arch.table)
     own = {field.name: getattr(subject.config, field.name) for field in fields(subject.config)}
-    sizes = own | next(sizes for _, sizes in references.variants(arch.name))
+    sizes = own | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
     hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
     same = _compared(port.from_state_dict(hf, reference.state_dict()), reference, arch.table)
