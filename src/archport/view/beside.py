@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -175,7 +175,7 @@ def _held(subject: Subject) -> dict[str, bool]:
         return _compared(
             port.load(folder, dtype=subject.dtype), references.of_folder(folder, subject.dtype, "eager"), arch.table
         )
-    own = {field.name: getattr(subject.config, field.name) for field in fields(subject.config)}
+    own = {name: getattr(subject.config, name) for name in arch.table.config}
     sizes = own | next(sizes for _, sizes in references.variants(arch.name))
     reference = references.loud(arch, sizes)
     hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
