@@ -126,8 +126,9 @@ def sites(model: Decoder) -> list[Site]:
     for path, module in model.named_modules():
         own = list(sites_of(module))
         if path in blocks:
-            own.append(Site("", STREAM, f"the residual stream before block {blocks[path]}", before=True))
-            own.append(Site("after", STREAM, f"the residual stream after block {blocks[path]}"))
+            before = Site("", STREAM, f"the residual stream before block {blocks[path]}", before=True)
+            after = Site("after", STREAM, f"the residual stream after block {blocks[path]}")
+            own = [before, *(site for site in own if site.name), after]  # whatever class the block has
         for site in own:
             name = f"{path}.{site.name}".strip(".")
             # What a part says of a module inside it comes first, and holds.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
@@ -182,7 +182,7 @@ def _same(subject: Subject) -> dict[str, bool | None]:
         folder = subject.plan.checkpoint.origin.folder
         reference = references.of_folder(folder, subject.dtype, "eager")
         return _compared(port.load(folder, dtype=subject.dtype), reference, arch.table)
-    own = {field.name: getattr(subject.config, field.name) for field in fields(subject.config)}
+    own = {name: getattr(subject.config, name) for name in arch.table.config}
     sizes = own | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
     hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
