@@ -375,12 +375,12 @@ def test_text_stays_text_and_what_is_not_seen_is_spelt_out():
     def table(*rows, caption=""):
         return render("notebook.html", rows=rows, caption=caption)
 
-    text = table({"<b>": "<a href=\"x\">&'"}, {"<b>": "a\n\u202eb\0"}, {"<b>": "  indented"}, caption="<i>")
+    text = table({"<b>": '<a href="x">&\''}, {"<b>": "a\n\u202eb\0"}, {"<b>": "  indented"}, caption="<i>")
     assert "<b>" not in text
     assert "<i>" not in text
     [link, odd, indented] = re.findall(r"<td>(.*)</td>", text)
     assert not re.search(r"[<>\"']", link)
-    assert html.unescape(link) == "<a href=\"x\">&'"
+    assert html.unescape(link) == '<a href="x">&\''
     assert odd == "a\\n\\u202eb\\x00"
     assert indented == "&nbsp;&nbsp;indented"
     assert table().split() == ["<table><thead><tr></tr></thead><tbody>", "</tbody></table>"]

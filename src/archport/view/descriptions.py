@@ -231,7 +231,9 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
     pass train all positions at once, and a cache of keys and values ({cached:,} numbers a token in this layer) replace
     reading the text again.{dropped}"""
     facts = [
-        Fact("attention", "heads", f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")),
+        Fact(
+            "attention", "heads", f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")
+        ),
         *_biases("attention", part),
         Fact("attention", "scores", scaled),
         *_in_checkpoint("attention", subject, f"{path}.qkv.weight", fused=True),
@@ -373,7 +375,9 @@ def _(part: nn.Linear, subject: Subject, path: str) -> Description:  # noqa: ARG
 
 @describe.register
 def _(part: nn.Embedding, subject: Subject, path: str) -> Description:  # noqa: ARG001
-    text = f"One learned vector of {part.embedding_dim:,} numbers for each of {part.num_embeddings:,} indices; a lookup."
+    text = (
+        f"One learned vector of {part.embedding_dim:,} numbers for each of {part.num_embeddings:,} indices; a lookup."
+    )
     return Description(text, sides=("index", "element"))
 
 

@@ -28,7 +28,9 @@ def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
         raise _fault(f"found {name!r}, which is a part of several: expected one of {', '.join(matching)}")
     step = _step(plan, matching[0])
     if step is None:
-        raise _fault(f"found {name!r}, which is tied: expected {plan.architecture.table.tied[matching[0]]}, which it is")
+        raise _fault(
+            f"found {name!r}, which is tied: expected {plan.architecture.table.tied[matching[0]]}, which it is"
+        )
     if name not in names and len(step.keys) > 1:
         raise _fault(f"found {name!r}, which is a part of {step.name}: expected that")
     if name not in names and bracket and step.pattern and (len(step.shape) > 1 or regroups(step.pattern)):
