@@ -214,7 +214,7 @@ def test_trees_and_joins(folder, monkeypatch):
     assert {row["join"] for row in rows.values()} == {"=", "-", ""}
     assert [row["path"] for row in tree(subject(folder).model)] == list(rows)
     monkeypatch.setattr(GatedMLP, "forward", lambda *_: None)
-    monkeypatch.setattr(nn.SiLU, "forward", lambda self, x, y: x)  # one that cannot be run alone
+    monkeypatch.setattr(nn.SiLU, "forward", lambda _self, x, _other: x)  # one that cannot be run alone
     rows = {row["path"]: row for row in side_by_side(subject(folder, headers_only=False)) if row["path"]}
     assert rows["blocks.0.feed.bend"]["join"] == "?"
     assert "? not compared" in invoke("tree", folder, "--reference").stdout
@@ -258,7 +258,7 @@ def test_the_page_and_the_commands(folder):
 
 
 def test_a_class_of_ones_own_describes_itself(folder):
-    def description(part, subject, path):
+    def description(part, _subject, path):
         text = f"Gates {part.lift.out_features} numbers in {path}."
         return Description(text, kind="mlp", facts=[Fact("mlp", "width", "70, gated")])
 

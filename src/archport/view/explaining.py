@@ -44,12 +44,12 @@ def every(path: str) -> str:
 
 def heading(row: Mapping[str, Any]) -> str:
     """The class of a part and how many there are."""
-    return row["kind"] + (f", {row['count']} of them" if row["count"] > 1 else "")
+    return str(row["kind"]) + (f", {row['count']} of them" if row["count"] > 1 else "")
 
 
 def sentence(row: Mapping[str, Any]) -> str:
     """What a part does, with its source."""
-    return row["text"] + (f" ({row['source']})" if row["source"] else "")
+    return str(row["text"]) + (f" ({row['source']})" if row["source"] else "")
 
 
 def stored(subject: Subject, descriptions: Mapping[str, Description], name: str, ndim: int) -> str:

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from ..config import dtype_name
 from ..errors import CheckpointError, SourceError
 from ..generation import text
@@ -111,7 +109,8 @@ def _sizes(subject: Subject, descriptions: Mapping[str, Description]) -> Iterato
     model = subject.model
     yield Fact("sizes", "layers", str(len(model.blocks)))
     yield Fact("sizes", "width", f"{subject.config.width:,}")
-    counts: Counter[str] = Counter({what: 0 for kind, what in KINDS.items() if _has(kind, descriptions)})
+    kinds = {description.kind for description in descriptions.values()}
+    counts: Counter[str] = Counter({what: 0 for kind, what in KINDS.items() if kind in kinds})
     for name, parameter in model.named_parameters():
         counts["parameters"] += parameter.numel()
         counts[_counted_as(subject, descriptions, name)] += parameter.numel()
@@ -120,11 +119,7 @@ def _sizes(subject: Subject, descriptions: Mapping[str, Description]) -> Iterato
     if subject.plan:
         dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in model.parameters())
         yield Fact("sizes", "weights", " and ".join(dtypes))
-    yield Fact("sizes", "KV cache", _cache(subject, descriptions, subject.dtype))
-
-
-def _has(kind: str, descriptions: Mapping[str, Description]) -> bool:
-    return any(description.kind == kind for description in descriptions.values())
+    yield Fact("sizes", "KV cache", _cache(subject, descriptions))
 
 
 def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name: str) -> str:
@@ -134,23 +129,17 @@ def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name:
         description = descriptions[path]
         if description.kind in KINDS:
             return KINDS[description.kind]
-        if not description.known and not _is_block(path):
+        if not (description.known or path.removeprefix("blocks.").isdigit()):
             return f"of {type(subject.model.get_submodule(path)).__name__}"
     return ""
 
 
-def _is_block(path: str) -> bool:
-    first, _, number = path.partition(".")
-    return first == "blocks" and number.isdigit()
-
-
-def _cache(subject: Subject, descriptions: Mapping[str, Description], dtype: torch.dtype) -> str:
+def _cache(subject: Subject, descriptions: Mapping[str, Description]) -> str:
     """The bytes of keys and values that all layers keep for a token, where each has an attention that is known."""
-    total = 0
-    for number in range(len(subject.model.blocks)):
-        inside = [d.cached for path, d in descriptions.items() if path.startswith(f"blocks.{number}.")]
-        sizes = [size for size in inside if size is not None]
-        if not sizes:
-            return NOT_KNOWN
-        total += sum(sizes)
-    return f"{total * dtype.itemsize:,} bytes a token in {dtype_name(dtype)}"
+    sizes = [
+        [d.cached for path, d in descriptions.items() if path.startswith(f"blocks.{number}.") and d.cached is not None]
+        for number in range(len(subject.model.blocks))
+    ]
+    if not all(sizes):
+        return NOT_KNOWN
+    return f"{sum(map(sum, sizes)) * subject.dtype.itemsize:,} bytes a token in {dtype_name(subject.dtype)}"

@@ -34,28 +34,25 @@ def _of_decoder(model: Decoder) -> str:
     packed = not isinstance(getattr(model.head, "weight", None), nn.Parameter)  # as the linear maps of fast/
     missing = ", not counting its linear maps, which are packed" if packed else ""
     name = getattr(model, "architecture", type(model).__name__)
-    return _table([as_text(row) for row in tree(model)], f"{name}: {count:,} parameters{missing}")
+    return _html(rows=[as_text(row) for row in tree(model)], caption=f"{name}: {count:,} parameters{missing}")
 
 
 def _of_plan(plan: LoadPlan) -> str:
     """Its key table."""
     what = f"{plan.checkpoint.origin.name}: {plan.architecture.name}, {plan.parameters:,} parameters"
     memory = f"{plan.bytes_in_place:,} bytes used in place, {plan.bytes_copied:,} copied"
-    return _table(plan.key_table, f"{what} in {dtype_name(plan.dtype)}; {memory}")
+    return _html(rows=plan.key_table, caption=f"{what} in {dtype_name(plan.dtype)}; {memory}")
 
 
-def _of_report(report: Report) -> str:
-    """Its verdict and its lines."""
+def _html(**values: Any) -> str:
     from .rendering import render
 
-    return render("notebook.html", report=report_values(report))
+    return render("notebook.html", **values)
 
 
-def _table(rows: Sequence[dict[str, Any]], caption: str) -> str:
-    from .rendering import render
-
-    return render("notebook.html", rows=rows, caption=caption)
-
-
-for _class, _show in ((Decoder, _of_decoder), (LoadPlan, _of_plan), (Report, _of_report)):
-    _class._repr_html_ = _show  # type: ignore[attr-defined]
+for _class, _show in {
+    Decoder: _of_decoder,
+    LoadPlan: _of_plan,
+    Report: lambda report: _html(report=report_values(report)),
+}.items():
+    setattr(_class, "_repr_html_", _show)  # noqa: B010  # none of them knows how it is shown

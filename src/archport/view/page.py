@@ -1,7 +1,7 @@
 """One file of HTML with all there is to see of one model or two: trees, facts, parts, keys, plots, the verdict."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from .subjects import Subject
 from .tensor_differences import RELATIVE, as_text, tensors
 from .trees import Line, folded
 
-IN_ALL = "in all"
 HINT = (
     "Point at a line, or reach it with Tab and the arrow keys: what belongs to it lights up in every tree, and is "
     "explained below. Left and right go to the same part in the next tree, Enter to what explains it, Escape back."
@@ -36,7 +35,6 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
     names = zip(subjects, titles(subjects), strict=True)
     subjects = [subject if subject.name == name else replace(subject, name=name) for subject, name in names]
     pairs = [_joined(subject) for subject in subjects]
-    several = len(subjects) > 1
     tiny = "".join(f"; {subject.name}: {TINY}" for subject in subjects if not subject.at_hand)
     values: Values = {
         "title": " and ".join(subject.name for subject in subjects),
@@ -44,16 +42,17 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
         "verdicts": [report_values(report) for report in verdicts],
         "hint": HINT,
         "trees": _trees(subjects, pairs),
+        "meanings": MARKS,
         "legend": f"{NUMBERS} {legend(mark for pair in pairs for mark in pair.marks.values())}{tiny}",
         **_facts(subjects),
         "parts": _parts(subjects, pairs),
         "keys": _keys(subjects),
         "plots": [plot for subject in subjects for plot in _plots(subject)] if plots else [],
     }
-    facts_section = "differences" if several else "facts"
-    sections = {"verdict": "verdicts", "trees": "trees", facts_section: "facts", "parts": "parts", "keys": "keys"}
-    shown = [section for section, key in (sections | {"plots": "plots"}).items() if values[key]]
-    return page("model.html", script=source("page.js"), sections=shown, **values)
+    facts_section = "differences" if len(subjects) > 1 else "facts"
+    optional = {name: [name] if values[key] else [] for name, key in (("verdict", "verdicts"), ("plots", "plots"))}
+    sections = [*optional["verdict"], "trees", facts_section, "parts", "keys", *optional["plots"]]
+    return page("model.html", script=source("page.js"), sections=sections, facts_section=facts_section, **values)
 
 
 def _in_a_line(subject: Subject) -> str:
@@ -80,27 +79,12 @@ def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> list[Values]
     for number, (subject, pair) in enumerate(zip(subjects, pairs, strict=True)):
         names = {line.path: every(line.path) for line in pair.ours}
         parts = {theirs: every(ours) for ours, paths in pair.joins.items() for theirs in paths}
-        ours = _tree(f"{subject.name} in archport", pair.ours, names, pair.marks)
-        theirs = _tree(f"{subject.name} in transformers", pair.theirs, parts, pair.their_marks)
+        ours = {"title": f"{subject.name} in archport", "lines": pair.ours, "parts": names, "marks": pair.marks}
+        title = f"{subject.name} in transformers"
+        theirs = {"title": title, "lines": pair.theirs, "parts": parts, "marks": pair.their_marks}
         # Of two models ours are side by side in the middle.
         trees += [ours, theirs] if number or len(subjects) == 1 else [theirs, ours]
     return trees
-
-
-def _tree(title: str, lines: Sequence[Line], parts: Mapping[str, str], marks: Mapping[str, str]) -> Values:
-    rows = [
-        {
-            "label": line.label,
-            "depth": line.depth,
-            "kind": f"{line.kind} {line.shape}".strip(),
-            "parameters": f"{line.parameters:,}" if line.parameters else "",
-            "part": parts.get(line.path),
-            "mark": marks[line.path],
-            "meaning": MARKS[marks[line.path]],
-        }
-        for line in lines
-    ]
-    return {"title": title, "lines": rows}
 
 
 # --- facts, parts, keys ---
@@ -110,27 +94,16 @@ def _facts(subjects: Sequence[Subject]) -> Values:
     """The facts of one model; of two what differs, for checkpoints of one architecture tensor by tensor too."""
     if len(subjects) == 1:
         return {"facts": [fact._asdict() for fact in facts(subjects[0])], "classes": [], "tensors": None}
-    rows = diff(subjects)
-    apart = list(tensors(*subjects))
+    rows, apart = diff(subjects), list(tensors(*subjects))
     differ = sum(not row["same"] for row in apart)
-    return {
-        "facts": _marked(side_by_side(subjects, rows), rows),
-        "classes": _classes(rows),
-        "tensors": apart
-        and {
-            "rows": _marked([as_text(row) for row in apart], apart),
-            "classes": _classes(apart),
-            "caption": f"{differ} of {len(apart)} tensors differ; relative is {RELATIVE}",
-        },
-    }
+    caption = f"{differ} of {len(apart)} tensors differ; relative is {RELATIVE}"
+    by_tensor = {"rows": [as_text(row) for row in apart], "classes": _classes(apart), "caption": caption}
+    of_both = {"facts": side_by_side(subjects, rows), "classes": _classes(rows)}
+    return of_both | {"tensors": by_tensor if apart else None}
 
 
 def _classes(rows: Sequence[Values]) -> list[str]:
     return ["same" if row["same"] else "differs" for row in rows]
-
-
-def _marked(cells: Sequence[dict[str, str]], rows: Sequence[Values]) -> list[dict[str, str]]:
-    return [cell | {IN_ALL: mark} for cell, mark in zip(cells, _classes(rows), strict=True)]
 
 
 def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> dict[str, list[Values]]:
@@ -167,21 +140,14 @@ def _keys(subjects: Sequence[Subject]) -> Values:
 
 def _key_table(subject: Subject) -> list[dict[str, str]]:
     """A row a tensor: of a checkpoint by its plan, of an architecture by its key table."""
-    descriptions = described(subject)
-    if subject.plan is None:
-        return [
-            {
-                "ours": name,
-                "shape": str(tuple(parameter.shape)),
-                "theirs": " + ".join(subject.architecture.table.row(name).keys),
-                "how": stored(subject, descriptions, name, parameter.ndim),
-            }
-            for name, parameter in subject.model.named_parameters()
-        ]
-    rows = subject.plan.key_table
-    for step, row in zip(subject.plan.steps, rows, strict=True):
-        if step.name and step in subject.plan.mapped:
+    descriptions, table, plan = described(subject), subject.architecture.table, subject.plan
+    rows = plan.key_table if plan else []
+    for step, row in zip(plan.steps if plan else (), rows, strict=True):
+        if step.name and step.kind not in ("tied", "ignored"):
             row["how"] = f"{stored(subject, descriptions, step.name, len(step.shape))}; {step.kind}"
+    for name, parameter in subject.model.named_parameters() if plan is None else ():
+        row = {"ours": name, "shape": str(tuple(parameter.shape)), "theirs": " + ".join(table.row(name).keys)}
+        rows.append(row | {"how": stored(subject, descriptions, name, parameter.ndim)})
     return rows
 
 

@@ -137,9 +137,8 @@ def _alone(line: Line, lines: Iterable[Line]) -> str:
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
-    names = [
-        re.sub(r"\.0(?=\.|$)", f".0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines
-    ]
+    layers = r"\.0(?=\.|$)"
+    names = [re.sub(layers, f".0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
     kinds = [f"{line.kind} {line.shape}".strip() for line in lines]
     return {
         "join": join,

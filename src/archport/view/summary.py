@@ -7,7 +7,7 @@ import torch
 
 from ..config import dtype_name
 from ..generation import text
-from ..layers import Block, Decoder, Rotary
+from ..layers import Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan
 
 PROMPT = "def __init__("
@@ -17,19 +17,20 @@ def in_words(model: Decoder) -> str:
     """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
     cfg = model.config
     block = model.blocks[0]
+    learned = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
     rotary = next((part for part in model.modules() if isinstance(part, Rotary)), None)
-    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else "learned positions"
-    wiring = block.wiring if isinstance(block, Block) else type(block).__name__
+    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else learned
+    wiring = getattr(block, "wiring", type(block).__name__)
     head = "tied head" if model.tied else "untied head"
     sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
     return f"{sizes}, {positions}, {wiring}, {head}"
 
 
 def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
-    """Everything that is said of a load: where from, what it is, the tensor account, memory."""
+    """What a load did: where from, what it is, the tensor account, memory."""
     origin = plan.checkpoint.origin
     ignored = Counter(step.why for step in plan.of_kind("ignored"))
-    made = {step.name for step in plan.mapped}
+    mapped = {step.name for step in plan.mapped}
     explained = {key for step in plan.steps for key in step.keys}
     return {
         "source": origin.name,
@@ -41,7 +42,7 @@ def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
         "files": list(plan.checkpoint.names),
         "file_bytes": plan.checkpoint.file_bytes,
         "mapped": len(plan.mapped),
-        "missing": sum(name not in made for name, _ in model.named_parameters()),
+        "missing": sum(name not in mapped for name, _ in model.named_parameters()),
         "unexplained": len(plan.checkpoint.headers.keys() - explained),
         "tied": len(plan.of_kind("tied")),
         "ignored": dict(ignored),

@@ -126,14 +126,5 @@ def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
 
 
 def _row(line: Line, total: int) -> dict[str, Any]:
-    return {
-        "path": line.path,
-        "module": line.label,
-        "depth": line.depth,
-        "count": line.count,
-        "kind": line.kind,
-        "shape": line.shape,
-        "parameters": line.parameters,
-        "share": line.parameters / total if total else 0.0,
-        "dtype": line.dtype,
-    }
+    row = {key: value for key, value in vars(line).items() if key not in ("label", "shared")}
+    return row | {"module": line.label, "share": line.parameters / total if total else 0.0}
