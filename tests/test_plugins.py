@@ -214,7 +214,7 @@ def no_decoder(_: Config) -> nn.Module:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(broken, "toy: build: ZeroDivisionError: "), (no_decoder, "toy: build: made a Linear, expected a Decoder")],
+    [(broken, "toy: build: ZeroDivisionError: "), (no_decoder, "toy: build: returned a Linear, expected a Decoder")],
 )
 def test_a_build_that_fails_is_one_line_with_the_architecture_s_name(function, message, device, monkeypatch):
     built_by(function, monkeypatch)
