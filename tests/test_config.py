@@ -345,9 +345,9 @@ def test_any_rope_settings_are_the_reference_s_or_an_error(changes):
         return
     theirs = transformers.GPTNeoXConfig.from_dict(copy.deepcopy(config))
     expected = transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXRotaryEmbedding(theirs).inv_freq
-    found = model.blocks[0].attn.rotary.frequencies(torch.device("cpu"))
-    assert found.shape == expected.shape
-    assert torch.allclose(found, expected, rtol=1e-6)
+    frequencies = model.blocks[0].attn.rotary.frequencies(torch.device("cpu"))
+    assert frequencies.shape == expected.shape
+    assert torch.allclose(frequencies, expected, rtol=1e-6)
 
 
 def test_some_rope_settings_are_accepted():

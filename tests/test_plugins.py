@@ -214,7 +214,7 @@ def no_decoder(_: Config) -> nn.Module:
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(broken, "toy: build: ZeroDivisionError: "), (no_decoder, "toy: build: made a Linear, expected a Decoder")],
+    [(broken, "toy: build: ZeroDivisionError: "), (no_decoder, "toy: build: returned a Linear, expected a Decoder")],
 )
 def test_a_build_that_fails_is_one_line_with_the_architecture_s_name(function, message, device, monkeypatch):
     built_by(function, monkeypatch)
@@ -266,7 +266,9 @@ RIGHT: dict[str, list[Any]] = {
 def test_a_field_of_any_kind_is_kept_written_and_read(field):
     for value in RIGHT[field]:
         config = Config(**SIZES, **{field: value})
-        written = json.loads(json.dumps(write_config(TABLE, config, "toy", None)))
+        hf = write_config(TABLE, config, "toy", None)
+        written = json.loads(json.dumps(hf))
+        assert hf == written
         assert read_config(TABLE, Config, written, "config")[0] == config
         assert replace(config) == config == Config(**SIZES, **{field: getattr(config, field)})
         assert written[field.upper()] == (

@@ -148,11 +148,11 @@ def test_every_misspelt_key_is_caught_with_the_nearest_name(variant):
         wrong = {misspelt if other == key else other: header for other, header in headers.items()}
         with pytest.raises(MappingError) as caught:
             check(architecture(hf["model_type"]).table, hf, wrong)
-        missing, found = sorted(caught.value.faults, key=lambda fault: "missing" not in fault)
+        missing, unclaimed = sorted(caught.value.faults, key=lambda fault: "missing" not in fault)
         assert missing.startswith(f"{key}: missing")
         assert missing.endswith(f"nearest: {misspelt}")
-        assert found.startswith(f"{misspelt}: found {headers[key].shape}")
-        assert found.endswith(f"nearest: {key}")
+        assert unclaimed.startswith(f"{misspelt}: found {headers[key].shape}")
+        assert unclaimed.endswith(f"nearest: {key}")
 
 
 @pytest.mark.parametrize("variant", ["gpt2 untied", "gptj", "gpt_neox"])

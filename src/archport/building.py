@@ -49,7 +49,7 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 class without_drawing(TorchFunctionMode):
-    """Skips torch's own initialisation, of parameters unless told of what."""
+    """Skips torch's own initialisation of the tensors that `skipped` names, all parameters by default."""
 
     def __init__(self, skipped: Callable[[Tensor], bool] = _is_parameter) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, t
 class LoadPlan:
     """What loading a source does, known before any weight is read.
 
-    `tensors` says what happens to each tensor, and what it holds can be asked of this plan too. `settled` says that a
+    `tensors` says what happens to each tensor; its properties are this plan's too. `settled` says that a
     tied head has been compared with its embedding.
     """
 

@@ -189,6 +189,6 @@ def _built(arch: Architecture, config: DecoderConfig) -> Decoder:
     except Exception as error:  # it may be somebody else's code
         raise UnsupportedError({"build": f"{type(error).__name__}: {in_a_line(error)}"}, arch.name) from error
     if not isinstance(model, Decoder):
-        raise UnsupportedError({"build": f"made a {type(model).__name__}, expected a Decoder"}, arch.name)
+        raise UnsupportedError({"build": f"returned a {type(model).__name__}, expected a Decoder"}, arch.name)
     model.config, model.architecture = config, arch.name
     return model

@@ -37,7 +37,7 @@ TABLE = Table(
         "residual_dropout": "hidden_dropout",
         "init_std": "initializer_range",
     },
-    # Read by transformers in some places only, or by some versions: they may repeat what is said, not decide it.
+    # Read by transformers in some places only, or by some versions: they may repeat the value, not decide it.
     must_agree={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
     supersedes={"rope_scaling": "rope_parameters"},
     requires=COMMON_REQUIRES,
