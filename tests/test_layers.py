@@ -220,6 +220,30 @@ def test_a_context_is_compiled_copied_and_pickled():
     assert len(copy.deepcopy(context).rotations) == 1
 
 
+class WindowedBlock(SequentialBlock):
+    """Its attention sees three tokens; what differs from other layers is the context it hands on."""
+
+    def forward(self, x, context):
+        near = torch.arange(context.keys) > context.places[:, None] - 3
+        return super().forward(x, replace(context, mask=context.visible & near, causal=False))
+
+
+def test_a_block_may_give_its_attention_another_mask():
+    model = grouped().double()
+    parts = dict(model.blocks[0].named_children())
+    model.blocks[0] = WindowedBlock(**parts)
+    ids = torch.randint(0, VOCAB, (2, 9))
+    with torch.no_grad():
+        whole = model(ids)
+        with observe(model, "blocks.*.attn.probabilities") as values:
+            assert error(model(ids), whole) <= 1e-12
+    window = torch.ones(9, 9, dtype=torch.bool).tril().triu(-2)
+    assert torch.equal(values["blocks.0.attn.probabilities"] > 0, window.expand(2, HEADS, 9, 9))
+    assert torch.equal(values["blocks.1.attn.probabilities"] > 0, torch.ones_like(window).tril().expand(2, HEADS, 9, 9))
+    cache = archport.KVCache(model, batch=2, capacity=9)
+    assert error(fill(cache, model, ids, (5, 1, 2, 1)), whole) <= 1e-12
+
+
 # --- what goes in ---
 
 

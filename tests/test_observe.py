@@ -619,6 +619,17 @@ def test_nothing_stays_on_the_model_however_the_block_ends():
     assert "attend" not in vars(port.blocks[0].attn)
 
 
+def test_a_step_that_somebody_put_on_a_module_is_there_again_afterwards():
+    port = port_of(reference("gpt2"))
+    attention = port.blocks[1].attn
+    attention.attend = lambda *args: Attention.attend(attention, *args) * 0
+    patched = attention.attend
+    with torch.no_grad(), observe(port, "blocks.1.attn.heads") as values:
+        port(torch.tensor([[1, 2, 3]]))
+    assert not values["blocks.1.attn.heads"].any()
+    assert attention.attend is patched
+
+
 def test_only_the_layer_asked_for_attends_eagerly(monkeypatch):
     port = port_of(reference("gpt2"))
     calls = []

@@ -1,0 +1,178 @@
+"""The places of a forward pass that can be observed, described by the class of the part that computes there."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import singledispatch
+
+from torch import nn
+
+from ..errors import SourceError
+from ..layers import MLP, Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, SequentialBlock
+
+STREAM = "(batch, seq, width)"
+HEADS = "(batch, seq, heads, head_width)"
+KV_HEADS = "(batch, seq, kv_heads, head_width)"
+SCORES = "(batch, heads, seq, keys)"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place inside a forward pass: its name, the shape of its values, what they mean, and where they are computed.
+
+    A value is the result of `step`, a method of the module `part`, or the first argument of its forward pass where
+    `before`; of several results the one at `index`. `by_head` is for a step whose results have the heads before the
+    sequence, where the site has them after it. While a site is observed, the method of the part that `instead` names
+    first is replaced by the one it names second, which computes the same in more steps. In a shape, `..` is any number
+    of axes; it is empty where nobody has described the part.
+    """
+
+    name: str
+    shape: str
+    meaning: str
+    part: str = ""
+    step: str = "forward"
+    before: bool = False
+    index: int | None = None
+    by_head: bool = False
+    instead: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}".rstrip() + f": {self.meaning}"
+
+
+def sites(model: Decoder) -> list[Site]:
+    """Every place of a model that `observe` can see and change, what a module is made of before its result.
+
+    Raises: SourceError.
+    """
+    if not isinstance(model, Decoder):
+        raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport")
+    blocks = {f"blocks.{number}": number for number in range(len(model.blocks))}
+    known: dict[str, Site] = {}
+    for path, module in model.named_modules():
+        own = list(sites_of(module))
+        if path in blocks:
+            before = Site("", STREAM, f"the residual stream before block {blocks[path]}", before=True)
+            after = Site("after", STREAM, f"the residual stream after block {blocks[path]}")
+            own = [before, *(site for site in own if site.name), after]  # whatever class the block has
+        for site in own:
+            name = f"{path}.{site.name}".strip(".")
+            # What a part says of a module inside it comes first, and holds.
+            known.setdefault(name, replace(site, name=name, part=f"{path}.{site.part}".strip(".")))
+    of_part: dict[str, list[Site]] = defaultdict(list)
+    for site in known.values():
+        of_part[site.part].append(site)
+
+    def in_order(path: str, module: nn.Module) -> Iterator[Site]:
+        yield from (site for site in of_part[path] if site.before)
+        for name, child in module.named_children():
+            yield from in_order(f"{path}.{name}".strip("."), child)
+        yield from (site for site in of_part[path] if not site.before)
+
+    return list(in_order("", model))
+
+
+@singledispatch
+def sites_of(part: nn.Module) -> Iterable[Site]:
+    """The sites of one part, their names relative to its own; a part that nobody has described has its result.
+
+    `sites_of.register` describes a class, and its subclasses with it.
+    """
+    return [Site("", "", _result(part))]
+
+
+@sites_of.register(nn.ModuleList)
+@sites_of.register(nn.ModuleDict)
+@sites_of.register(nn.Dropout)
+@sites_of.register(Rotary)
+def _(part: nn.Module) -> Iterable[Site]:  # noqa: ARG001
+    return []
+
+
+@sites_of.register
+def _(part: nn.Linear) -> Iterable[Site]:
+    return [Site("", f"(.., {part.out_features})", _result(part))]
+
+
+@sites_of.register
+def _(part: nn.Embedding) -> Iterable[Site]:
+    return [Site("", f"(.., {part.embedding_dim})", _result(part))]
+
+
+@sites_of.register
+def _(part: Decoder) -> Iterable[Site]:
+    yield from _norms(part)
+    yield Site("logits", "(batch, seq, vocab_size)", "the scores of the next token", step="logits")
+
+
+@sites_of.register
+def _(part: Embed) -> Iterable[Site]:
+    yield Site("tokens", STREAM, "token vectors", part="tokens")
+    if isinstance(part, PositionedEmbed):
+        meaning = "learned positions, for all rows at once where none is padded"
+        yield Site("positions", "(.., seq, width)", meaning, part="positions")
+    yield Site("", STREAM, "what enters the first block", step="place")
+
+
+@sites_of.register
+def _(part: Block) -> Iterable[Site]:
+    yield from _norms(part)
+    if isinstance(part, SequentialBlock):
+        yield Site("between", STREAM, "the residual stream between attention and MLP", step="add_attention")
+
+
+@sites_of.register
+def _(part: Attention) -> Iterable[Site]:
+    yield Site("q", HEADS, "queries", step="project", index=0, by_head=True)
+    yield Site("k", KV_HEADS, "keys", step="project", index=1, by_head=True)
+    yield Site("v", KV_HEADS, "values", step="project", index=2, by_head=True)
+    if part.q_norm is not None:
+        yield Site("q_norm", HEADS, "queries after their norm", step="norm", index=0, by_head=True)
+    if part.k_norm is not None:
+        yield Site("k_norm", KV_HEADS, "keys after their norm", step="norm", index=1, by_head=True)
+    if part.rotary is not None:
+        yield Site("q_rotated", HEADS, "queries after rotary", step="rotate", index=0, by_head=True)
+        yield Site("k_rotated", KV_HEADS, "keys after rotary", step="rotate", index=1, by_head=True)
+    if _alike(part, "attend", "attend_eagerly", "scores", "probabilities"):
+        eager = ("attend", "attend_eagerly")
+        meaning = "how well each query matches each key, minus infinity where it may not look"
+        yield Site("scores", SCORES, meaning, step="scores", instead=eager)
+        meaning = "how much each query takes of each value"
+        yield Site("probabilities", SCORES, meaning, step="probabilities", instead=eager)
+    yield Site("heads", HEADS, "what each head has gathered", step="attend", by_head=True)
+    if isinstance(part.out, nn.Linear) and _alike(part, "output", "output_by_head", "project_heads"):
+        by_head = ("output", "output_by_head")
+        meaning = "what each head adds to the stream; the bias of the output comes on top"
+        yield Site("projected_heads", "(batch, seq, heads, width)", meaning, step="project_heads", instead=by_head)
+    yield Site("out", STREAM, "what all heads add to the stream, with the bias", step="output")
+    yield Site("", STREAM, "what attention adds to the stream")
+
+
+@sites_of.register
+def _(part: MLP) -> Iterable[Site]:  # noqa: ARG001
+    yield Site("up", "(batch, seq, mlp_width)", "up-projected", part="up")
+    yield Site("activation", "(batch, seq, mlp_width)", "after the activation", part="activation")
+    yield Site("down", STREAM, "down-projected", part="down")
+    yield Site("", STREAM, "what the MLP adds to the stream")
+
+
+def _norms(part: nn.Module) -> Iterator[Site]:
+    """The norms that stand in the stream, not in a head."""
+    for name, child in part.named_children():
+        if isinstance(child, nn.LayerNorm | nn.RMSNorm):
+            yield Site(name, STREAM, "after this norm", part=name)
+
+
+def _result(part: nn.Module) -> str:
+    return f"the result of this {type(part).__name__}"
+
+
+def _alike(part: nn.Module, step: str, *in_steps: str) -> bool:
+    """Whether `in_steps` compute the same as `step`: not where a subclass overrides it, and none of them."""
+    for cls in type(part).__mro__:
+        if any(name in vars(cls) for name in in_steps):
+            return True
+        if step in vars(cls):
+            break
+    return False
