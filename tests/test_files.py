@@ -538,6 +538,27 @@ def test_a_writer_that_was_killed_leaves_the_target_and_is_cleared_up_by_the_nex
     assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
 
 
+TURNS = """
+import pathlib, sys
+from archport.files.write import whole_file
+path, letter = pathlib.Path(sys.argv[1]), sys.argv[2].encode()
+for _ in range(100):
+    whole_file(path, letter * 1000)
+    content = path.read_bytes()
+    assert content == content[:1] * 1000, "half of one and half of another"
+"""
+
+
+def test_writers_to_one_file_at_once(tmp_path):
+    path = tmp_path / "page.html"
+    words = [sys.executable, "-c", TURNS, str(path)]
+    running = [subprocess.Popen([*words, letter], stderr=subprocess.PIPE, text=True) for letter in "abcd"]
+    for process in running:
+        _, message = process.communicate(timeout=120)
+        assert process.returncode == 0, message
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
 def test_a_target_is_looked_at_before_anything_is_computed(tmp_path):
     (tmp_path / "page.html").write_text("precious")
     (tmp_path / "folder.html").mkdir()

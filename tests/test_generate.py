@@ -318,7 +318,7 @@ def test_a_folder_without_a_tokenizer(tmp_path):
 
 def test_the_tokenizer_of_a_repository_comes_without_weights(hub, at, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    from archport.port import companions
+    from archport.files.source import companions
 
     folder = companions("ns/name", **at)
     assert (folder / "tokenizer.json").is_file()

@@ -8,9 +8,9 @@ import torch
 
 import archport
 from archport.errors import ArchportError
+from archport.files.source import companions
 from archport.generation.options import Generation
 from archport.keywords import strict_keywords
-from archport.port import companions
 
 PUBLIC = {name: getattr(archport, name) for name in archport.__all__}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)} | {"companions": companions}
@@ -144,6 +144,6 @@ def test_a_value_of_another_type_is_one_line_of_ours(case):
 
 
 def test_a_token_is_not_shown():
-    from archport.files.hub.repository import HubAccess
+    from archport.files.hub.access import HubAccess
 
     assert "hf_secret" not in repr(HubAccess(token="hf_secret"))

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from .config import DecoderConfig, Origin, dtype_name, required
-from .errors import CheckpointError, ConfigError, ExportError, SourceError
+from .errors import CheckpointError, ConfigError, ExportError
 from .fast.linears import is_swapped
-from .files.checkpoint import Checkpoint, check_hashes, open_folder
+from .files.checkpoint import Checkpoint, check_hashes
 from .files.checkpoint_writer import write_checkpoint
 from .files.header import Header
-from .files.hub.repository import HubAccess, open_companions, open_headers, open_repository
+from .files.hub.access import HubAccess
+from .files.source import BUNDLED as BUNDLED
+from .files.source import DEMO as DEMO
+from .files.source import open_source
 from .files.values import same_bytes
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
@@ -23,9 +26,6 @@ from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
 from .translate.fields import read_config, write_config
 from .translate.tensors import export_tensors, nearest
-
-DEMO = Path(__file__).parent / "demo"
-BUNDLED = "the bundled demo"
 
 
 @strict_keywords
@@ -78,7 +78,7 @@ def load(
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = replace(_open(source, revision, offline, headers_only=False, access=access), copied=copy)
+    checkpoint = replace(open_source(source, revision, offline=offline, headers_only=False, access=access), copied=copy)
     planned = plan_checkpoint(checkpoint, dtype)
     if check_hash:
         check_hashes(checkpoint)
@@ -105,7 +105,7 @@ def plan(
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = _open(source, revision, offline, headers_only=headers_only, access=access)
+    checkpoint = open_source(source, revision, offline=offline, headers_only=headers_only, access=access)
     return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
 
 
@@ -173,59 +173,6 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
         del parameters["head.weight"]
         return model.config, parameters
     return replace(model.config, tied=False), parameters
-
-
-@strict_keywords
-def companions(
-    source: str | Path | None = None,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    endpoint: str | None = None,
-) -> Path:
-    """The folder with the tokenizer's files of a source; of a Hub repository nothing else is fetched.
-
-    Raises: SourceError, CheckpointError.
-    """
-    place = _folder_or_id(source, revision)
-    access = HubAccess(token, cache_dir, endpoint)
-    return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
-
-
-def _open(
-    source: str | Path | None, revision: str | None, offline: bool, *, headers_only: bool, access: HubAccess
-) -> Checkpoint:
-    place = _folder_or_id(source, revision)
-    if isinstance(place, Path):
-        return open_folder(place, name=BUNDLED if source is None else str(source))
-    if headers_only and not offline:
-        return open_headers(place, revision, access=access)
-    return open_repository(place, revision, offline=offline, access=access)
-
-
-def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
-    """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
-    if source is not None and not isinstance(source, str | Path):
-        raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
-    if source is not None and not str(source).strip():
-        raise SourceError("the source is empty, expected a folder or a Hub id")
-    if revision is not None and not isinstance(revision, str):
-        raise SourceError(f"{source or BUNDLED}: found revision {revision!r:.60}, expected a branch, tag or commit")
-    name = str(source)
-    try:
-        folder = DEMO if source is None else Path(source).expanduser()
-        is_folder, is_there = folder.is_dir(), folder.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody
-        raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
-    if is_folder and revision is not None:
-        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
-    if is_folder:
-        return folder
-    if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SourceError(f"{name}: {'a file' if is_there else 'no such folder'}, expected a folder or a Hub id")
-    return name
 
 
 class _InMemory:

@@ -17,7 +17,7 @@ from .header import Header
 from .write import whole_folder
 
 
-class Outgoing(Protocol):
+class TensorToWrite(Protocol):
     """A tensor to write: what its header will say, and how to make it."""
 
     @property
@@ -32,7 +32,7 @@ class Outgoing(Protocol):
 def write_checkpoint(
     folder: Path,
     hf: Mapping[str, Any],
-    tensors: Mapping[str, Outgoing],
+    tensors: Mapping[str, TensorToWrite],
     companions: Path | None,
     max_shard_size: int | str,
 ) -> Path:
@@ -60,7 +60,7 @@ def write_checkpoint(
     return folder
 
 
-def _write_tensors(folder: Path, tensors: Mapping[str, Outgoing], max_shard_size: int | str) -> None:
+def _write_tensors(folder: Path, tensors: Mapping[str, TensorToWrite], max_shard_size: int | str) -> None:
     """One file, or shards of at most that size with their index; the tensors of one file are in memory at a time."""
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.torch import save_file

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError, GenerationError, SourceError
 from ..files.checkpoint import companion
+from ..files.source import companions
 from ..keywords import strict_keywords
 from ..layers import Decoder
-from ..port import companions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from ..checkpoint import (
 )
 from ..safetensors_file import checked
 from ..strict_json import read_json
+from .access import HubAccess
 from .answers import HostileAnswerError, answer, explanation, guard
 from .ranges import RemoteFile
 
@@ -32,28 +32,6 @@ T = TypeVar("T")
 TRIES = 3
 PAUSE = 0.5  # seconds before the second try, doubled before the third
 TIMEOUT = 10.0  # seconds without an answer
-
-
-@dataclass(frozen=True)
-class HubAccess:
-    """How to reach the Hub, where the environment (HF_TOKEN, HF_HOME, HF_ENDPOINT) does not say.
-
-    Raises: SourceError.
-    """
-
-    token: str | bool | None = field(default=None, repr=False)
-    cache_dir: str | Path | None = None
-    endpoint: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, kinds, expected in (
-            ("token", str | bool, "a text, or whether to use the one you logged in with"),
-            ("cache_dir", str | Path, "a folder"),
-            ("endpoint", str, "an address"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kinds):
-                raise SourceError(f"{name}: found a {type(value).__name__}, expected {expected}")
 
 
 def open_repository(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Checkpoint:

@@ -1,0 +1,69 @@
+"""What a person names as a source: a folder, the id of a Hub repository, or the checkpoint that ships inside."""
+
+from pathlib import Path
+
+from ..errors import SourceError
+from ..keywords import strict_keywords
+from .checkpoint import Checkpoint, open_folder
+from .hub.access import HubAccess
+from .hub.repository import open_companions, open_headers, open_repository
+
+DEMO = Path(__file__).parents[1] / "demo"
+BUNDLED = "the bundled demo"
+
+
+def open_source(
+    source: str | Path | None, revision: str | None, *, offline: bool, headers_only: bool, access: HubAccess
+) -> Checkpoint:
+    """The checkpoint of a source; of a Hub repository only its headers where they are enough and can be asked for.
+
+    Raises: SourceError, CheckpointError.
+    """
+    place = _folder_or_id(source, revision)
+    if isinstance(place, Path):
+        return open_folder(place, name=BUNDLED if source is None else str(source))
+    if headers_only and not offline:
+        return open_headers(place, revision, access=access)
+    return open_repository(place, revision, offline=offline, access=access)
+
+
+@strict_keywords
+def companions(
+    source: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The folder with the tokenizer's files of a source; of a Hub repository nothing else is fetched.
+
+    Raises: SourceError, CheckpointError.
+    """
+    place = _folder_or_id(source, revision)
+    access = HubAccess(token, cache_dir, endpoint)
+    return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
+
+
+def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
+    """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
+    if source is not None and not isinstance(source, str | Path):
+        raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
+    if source is not None and not str(source).strip():
+        raise SourceError("the source is empty, expected a folder or a Hub id")
+    if revision is not None and not isinstance(revision, str):
+        raise SourceError(f"{source or BUNDLED}: found revision {revision!r:.60}, expected a branch, tag or commit")
+    name = str(source)
+    try:
+        folder = DEMO if source is None else Path(source).expanduser()
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody
+        raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
+    if is_folder and revision is not None:
+        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
+    if is_folder:
+        return folder
+    if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise SourceError(f"{name}: {'a file' if is_there else 'no such folder'}, expected a folder or a Hub id")
+    return name
