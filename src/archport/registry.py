@@ -18,7 +18,6 @@ from .layers import Decoder
 from .translate.fields import require_writable
 from .translate.table import Table
 
-
 Fields = Mapping[str, Any]  # of an architecture's own Config
 
 

@@ -106,7 +106,5 @@ PUBLISHED = {
     "EleutherAI/pythia-2.8b": _published(32, 2560, 32),
     "EleutherAI/pythia-6.9b": _published(32, 4096, 32, 50432),
     "EleutherAI/pythia-12b": _published(36, 5120, 40, 50688),
-    "togethercomputer/RedPajama-INCITE-7B-Base": _published(
-        32, 4096, 32, 50432, parallel=False, rotary_fraction=1.0
-    ),
+    "togethercomputer/RedPajama-INCITE-7B-Base": _published(32, 4096, 32, 50432, parallel=False, rotary_fraction=1.0),
 }

@@ -39,9 +39,7 @@ class Hypothesis:
     model: Decoder
 
 
-def diagnose(
-    differences: Sequence[Finding], port: Decoder, clean: Decoder, reference: Trace, ids: Tensor
-) -> Diagnosis:
+def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
     """Name the fault behind the first finding that differs, given a clean port of the same reference in float64."""
     first = next(finding for finding in differences if finding.differs)
     clean_finding = _at(first, findings(clean, reference, ids))

@@ -15,7 +15,6 @@ from . import references
 from .catalogue import faults_for
 from .compare import Comparison
 from .faults import Fault
-from .locate import DECODER
 from .verifying import find_cause, ids_for, loud_comparison
 
 BUNDLED = "bundled"

@@ -66,7 +66,8 @@ def never_varied(arch: Architecture) -> list[str]:
     return [
         name
         for name in arch.table.config
-        if name != "init_std" and not name.endswith("_dropout")  # which act on fresh weights and in train mode only
+        if name != "init_std"
+        and not name.endswith("_dropout")  # which act on fresh weights and in train mode only
         and all(given.get(name, defaults[name]) == defaults[name] for given in variants(arch).values())
     ]
 
