@@ -244,7 +244,13 @@ def test_the_commands_say_what_they_did_not_look_at(register, monkeypatch):
     facts = json.loads(CliRunner().invoke(parity.app, ["faults", "gpt2", "--json"]).stdout)
     assert facts["coverage"]["gpt2"]["uncovered"] == ["Gated (blocks.{n}.mlp)"]
     assert facts["score"].endswith("gpt2: 1 of 66 faults can exist here; no fault covers: Gated (blocks.{n}.mlp)")
-    register()
+    arch = architecture("gpt2")
+    register(
+        sizes=arch.sizes, variants={name: fields for name, fields in arch.variants.items() if name != "tied False"}
+    )
+    monkeypatch.setattr("archport.parity.verify_architecture", lambda *_, **__: [])
+    printed = CliRunner().invoke(parity.app, ["verify", "other"]).stdout.strip()
+    assert printed == "not verified, at their default in every variant: tied"
     listed = CliRunner().invoke(checkpoints.app, ["models", "--json"])
     assert {row["ARCH"] for row in json.loads(listed.stdout)} == set(archport.architectures())
 
