@@ -176,11 +176,10 @@ def registered() -> Iterator[str]:
     """The architecture and its reference, for as long as it is needed."""
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    if NAME not in AutoConfig._model_type_names() if hasattr(AutoConfig, "_model_type_names") else True:
-        config_class = type("StrangeConfig", (LlamaConfig,), {"model_type": NAME})
-        model_class = type("StrangeForCausalLM", (LlamaForCausalLM,), {"config_class": config_class})
-        AutoConfig.register(NAME, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+    config_class = type("StrangeConfig", (LlamaConfig,), {"model_type": NAME})
+    model_class = type("StrangeForCausalLM", (LlamaForCausalLM,), {"config_class": config_class})
+    AutoConfig.register(NAME, config_class, exist_ok=True)
+    AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
     archport.register(NAME, config_class=Config, build=build, table=TABLE, sizes=SIZES, variants=VARIANTS)
     try:
         yield NAME

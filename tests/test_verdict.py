@@ -47,9 +47,9 @@ class OneTokenWrong(nn.Embedding):
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_lookup_wrong_for_one_rare_token(hf, port, quick):
-    seen = {token for ids in ids_for(port, None).values() for token in ids.flatten().tolist()}
+    used = {token for ids in ids_for(port, None).values() for token in ids.flatten().tolist()}
     port.embed.tokens.__class__ = OneTokenWrong
-    port.embed.tokens.wrong = next(token for token in range(port.config.vocab_size) if token not in seen)
+    port.embed.tokens.wrong = next(token for token in range(port.config.vocab_size) if token not in used)
     assert failing(archport.verify(port, reference=hf, quick=quick)) == ["embeddings, every token"]
 
 
@@ -143,17 +143,17 @@ def test_angles_that_only_half_precision_spoils(name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "said"),
+    ("setting", "value", "message"),
     [
         ("embed.tokens.padding_idx", 60, "embed.tokens is 131, 60, padding_idx=60"),
         ("embed.tokens.sparse", True, "embed.tokens is 131, 60, sparse=True"),
         ("blocks.0.norm_attn.eps", 1e-12, "blocks.0.norm_attn is (60,), eps=1e-12"),
     ],
 )
-def test_a_setting_that_hardly_shows(hf, port, setting, value, said):
+def test_a_setting_that_hardly_shows(hf, port, setting, value, message):
     module, _, name = setting.rpartition(".")
     setattr(port.get_submodule(module), name, value)
-    assert archport.verify(port, reference=hf).problems[0].startswith(said)
+    assert archport.verify(port, reference=hf).problems[0].startswith(message)
 
 
 def test_a_block_too_few_and_a_block_repeated(hf, port):
@@ -287,14 +287,14 @@ def test_a_reference_with_other_weights_is_one_line(port):
 
 
 def test_what_registers_must_be_an_architecture():
-    for parts, said in (
+    for parts, message in (
         ({"name": ""}, "name: found '', expected a model_type"),
         ({"config_class": dict}, "config_class: found <class 'dict'>, expected a subclass of DecoderConfig"),
         ({"build": None}, "build: found None, expected a function"),
         ({"table": {}}, "table: found {}, expected a Table"),
     ):
         given = dataclasses.replace(archport.registry.architecture("gpt2"), name="other").__dict__ | parts
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             archport.register(given.pop("name"), **given)
 
 
@@ -387,7 +387,7 @@ def test_inside_inference_mode(hf):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--by-block", "--quick"], "--by-block is for a SOURCE"),
         (["gpt2", "--by-block"], "--by-block is for a SOURCE"),
@@ -395,8 +395,8 @@ def test_inside_inference_mode(hf):
         (["--report", "report.txt"], "expected a name ending in .md or .html"),
     ],
 )
-def test_options_that_do_not_go_together(words, said):
-    assert said in run("verify", *words, code=2).stderr.replace("\n", " ")
+def test_options_that_do_not_go_together(words, message):
+    assert message in run("verify", *words, code=2).stderr.replace("\n", " ")
 
 
 def test_bad_input_is_one_line(tmp_path):
@@ -406,10 +406,10 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
         archport.verify(tmp_path)
     plugin = tmp_path / "plugin.py"
-    for text, said in (("def", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("import nothing_at_all", "No module")):
+    for text, message in (("def", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("import nothing_at_all", "No module")):
         plugin.write_text(text)
-        assert said in run("--plugin", "plugin", "models", code=2, cwd=tmp_path).stderr
-        assert said in run("--plugin", str(plugin), "models", code=2).stderr
+        assert message in run("--plugin", "plugin", "models", code=2, cwd=tmp_path).stderr
+        assert message in run("--plugin", str(plugin), "models", code=2).stderr
     plugin.write_text("raise SystemExit(3)")
     assert "SystemExit" in run("--plugin", str(plugin), "models", code=2).stderr
 

@@ -178,8 +178,8 @@ def test_the_first_of_two_faults_is_named_and_does_not_hide_the_second():
     from archport.parity.compare import Comparison
     from archport.parity.verifying import ids_for
 
-    found = Comparison(model, ids_for(port, None)).findings(port)
-    places = dict.fromkeys(one.place for one in found if one.differs)
+    compared = Comparison(model, ids_for(port, None)).findings(port)
+    places = dict.fromkeys(one.place for one in compared if one.differs)
     assert list(places) == ["blocks.0.mlp", "blocks.1.mlp", "blocks.2.attn", "blocks.2.mlp"]
 
 

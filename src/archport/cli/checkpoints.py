@@ -169,7 +169,7 @@ def models(as_json: Json = False) -> None:
     for name in registry.architectures():
         arch = registry.architecture(name)
         for model_name, sizes in (arch.published or {"none published": arch.sizes}).items():
-            row = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
+            row: dict[str, Any] = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
             if sizes:
                 model = registry.skeleton(arch, arch.config_class(**sizes))
                 count = sum(parameter.numel() for parameter in model.parameters())

@@ -101,7 +101,8 @@ class _ByBlock:
 
         def after(name: str, module: nn.Module, _: Any, __: Any, result: Any) -> None:
             if compare:
-                compare(name, module, *arguments.pop(name), result)
+                args, kwargs = arguments.pop(name)
+                compare(name, module, args, kwargs, result)
             _drop(module)
 
         ours = model is self.port

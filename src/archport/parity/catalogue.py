@@ -160,8 +160,8 @@ def _eps(value: float) -> Fault:
 
 def _base(value: int) -> Fault:
     return Fault(f"rotary base {value}", f"rotary's base is {value}", "uses another one", "Rotary(base=...)",
-                 Rotary, sets("base", lambda _: float(value)),
-                 where=lambda rotary: rotary.base != value, steps=("forward", "frequencies"), shows_at=parent)  # fmt: skip
+                 Rotary, sets("base", lambda _: float(value)), where=lambda rotary: rotary.base != value,
+                 steps=("forward", "frequencies"), shows_at=parent)  # fmt: skip
 
 
 def _pairing(here: str, there: str) -> Fault:
@@ -176,9 +176,14 @@ def _bias(holder: type[nn.Module], name: str, linear: str, steps: tuple[str, ...
         child = getattr(part, linear)
         return isinstance(child, nn.Linear) and child.bias is not None
 
+    def drop(part: Any) -> None:
+        getattr(part, linear).bias = None
+
+    def shows_at(site: str) -> tuple[str, ...]:
+        return _head(site) if holder is Decoder else (f"{site}.{linear}", site)
+
     return Fault(f"{name} bias dropped", f"{name} adds no bias", "adds one", f"Linear(bias=...) of {name}",
-                 holder, lambda part: setattr(getattr(part, linear), "bias", None), where=has_bias,
-                 steps=("forward", *steps), shows_at=_head if holder is Decoder else lambda site: (f"{site}.{linear}", site))  # fmt: skip
+                 holder, drop, where=has_bias, steps=("forward", *steps), shows_at=shows_at)  # fmt: skip
 
 
 ROWS = ("forward", "project", "split")  # of attention: they give the fused rows their meaning
@@ -211,7 +216,8 @@ CATALOGUE: tuple[Fault, ...] = (
     _base(10_000),
     _base(500_000),
     Fault("rotary over the whole head", "rotary turns the whole head", "turns its first elements only",
-          "Rotary(width)", Attention, _turns_the_whole_head, where=_turns_part_of_the_head, steps=("forward", "rotate")),
+          "Rotary(width)", Attention, _turns_the_whole_head, where=_turns_part_of_the_head,
+          steps=("forward", "rotate")),
     class_fault("rotary off by one", "rotary counts positions from 1", "counts from 0", "the positions rotary is given",
                 Rotary, faulty_parts.ShiftedRotary, shows_at=parent,
                 equivalent="scores depend on differences of positions only"),

@@ -1,8 +1,8 @@
 """What a fault is: a way to get a port wrong, the class of part it can be planted in, and how to plant it.
 
-Planting changes weights, settings or the class of one part, so that copies keep the fault. A faulty class goes above the
-class that the part has: what a user's subclass adds stays underneath. Where the subclass has a step of its own in the
-place of one that the fault changes or relies on, it is another part, and the fault cannot exist there.
+Planting changes weights, settings or the class of one part, so that copies keep the fault. A faulty class goes above
+the class that the part has: what a user's subclass adds stays underneath. Where the subclass has a step of its own for
+one that the fault replaces or relies on, it is another part, and the fault cannot exist there.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ class Fault:
     `faulty` says what the faulty port does, `right` what a right one does, `see` where to look. It can exist in the
     modules of class `part`, subclasses included, that answer to `where` and whose `steps` are the class's own methods;
     `plant` puts it into one of them. `shows_at` are the places where it first shows, given where it is; `line` is the
-    line of a report that shows what no module does alone. `weights_only` faults are told from the same one in code by
-    the weights, which differ from the reference's. `equivalent` is the reason why it changes nothing, where it does not.
+    line of a report that shows what no module does alone. `weights_only` faults are told from the same ones in code by
+    the weights, which differ from the reference's. `equivalent` is the reason why it changes nothing, if it does not.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Becomes:
     kind: type[nn.Module]
 
     def __call__(self, part: nn.Module) -> None:
+        """Change the class of a part, in place."""
         part.__class__ = type(self.kind.__name__, (self.kind, type(part)), {})
 
 

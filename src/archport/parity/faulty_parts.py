@@ -254,11 +254,12 @@ class NeverNormed(Decoder):
 class ForgetfulDecoder(Decoder):
     """Hides the first token of the cache from those that come later."""
 
-    def stream(self, ids: Tensor, *, cache: Any = None, **how: Any) -> Tensor:
+    def stream(self, ids: Tensor | None = None, *, cache: Any = None, **how: Any) -> Tensor:
         if cache is not None and cache.length:
-            keys = cache.length + ids.shape[-1]
-            how["positions"] = torch.arange(cache.length, keys, device=ids.device)
-            how["mask"] = torch.ones(len(ids), keys, dtype=torch.bool, device=ids.device)
+            rows, seq, device = _given(ids, how)
+            keys = cache.length + seq
+            how["positions"] = torch.arange(cache.length, keys, device=device)
+            how["mask"] = torch.ones(rows, keys, dtype=torch.bool, device=device)
             how["mask"][:, 0] = False
         return super().stream(ids, cache=cache, **how)
 
@@ -266,16 +267,24 @@ class ForgetfulDecoder(Decoder):
 class RestartingDecoder(Decoder):
     """Counts the positions of every pass from 0, whatever is in the cache."""
 
-    def stream(self, ids: Tensor, **how: Any) -> Tensor:
+    def stream(self, ids: Tensor | None = None, **how: Any) -> Tensor:
         if how.get("mask") is None:
-            how["positions"] = torch.arange(ids.shape[-1], device=ids.device)
+            _, seq, device = _given(ids, how)
+            how["positions"] = torch.arange(seq, device=device)
         return super().stream(ids, **how)
 
 
 class PaddingCounted(Decoder):
     """Counts padding as positions."""
 
-    def stream(self, ids: Tensor, *, cache: Any = None, **how: Any) -> Tensor:
+    def stream(self, ids: Tensor | None = None, *, cache: Any = None, **how: Any) -> Tensor:
+        _, seq, device = _given(ids, how)
         past = cache.length if cache else 0
-        how["positions"] = torch.arange(past, past + ids.shape[-1], device=ids.device)
+        how["positions"] = torch.arange(past, past + seq, device=device)
         return super().stream(ids, cache=cache, **how)
+
+
+def _given(ids: Tensor | None, how: dict[str, Any]) -> tuple[int, int, torch.device]:
+    """Rows, tokens and device of what a pass is given."""
+    tokens: Tensor = how["inputs_embeds"] if ids is None else ids
+    return tokens.shape[0], tokens.shape[1], tokens.device

@@ -41,7 +41,7 @@ class Trace:
     def bound(self, module: str) -> float:
         """The relative error allowed to a module of ours."""
         attention = next((holder for holder in _holders(module) if holder in self.attention), None)
-        if attention in self.rounding:
+        if attention is not None and attention in self.rounding:
             return max(LOOSE, ALLOWANCE * self.rounding[attention])
         return max(TIGHT, ALLOWANCE * self.rounding.get(module, 0.0)) if module in self.loose else TIGHT
 
