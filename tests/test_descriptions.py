@@ -18,7 +18,8 @@ from archport.errors import ConfigError
 from archport.layers import MLP, Attention, Decoder, Embed, Rotary
 from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
 from archport.translate.table import Table
-from archport.view.descriptions import Description, Fact, describe, described
+from archport.view.describing import Description, Fact, describe
+from archport.view.descriptions import described
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
 from archport.view.page import to_html

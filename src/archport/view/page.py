@@ -1,7 +1,7 @@
 """One file of HTML with all there is to see of one model or two: trees, facts, parts, keys, plots, the verdict."""
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
