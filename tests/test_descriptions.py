@@ -18,12 +18,13 @@ from archport.errors import ConfigError
 from archport.layers import MLP, Attention, Decoder, Embed, Rotary
 from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
 from archport.translate.table import Table
-from archport.view.descriptions import Description, Fact, describe, described
+from archport.view.describing import Description, Fact, describe
+from archport.view.descriptions import described
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
 from archport.view.page import to_html
 from archport.view.plotting import check, plot
-from archport.view.reference_tree import side_by_side
+from archport.view.reference_tree import joined_rows
 from archport.view.subjects import subject
 from archport.view.trees import tree
 
@@ -207,7 +208,7 @@ def test_facts_are_those_that_are_known(folder):
 
 
 def test_trees_and_joins(folder, monkeypatch):
-    rows = {row["path"]: row for row in side_by_side(subject(folder, headers_only=False)) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(subject(folder, headers_only=False)) if row["path"]}
     assert rows["blocks.0.mixer.turn"]["theirs"] == "model.rotary_emb"
     assert rows["blocks.0.mixer"]["theirs"] == "model.layers.0-2.self_attn"
     assert [path for path, row in rows.items() if row["join"] == "-"] == ["embed.dropout"]
@@ -215,7 +216,7 @@ def test_trees_and_joins(folder, monkeypatch):
     assert [row["path"] for row in tree(subject(folder).model)] == list(rows)
     monkeypatch.setattr(GatedMLP, "forward", lambda *_: None)
     monkeypatch.setattr(nn.SiLU, "forward", lambda _self, x, _other: x)  # one that cannot be run alone
-    rows = {row["path"]: row for row in side_by_side(subject(folder, headers_only=False)) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(subject(folder, headers_only=False)) if row["path"]}
     assert rows["blocks.0.feed.bend"]["join"] == "?"
     assert "? not compared" in invoke("tree", folder, "--reference").stdout
 

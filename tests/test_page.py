@@ -1,5 +1,7 @@
 """The page, as a person uses it in a real browser: joins, keyboard, filter, both schemes, a phone, hostile names."""
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -386,6 +388,15 @@ def test_text_stays_text_and_what_is_not_seen_is_spelt_out():
     assert odd == "a\\n\\u202eb\\x00"
     assert indented == "&nbsp;&nbsp;indented"
     assert table().split() == ["<table><thead><tr></tr></thead><tbody>", "</tbody></table>"]
+
+
+def test_the_policy_allows_the_style_and_the_script_of_the_page_and_no_other(two):
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', two)
+    for directive, tag in (("style-src", "style"), ("script-src", "script")):
+        [text] = re.findall(rf"<{tag}>(.*?)</{tag}>", two, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}';" in html.unescape(policy)
+    assert "default-src 'none'" in html.unescape(policy)
 
 
 def test_a_template_that_lacks_a_value_says_so():

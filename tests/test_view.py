@@ -21,7 +21,7 @@ from archport.view import reference_tree
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
 from archport.view.layouts import layout
-from archport.view.reference_tree import side_by_side
+from archport.view.reference_tree import joined_rows
 from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
 from archport.view.trees import tree
@@ -103,7 +103,7 @@ def test_blocks_that_differ_are_not_folded():
 @pytest.mark.parametrize("source", ["checkpoint", "architecture"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, source):
-    rows = side_by_side(subject(tiny / name if source == "checkpoint" else name))
+    rows = joined_rows(subject(tiny / name if source == "checkpoint" else name))
     shown = {re.sub(r"\.0-\d+", ".0", path) for row in rows for path in _paths(row["theirs"])}
     model = reference(name)
     with_tensors = {path for path, module in model.named_modules() if list(module.parameters(recurse=False))}
@@ -154,11 +154,11 @@ def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
     one, other = "blocks.{n}.norm_attn.*", "blocks.{n}.norm_mlp.*"
     weights[one], weights[other] = weights[other], weights[one]
     wrong = replace(seen.architecture, table=replace(seen.architecture.table, weights=weights))
-    rows = {row["path"]: row for row in side_by_side(replace(seen, architecture=wrong)) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(replace(seen, architecture=wrong)) if row["path"]}
     assert rows["blocks.0.norm_attn"]["join"] == rows["blocks.0.norm_mlp"]["join"] == rows["blocks.0"]["join"] == "!"
     assert rows["blocks.0.attn.qkv"]["join"] == rows["norm"]["join"] == "="
     spoil(monkeypatch, "blocks.2.attn.qkv.weight")
-    rows = {row["path"]: row for row in side_by_side(seen) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(seen) if row["path"]}
     assert rows["blocks.0.attn.qkv"]["join"] == "!"  # of three blocks that are folded one is wrong
     assert rows["blocks.0.attn.out"]["join"] == "="
 
@@ -168,7 +168,7 @@ def test_what_has_no_numbers_is_compared_by_what_it_does(tiny):
     config = model.config
     config.activation_function, config.resid_pdrop = "relu", 0.25
     model.save_pretrained(tiny / "relu")
-    rows = {row["path"]: row for row in side_by_side(subject(tiny / "relu")) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(subject(tiny / "relu")) if row["path"]}
     assert rows["blocks.0.mlp.activation"]["their_kind"] == "ReLU"
     assert {rows[f"blocks.0.{part}"]["join"] for part in ("mlp.activation", "attn.dropout", "mlp.dropout")} == {"="}
     assert isinstance(model.transformer.h[0].mlp.act, torch.nn.Module)
@@ -187,7 +187,7 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     weights["transformer.h.2.ln_1.bias"][3] = torch.nan
     save_file(weights, tiny / "gpt2" / "model.safetensors", {"format": "pt"})
     seen = subject(tiny / "gpt2")
-    rows = {row["path"]: row for row in side_by_side(seen) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(seen) if row["path"]}
     assert rows["blocks.1.mlp.up"]["dtype"] == "float16"
     assert rows["blocks.1"]["dtype"] == "float32 + float16"
     assert rows["blocks.1.mlp.up"]["theirs"] == "transformer.h.0-2.mlp.c_fc"

@@ -57,7 +57,7 @@ def load(
         plan = loading.settle_tie(plan)
         with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
-    facts = summary.summary(plan, model)
+    facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
     facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
     if source is None and not dry_run:

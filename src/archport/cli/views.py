@@ -40,7 +40,7 @@ def tree(
     from ..view.subjects import subject
 
     model = subject(source, revision=revision, offline=offline, headers_only=not weights)
-    rows = reference_tree.side_by_side(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
+    rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
         print(json.dumps({"model": model.name, **compared, "modules": rows}, indent=2))

@@ -221,7 +221,7 @@ def _label(word: str) -> str:
 
 
 def _in_letters(text: str) -> list[str]:
-    """Letters, each as itself or, where the font lacks it or nobody sees it, spelt out."""
+    """Letters, each as itself or, where the font lacks it or it is invisible, its escape."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))

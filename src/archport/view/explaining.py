@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..translate.table import Table
-from .descriptions import Description, described
+from .describing import Description
+from .descriptions import described
 from .layouts import layout
 from .selecting import nearest_names
 from .subjects import Subject

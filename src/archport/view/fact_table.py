@@ -8,7 +8,8 @@ from ..config import dtype_name
 from ..errors import CheckpointError, SourceError
 from ..generation import text
 from ..layers import SharedNormBlock
-from .descriptions import Description, Fact, described
+from .describing import Description, Fact
+from .descriptions import described
 from .subjects import Subject
 
 PARTS = ("positions", "residual", "attention", "mlp", "head", "vocabulary", "dropout", "sizes")

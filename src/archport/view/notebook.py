@@ -13,10 +13,10 @@ from ..parity.report import HEADINGS, Report
 
 def report_page(reports: Sequence[Report]) -> str:
     """One page in HTML of any number of reports."""
-    from .rendering import page
+    from .rendering import whole_page
 
     title = ", ".join(report.name for report in reports[:3])
-    return page("reports.html", title=title, reports=[report_values(report) for report in reports])
+    return whole_page("reports.html", title=title, reports=[report_values(report) for report in reports])
 
 
 def report_values(report: Report) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .explaining import every, explain, heading, sentence, stored
 from .fact_table import diff, facts, side_by_side, titles
 from .notebook import report_values
 from .reference_tree import MARKS, TINY, Joined, joined, legend
-from .rendering import page, source
+from .rendering import source, whole_page
 from .subjects import Subject
 from .tensor_differences import RELATIVE, as_text, tensors
 from .trees import Line, folded
@@ -52,7 +52,7 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
     facts_section = "differences" if len(subjects) > 1 else "facts"
     optional = {name: [name] if values[key] else [] for name, key in (("verdict", "verdicts"), ("plots", "plots"))}
     sections = [*optional["verdict"], "trees", facts_section, "parts", "keys", *optional["plots"]]
-    return page("model.html", script=source("page.js"), sections=sections, facts_section=facts_section, **values)
+    return whole_page("model.html", script=source("page.js"), sections=sections, facts_section=facts_section, **values)
 
 
 def _in_a_line(subject: Subject) -> str:

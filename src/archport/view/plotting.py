@@ -57,7 +57,7 @@ def plot(
         return drawing.spectrum(subject.name, _spectra(plan))
     ids, words = _tokens(subject, plan, PROMPT if prompt is None else prompt)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotFiniteWarning)  # what comes of it is said below
+        warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
         model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
     if kind == "attention":
         values = probabilities(model, ids, layer or 0)
@@ -162,7 +162,7 @@ def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
 
 
 def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list[str]]:  # -> (1, seq), a word a token
-    """A text as ids and as words; a piece of a character is spelt as in the vocabulary."""
+    """A text as ids and as words; a piece of a character is written as in the vocabulary."""
     model = skeleton(subject.architecture, subject.config)
     model.origin = plan.checkpoint.origin
     tokenizer = text.tokenizer(model)

@@ -77,7 +77,7 @@ def legend(marks: Iterable[str]) -> str:
     return LEGEND + (NOT_COMPARED if "?" in marks else "")
 
 
-def side_by_side(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
+def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
     """The rows of `tree` in our order, and of each the module of transformers that the key table joins it with.
 
     `join` is the mark of `joined`. Raises: SourceError.
@@ -85,20 +85,20 @@ def side_by_side(subject: Subject, *, depth: int | None = None) -> list[dict[str
     pair = joined(subject)
     rows = tree(subject.model)
     their_lines = {line.path: line for line in pair.theirs}
-    joined_rows: list[dict[str, Any]] = []
+    rows_of_both: list[dict[str, Any]] = []
     places: list[str] = []  # the path in the reference of each of them
     for row in rows:
         others = [their_lines[path] for path in pair.joins.get(row["path"], ())]
-        joined_rows.append(row | _their_cells(others, pair.marks[row["path"]]))
+        rows_of_both.append(row | _their_cells(others, pair.marks[row["path"]]))
         places.append(others[-1].path if others else "")
     claimed = {path for paths in pair.joins.values() for path in paths}
     for path, line in their_lines.items():
         if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
             at = _end_of(path.rpartition(".")[0], places)
             empty = dict.fromkeys(rows[0], "") | {"depth": line.depth, "parameters": 0, "share": 0.0}
-            joined_rows.insert(at, empty | _their_cells([line], pair.their_marks[path]))
+            rows_of_both.insert(at, empty | _their_cells([line], pair.their_marks[path]))
             places.insert(at, path)
-    return [row for row in joined_rows if depth is None or row["depth"] <= depth]
+    return [row for row in rows_of_both if depth is None or row["depth"] <= depth]
 
 
 # --- which belong together ---

@@ -16,7 +16,7 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
-def page(template: str, *, script: str = "", **values: Any) -> str:
+def whole_page(template: str, *, script: str = "", **values: Any) -> str:
     """A whole page. What it may do is written into it: its own style, `script` and pictures, no more."""
     style = source("page.css")
     script_digest = _digest(script) if script else "'none'"

@@ -26,7 +26,7 @@ def in_words(model: Decoder) -> str:
     return f"{sizes}, {positions}, {wiring}, {head}"
 
 
-def summary(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
+def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
     """What a load did: where from, what it is, the tensor account, memory."""
     origin = plan.checkpoint.origin
     ignored = Counter(step.why for step in plan.of_kind("ignored"))

@@ -1,0 +1,137 @@
+"""How a part of a model is described: by its class, subclasses included; and what is said of torch's own modules.
+
+A class of your own: `describe.register(GatedMLP, lambda part, subject, path: Description("Up-projects twice ..."))`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from .layouts import in_short
+from .subjects import Subject
+
+NONLINEAR = "Without a nonlinearity, two linear maps would be one."
+
+
+class Fact(NamedTuple):
+    """One property of one part of a model, as a person would say it."""
+
+    part: str
+    what: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is said of one part: in a text, with its `source`, and in `facts` to compare with another model's.
+
+    `kind` is what its parameters are counted as: embedding, attention, mlp, norm or head. `children` describe parts
+    that mean something only where they stand, by their names in this one. `cached` is how many numbers a token an
+    attention keeps, `sides` what lies along the axes of its weight, `fused` whether that makes q, k and v at once.
+    """
+
+    text: str
+    source: str = ""
+    kind: str = ""
+    facts: Sequence[Fact] = ()
+    children: Mapping[str, "Description"] = field(default_factory=dict)
+    cached: int | None = None
+    sides: tuple[str, str] = ("out", "in")
+    fused: bool = False
+    known: bool = True
+
+
+@singledispatch
+def describe(part: nn.Module, subject: Subject, path: str) -> Description:  # noqa: ARG001
+    """What one part of a model is and does, by its class."""
+    return Description(f"no description of {type(part).__name__} yet", sides=("row", "column"), known=False)
+
+
+unknown: Callable[..., Description] = describe.dispatch(object)
+
+
+def honest(part: nn.Module, subject: Subject, path: str) -> Description:
+    """What the class of a part says, unless a subclass computes something else."""
+    description, classes = describe(part, subject, path), type(part).__mro__
+    own = classes[: next(at for at, one in enumerate(classes) if one in describe.registry)]
+    changed = sorted({name for one in own for name in vars(one) if not name.startswith("_")} - {"extra_repr", "wiring"})
+    if "forward" in changed:
+        return replace(unknown(part, subject, path), kind=description.kind)
+    if changed and description.known:
+        note = f"{type(part).__name__} has its own {', '.join(changed)}, of which there is no description yet."
+        return replace(description, text=f"{description.text} {note}")
+    return description
+
+
+# --- facts of any part ---
+
+
+def biases(kind: str, part: nn.Module) -> list[Fact]:
+    """Which linear maps of a part have a bias."""
+    linears = {name: module for name, module in part.named_modules() if isinstance(module, nn.Linear)}
+    without = [name for name, linear in linears.items() if linear.bias is None]
+    value = "yes" if not without else "no" if len(without) == len(linears) else f"yes, but not in {', '.join(without)}"
+    return [Fact(kind, "biases", value)] if linears else []
+
+
+def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: bool = False) -> list[Fact]:
+    """The layout of a weight in the files, where a row of the key table says it."""
+    rows = subject.architecture.table.rows(name)
+    return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
+
+
+# --- torch's own, wherever they stand ---
+
+
+@describe.register
+def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:  # noqa: ARG001
+    bias = " and adds a learned bias" if getattr(part, "bias", None) is not None else ""
+    learned = f", then multiplies by a learned gain{bias}" if part.elementwise_affine else ""
+    text = f"""Shifts and scales each position's {part.normalized_shape[-1]:,} numbers to mean 0 and variance 1, adding
+    {part.eps:g} to the variance so that nothing divides by zero{learned}."""
+    facts = (Fact("residual", "norm eps", f"{part.eps:g}"),)
+    return Description(text, "Layer Normalization, arXiv 1607.06450", "norm", facts)
+
+
+@describe.register
+def _(part: nn.Dropout, subject: Subject, path: str) -> Description:  # noqa: ARG001
+    return dropout("what it is given", part)
+
+
+def dropout(what: str, part: nn.Module) -> Description:
+    """A dropout, and what it drops."""
+    if not isinstance(part, nn.Dropout):
+        return unknown(part, None, "")
+    text = f"Would set numbers of {what} to 0 at random in training; its rate here is 0, so it does nothing."
+    if part.p:
+        text = f"""In training sets each number of {what} to 0 with probability {part.p:g}, and multiplies the others so
+        that the mean stays what it was; in eval mode does nothing. It has no weights."""
+    return Description(text, "Dropout, Srivastava et al. 2014")
+
+
+def rate(part: nn.Module) -> str:
+    """The rate of a dropout."""
+    return f"{part.p:g}" if isinstance(part, nn.Dropout) else "not known"
+
+
+def _gelu(part: Any) -> str:
+    tanh = "GELU by its tanh approximation, which differs from the exact one by less than 0.0005."
+    exact = "GELU, exact: x times the normal distribution's share below x."
+    return f"{tanh if part.approximate == 'tanh' else exact} {NONLINEAR}"
+
+
+TEXTS: dict[type[nn.Module], tuple[Callable[[Any], str], str]] = {
+    nn.ModuleList: (lambda _: "", ""),
+    nn.GELU: (_gelu, "GELU, arXiv 1606.08415"),
+    nn.ReLU: (lambda _: f"ReLU: negative numbers become 0. {NONLINEAR}", "ReLU, Nair and Hinton 2010"),
+    nn.Linear: (lambda one: f"A linear map: {one.in_features:,} numbers in, {one.out_features:,} out.", ""),
+    nn.Embedding: (
+        lambda one: f"One learned vector of {one.embedding_dim:,} numbers for each of {one.num_embeddings:,} indices.",
+        "",
+    ),
+}
+for _class, (_text, _source) in TEXTS.items():
+    describe.register(_class, lambda part, _, __, text=_text, source=_source: Description(text(part), source))
