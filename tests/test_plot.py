@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
+from archport.files.write import whole_file
 from archport.view import drawing
 from archport.view.drawing import LETTERS, SIGNED, strongest
-from archport.view.output import whole_file
 from archport.view.plotting import KINDS, check, drawn, plot, probabilities, save, stream_norms
 from archport.view.subjects import subject
 

@@ -137,8 +137,8 @@ def plot(
     offline: Offline = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
+    from ..files.write import check_target
     from ..view import plotting
-    from ..view.output import check_target
     from ..view.subjects import subject
 
     check_target(output, tuple(plotting.UNDATED), force=force)
@@ -169,7 +169,7 @@ def page(
 
     With --verify the exit code is 1 when it is not the same model as transformers'.
     """
-    from ..view.output import check_target, whole_file
+    from ..files.write import check_target, whole_file
     from ..view.page import to_html
     from ..view.subjects import subject
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import port
 from ..errors import ConfigError, NotFiniteWarning, SourceError
+from ..files.write import check_target, whole_file
 from ..generation import text
 from ..layers import Attention, Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan, own_weight
@@ -17,7 +18,6 @@ from ..observing import observe, sites
 from ..registry import skeleton
 from . import drawing
 from .descriptions import described
-from .output import check_target, whole_file
 from .selecting import tensor
 from .subjects import Subject
 
