@@ -222,20 +222,20 @@ def test_trees_and_joins(folder, monkeypatch):
 
 
 def test_plots(folder):
-    seen = subject(folder, headers_only=False)
-    spectrum = plot(seen, "spectrum")
+    model = subject(folder, headers_only=False)
+    spectrum = plot(model, "spectrum")
     names = [axes.get_title().partition(",")[0] for axes in spectrum.axes if axes.axison]
     maps = ["mixer.queries", "mixer.keys", "mixer.values", "mixer.back", "feed.gate", "feed.lift", "feed.sink"]
     assert names == maps
     weight = archport.load(folder).blocks[2].feed.lift.weight.detach()
     drawn = torch.from_numpy(spectrum.axes[5].lines[2].get_ydata())
     assert torch.allclose(drawn, torch.linalg.svdvals(weight), rtol=1e-4)
-    assert plot(seen, "weights", name="blocks.0.mixer.keys.weight").axes[0].get_ylabel() == "out"
+    assert plot(model, "weights", name="blocks.0.mixer.keys.weight").axes[0].get_ylabel() == "out"
     message = "layer 1 has no attention probabilities to observe, as Attention has: found ScaleNorm, SplitAttention"
     with pytest.raises(ConfigError, match=f"^plot: attention: {message}"):
-        check(seen, "attention", layer=1)
+        check(model, "attention", layer=1)
     with pytest.raises(ConfigError, match="has rotary positions, which are angles"):
-        check(seen, "positions")
+        check(model, "positions")
 
 
 def test_norms_of_the_stream(folder):
@@ -289,24 +289,24 @@ class LocalAttention(Attention):
 
 
 def test_a_subclass_is_what_it_was_but_for_what_it_changes():
-    seen = subject("gpt2")
-    for block in seen.model.blocks:
+    model = subject("gpt2")
+    for block in model.model.blocks:
         block.attn.__class__, block.mlp.__class__ = LocalAttention, SlowMLP
-    rows = {row["path"]: row["text"] for row in explain(seen)}
+    rows = {row["path"]: row["text"] for row in explain(model)}
     assert rows["blocks.{n}.attn"].startswith("Lets each position gather")
     assert rows["blocks.{n}.attn"].endswith("LocalAttention has its own scores, of which there is no description yet.")
     assert rows["blocks.{n}.mlp"] == "no description of SlowMLP yet"
-    assert values(seen)["sizes", "of MLPs"] == values(subject("gpt2"))["sizes", "of MLPs"]
+    assert values(model)["sizes", "of MLPs"] == values(subject("gpt2"))["sizes", "of MLPs"]
 
 
 def test_heads_that_share_keys_and_values():
-    seen = subject("gpt2")
-    for layer, block in enumerate(seen.model.blocks):
+    model = subject("gpt2")
+    for layer, block in enumerate(model.model.blocks):
         block.attn = Attention(768, 12, kv_heads=4 if layer else 12, bias=layer > 0).to("meta")
-    [first, second] = [row["text"] for row in explain(seen, "attn.qkv")]
+    [first, second] = [row["text"] for row in explain(model, "attn.qkv")]
     assert "3 x 12 x 64 = 2,304 out. Our rows go head by head" in first
     assert "(12 + 2 x 4) x 64 = 1,280 out. Our rows go group by group" in second
-    known = values(seen)
+    known = values(model)
     assert known["attention", "heads"] == "12 of 64 / 12 of 64, 4 of keys and values"
     assert known["attention", "biases"] == "no / yes"
     cached = 2 * 64 * (12 + 11 * 4) * 4
@@ -314,8 +314,9 @@ def test_heads_that_share_keys_and_values():
 
 
 def test_biases_and_norms_are_asked_of_the_modules():
-    seen = subject("gpt2")
-    seen.model.blocks[0].attn.out = nn.Linear(768, 768, bias=False, device="meta")
-    seen.model.norm = nn.LayerNorm(768, bias=False, device="meta")
-    assert values(seen)["attention", "biases"] == "yes, but not in out / yes"
-    assert described(seen)["norm"].text.replace("\n", " ").endswith("a learned gain. The stream itself stays as it is.")
+    model = subject("gpt2")
+    model.model.blocks[0].attn.out = nn.Linear(768, 768, bias=False, device="meta")
+    model.model.norm = nn.LayerNorm(768, bias=False, device="meta")
+    assert values(model)["attention", "biases"] == "yes, but not in out / yes"
+    text = " ".join(described(model)["norm"].text.split())
+    assert text.endswith("a learned gain. The stream itself stays as it is.")

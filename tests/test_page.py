@@ -379,9 +379,10 @@ def test_text_stays_text_and_what_is_not_seen_is_spelt_out():
     def table(*rows, caption=""):
         return render("notebook.html", rows=rows, caption=caption)
 
-    text = table({"<b>": '<a href="x">&\''}, {"<b>": "a\n\u202eb\0"}, {"<b>": "  indented"}, caption="<i>")
+    text = table({"<b>": '<a href="x">&\''}, {"<b>": "a\n\u202eb\0"}, {"<b>": "  indented"}, caption="<i>\u202e")
     assert "<b>" not in text
     assert "<i>" not in text
+    assert "\u202e" not in text
     [link, odd, indented] = re.findall(r"<td>(.*)</td>", text)
     assert not re.search(r"[<>\"']", link)
     assert html.unescape(link) == '<a href="x">&\''

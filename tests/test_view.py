@@ -69,7 +69,7 @@ def test_the_text_of_an_explanation(tiny, name):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_text_of_two_trees(tiny, name):
-    golden(f"beside_{name}.txt", run("tree", name, "--reference", cwd=tiny).stdout)
+    golden(f"reference_tree_{name}.txt", run("tree", name, "--reference", cwd=tiny).stdout)
 
 
 def test_the_text_of_a_difference(tiny):
