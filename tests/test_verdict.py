@@ -406,7 +406,11 @@ def test_bad_input_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
         archport.verify(tmp_path)
     plugin = tmp_path / "plugin.py"
-    for text, message in (("def", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("import nothing_at_all", "No module")):
+    for text, message in (
+        ("def", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import nothing_at_all", "No module"),
+    ):
         plugin.write_text(text)
         assert message in run("--plugin", "plugin", "models", code=2, cwd=tmp_path).stderr
         assert message in run("--plugin", str(plugin), "models", code=2).stderr
