@@ -26,18 +26,18 @@ def test_public_names_are_those_of_all():
 
 def test_the_error_tree_in_the_docstring_is_the_tree():
     drawn = re.findall(r"^( *)(\w+Error)\b", errors.__doc__, re.M)
-    stack, found = [], set()
+    stack, tree = [], set()
     for indent, name in drawn:
         depth = len(indent) // 4
         stack[depth:] = [name]
         if depth:
-            found.add((stack[depth - 1], name))
+            tree.add((stack[depth - 1], name))
     real = {
         (cls.__base__.__name__, name)
         for name, cls in vars(errors).items()
         if inspect.isclass(cls) and issubclass(cls, errors.ArchportError) and cls is not errors.ArchportError
     }
-    assert found == real
+    assert tree == real
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))

@@ -292,10 +292,10 @@ def test_values_of_a_pass_in_pieces_are_those_of_the_whole(variant):
     for name in whole:
         assert len(pieces.passes(name)) == 4
         if name.endswith("probabilities"):
-            seen = 0
+            start = 0
             for rows in pieces.passes(name):
-                assert close(rows, whole[name][:, :, seen : seen + rows.shape[2], : seen + rows.shape[2]])
-                seen += rows.shape[2]
+                assert close(rows, whole[name][:, :, start : start + rows.shape[2], : start + rows.shape[2]])
+                start += rows.shape[2]
         else:
             assert close(torch.cat(pieces.passes(name), 1), whole[name])
     assert pieces["blocks.0"].shape[1] == 1

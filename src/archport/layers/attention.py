@@ -68,10 +68,10 @@ class Attention(nn.Module):
 
     def split(self, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (batch, heads, seq, head_width), keys and values (batch, kv_heads, ..), out of the fused product."""
-        queries = self.heads // self.kv_heads
-        by_group = fused.unflatten(-1, (self.kv_heads, queries + 2, self.head_width)).transpose(1, 2)
-        q, k, v = by_group.split((queries, 1, 1), dim=-2)  # (batch, kv_heads, seq, queries, head_width), then of 1
-        return q.transpose(2, 3).flatten(1, 2), k.squeeze(-2), v.squeeze(-2)
+        rows = self.heads // self.kv_heads + 2  # of a group: its queries, its key, its value
+        by_group = fused.unflatten(-1, (self.kv_heads, rows, self.head_width))
+        *queries, k, v = by_group.transpose(1, 2).unbind(-2)  # (batch, kv_heads, seq, head_width) each
+        return queries[0] if rows == 3 else torch.stack(queries, dim=2).flatten(1, 2), k, v
 
     def norm(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, head_width), same out
         """Norm queries and keys, in models that do."""
