@@ -15,7 +15,7 @@ import torch
 import archport
 from archport.parity import references
 from archport.parity.compare import Comparison
-from archport.parity.passes import loss, with_parameters
+from archport.parity.outputs import loss, with_parameters
 from archport.parity.verifying import compare, ids_for
 from archport.port import DEMO
 
