@@ -12,6 +12,7 @@ import torch
 
 from . import models
 from .building import known_drawn_later, parameters_on_meta
+from .checking import Rules, require
 from .config import DecoderConfig
 from .errors import ArchportError, ConfigError, UnsupportedError, in_a_line
 from .keywords import strict_keywords
@@ -41,27 +42,20 @@ class Architecture:
     faults: tuple[Any, ...] | str = ()
 
     def __post_init__(self) -> None:
-        expected = {
-            "name": (isinstance(self.name, str) and bool(self.name), "a model_type"),
-            "config_class": (
-                isinstance(self.config_class, type) and issubclass(self.config_class, DecoderConfig),
-                "a subclass of DecoderConfig",
-            ),
-            "build": (callable(self.build), "a function of a config"),
-            "table": (isinstance(self.table, Table), "a Table"),
-            "sizes": (isinstance(self.sizes, Mapping), "a mapping of fields to values"),
-            "variants": (_by_name(self.variants), "a mapping of names to fields"),
-            "published": (_by_name(self.published), "a mapping of Hub ids to fields"),
-            "faults": (isinstance(self.faults, tuple | str), "a tuple of faults or the name of one"),
+        rules: Rules = {
+            "name": (lambda name: isinstance(name, str) and bool(name), "a model_type"),
+            "config_class": (lambda kind: issubclass(kind, DecoderConfig), "a subclass of DecoderConfig"),
+            "build": (callable, "a function of a config"),
+            "table": (lambda table: isinstance(table, Table), "a Table"),
+            "sizes": (lambda sizes: isinstance(sizes, Mapping), "a mapping of fields to values"),
+            "variants": (_by_name, "a mapping of names to fields"),
+            "published": (_by_name, "a mapping of Hub ids to fields"),
+            "faults": (lambda faults: isinstance(faults, tuple | str), "a tuple of faults or the name of one"),
         }
-        faults = {
-            part: f"found {getattr(self, part)!r:.60}, expected {what}"
-            for part, (good, what) in expected.items()
-            if not good
-        }
-        faults = faults or dict(self._unknown_fields())
-        if faults:
-            raise ConfigError(faults, f"architecture {self.name!r:.60}")
+        where = f"architecture {self.name!r:.60}"
+        require(self, rules, where)
+        if faults := dict(self._unknown_fields()):
+            raise ConfigError(faults, where)
 
     def _unknown_fields(self) -> Iterator[tuple[str, str]]:
         known = {item.name for item in fields(self.config_class)}

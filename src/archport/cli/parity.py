@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ExportError
 from .app import DeviceOption, Json, Offline, Revision, app, print_table, say
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ def verify(
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
     from .. import parity, registry
+    from ..files.write import whole_file
     from ..parity import references
 
     of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
@@ -61,10 +61,7 @@ def verify(
         if untested:
             say(f"not verified, at their default in every variant: {', '.join(untested)}")
     if report is not None:
-        try:
-            report.write_text(_page(reports, report.suffix), "utf-8")
-        except OSError as error:
-            raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
+        whole_file(report, _page(reports, report.suffix).encode("utf-8"))
     sys.exit(not all(one.ok for one in reports))
 
 

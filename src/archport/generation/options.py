@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .sampling import Sampling, check_options
+from ..checking import Rules, require
+from .sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Generation(Sampling):
         def counted(value: Any) -> bool:
             return type(value) is int and value >= 1
 
-        expected = {
+        rules: Rules = {
             "max_new_tokens": (counted, "a whole number from 1"),
             "samples": (counted, "a whole number from 1"),
             "seed": (lambda v: v is None or (type(v) is int and 0 <= v < 2**63), "a whole number from 0, below 2^63"),
@@ -44,4 +45,4 @@ class Generation(Sampling):
             "slide": (lambda v: type(v) is bool, "true or false"),
             "compiled": (lambda v: type(v) is bool, "true or false"),
         }
-        check_options(self, expected, "generate")
+        require(self, rules, "generate")

@@ -1,32 +1,14 @@
 """From logits to the next token: greedy, or drawn after temperature, top-k, top-p, min-p and repetition penalty."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..checking import Rules, require
 
 LEAST = 1e-6  # by which logits may be divided: they stay finite
-Expected = Mapping[str, tuple[Callable[[Any], bool], str]]
-
-
-def check_options(options: Any, expected: Expected, where: str) -> None:
-    """Compare options with what they should be. Raises: ConfigError with all that are not."""
-    faults = {}
-    for name, (good, what) in expected.items():
-        value = getattr(options, name)
-        try:
-            right = good(value)
-        except (TypeError, RuntimeError):  # it cannot even be compared, as a tensor of several numbers
-            right = False
-        if not right:
-            faults[name] = f"found {value!r:.60}, expected {what}"
-    if faults:
-        raise ConfigError(faults, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +30,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        expected = {
+        rules: Rules = {
             "greedy": (lambda value: type(value) is bool, "true or false"),
             "temperature": (lambda value: value == 0 or LEAST <= value < math.inf, f"0 or a number from {LEAST:g}"),
             "top_k": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
@@ -59,7 +41,7 @@ class Sampling:
                 f"a number from {LEAST:g} to {1 / LEAST:g}",
             ),
         }
-        check_options(self, expected, "sampling")
+        require(self, rules, "sampling")
 
     def __call__(self, logits: Tensor, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The next token of each row, (batch), from logits (batch, vocab_size) in float32 and its ids so far."""

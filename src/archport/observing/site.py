@@ -8,6 +8,7 @@ from functools import singledispatch
 from torch import nn
 
 from ..errors import SourceError
+from ..keywords import strict_keywords
 from ..layers import MLP, Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, SequentialBlock
 
 STREAM = "(batch, seq, width)"
@@ -41,6 +42,7 @@ class Site:
         return f"{self.name} {self.shape}".rstrip() + f": {self.meaning}"
 
 
+@strict_keywords
 def sites(model: Decoder) -> list[Site]:
     """Every place of a model that `observe` can see and change, what a module is made of before its result.
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..keywords import strict_keywords
 from ..layers import Decoder
 from .hooks import visited
 from .site import Site, sites
@@ -30,7 +31,7 @@ class Observed(Mapping[str, Tensor]):
     def passes(self, name: str) -> list[Tensor]:
         """The values of a site, one a pass, in order. Raises: KeyError."""
         if name not in self._values:
-            raise KeyError(f"{name} is not observed{_nearest(name, self._values)}")
+            raise KeyError(f"{name} is not observed{_suggestions(name, self._values)}")
         if not self._values[name]:
             raise KeyError(f"{name}: nothing was computed there yet")
         return self._values[name]
@@ -50,6 +51,7 @@ class Observed(Mapping[str, Tensor]):
         return f"Observed({', '.join(f'{name} {tuple(self[name].shape)}' for name in self)})"
 
 
+@strict_keywords
 @contextmanager
 def observe(model: Decoder, *names: str, edit: Mapping[str, Edit] | None = None) -> Iterator[Observed]:
     """Keep what is computed at some sites of a model, and put what `edit` makes of it in its place.
@@ -103,10 +105,10 @@ def _matching(pattern: str, known: Mapping[str, Site]) -> list[str]:
     regex = re.compile(re.escape(pattern).replace(r"\*", r"[^.]+"))
     names = [name for name in known if regex.fullmatch(name)]
     if not names:
-        raise ConfigError({"site": f"found {pattern!r}, which is none{_nearest(pattern, known)}"}, "observe")
+        raise ConfigError({"site": f"found {pattern!r}, which is none{_suggestions(pattern, known)}"}, "observe")
     return names
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _suggestions(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=3, cutoff=0.3)
     return f"; the nearest are {', '.join(close)}" if close else ""
