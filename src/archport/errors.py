@@ -20,7 +20,7 @@ LONG = 300  # letters of a fault
 
 
 def plain(text: str) -> str:
-    """Text of a stranger's file as one short line that no terminal takes for a command."""
+    """Text of an untrusted file as one short line without terminal control codes."""
     return printable(text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}")
 
 
@@ -30,7 +30,7 @@ def printable(text: str) -> str:
 
 
 def in_a_line(error: BaseException, longest: int = 200) -> str:
-    """What an exception of somebody else's says, in one line of at most so many letters."""
+    """The message of any exception, in one line of at most so many letters."""
     return textwrap.shorten(str(error), longest, placeholder="...")
 
 

@@ -180,7 +180,7 @@ def _built(arch: Architecture, config: DecoderConfig) -> Decoder:
         model = arch.build(config)
     except ArchportError:
         raise
-    except Exception as error:  # it may be somebody else's code
+    except Exception as error:  # it may be a plugin's code
         raise UnsupportedError({"build": f"{type(error).__name__}: {in_a_line(error)}"}, arch.name) from error
     if not isinstance(model, Decoder):
         raise UnsupportedError({"build": f"returned a {type(model).__name__}, expected a Decoder"}, arch.name)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def drop(tensor: Tensor) -> None:
-    """Take the pages of a mapped tensor, which nobody has written to, out of this process's memory."""
+    """Take the pages of a mapped tensor, which has not been written to, out of this process's memory."""
     if sys.platform == "linux":
         start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         size = tensor.data_ptr() + tensor.nbytes - start

@@ -58,7 +58,7 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
     try:
         folder = DEMO if source is None else Path(source).expanduser()
         is_folder, is_there = folder.is_dir(), folder.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of nobody
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of no user
         raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
     if is_folder and revision is not None:
         raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")

@@ -1,4 +1,4 @@
-"""JSON objects from strangers: of limited size, in UTF-8, and without a key that is there twice."""
+"""JSON objects of untrusted files: of limited size, in UTF-8, and without a key that is there twice."""
 
 import codecs
 import json

@@ -93,11 +93,11 @@ def _temporary(target: Path, tail: str) -> str:
 
 @contextmanager
 def _held(partial: Path) -> Iterator[None]:
-    """Hold a temporary name while this process lives, so that nobody takes it for stale. Raises: Timeout."""
+    """Hold a temporary name while this process lives, so that no other process takes it for stale. Raises: Timeout."""
     lock = FileLock(partial.with_name(f"{partial.name}.lock"), blocking=False)
     path = Path(lock.lock_file)
     with lock:
-        if not path.exists():  # somebody held it, and removed it, just before
+        if not path.exists():  # another process held it, and has just removed it
             raise Timeout(lock.lock_file)
         try:
             yield
@@ -106,7 +106,7 @@ def _held(partial: Path) -> Iterator[None]:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove what writers to this target left behind when they were killed: nobody holds it any more."""
+    """Remove what writers to this target left behind when they were killed: no process holds it any more."""
     ours = re.compile(re.escape(_temporary(target, "")) + r"[0-9a-f]{32}(\.lock)?")
     names = {path.name.removesuffix(".lock") for path in target.parent.iterdir() if ours.fullmatch(path.name)}
     for name in names:

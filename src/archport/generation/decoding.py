@@ -193,7 +193,7 @@ class _Run:
             logits = self.model.next_logits(self.ids[:, -1:], mask=self.mask, cache=self.cache)
         if not torch.isfinite(logits.sum()) and not torch.isfinite(logits).all():
             raise GenerationError(first_overflow(self.model, self.ids, self.mask))
-        if self.how.vocabulary is not None:  # not in place, as somebody may observe them
+        if self.how.vocabulary is not None:  # not in place: they may be observed
             allowed = logits[:, : self.how.vocabulary]
             logits = F.pad(allowed, (0, logits.shape[-1] - allowed.shape[-1]), value=-torch.inf)
         return logits

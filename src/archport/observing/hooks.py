@@ -95,7 +95,7 @@ def visited(model: nn.Module, site: Site, visit: Visit, *, first: bool) -> Itera
 
 @contextmanager
 def _step(module: nn.Module, name: str) -> Iterator[_Step]:
-    """A method that can be visited and replaced; it is the module's own again when nobody does any more."""
+    """A method that can be visited and replaced; it is the module's own again afterwards."""
     own = vars(module).get(name)
     step = own if isinstance(own, _Step) else _Step(getattr(module, name), own)
     setattr(module, name, step)

@@ -25,7 +25,7 @@ class Site:
     `before`; of several results the one at `index`. `by_head` is for a step whose results have the heads before the
     sequence, where the site has them after it. While a site is observed, the method of the part that `instead` names
     first is replaced by the one it names second, which computes the same in more steps. In a shape, `..` is any number
-    of axes; it is empty where nobody has described the part.
+    of axes; it is empty where the part is not described.
     """
 
     name: str
@@ -77,7 +77,7 @@ def sites(model: Decoder) -> list[Site]:
 
 @singledispatch
 def sites_of(part: nn.Module) -> Iterable[Site]:
-    """The sites of one part, their names relative to its own; a part that nobody has described has its result.
+    """The sites of one part, their names relative to its own; a part that is not described has its result.
 
     `sites_of.register` describes a class, and its subclasses with it.
     """

@@ -253,7 +253,7 @@ def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> StepKi
 
 
 def _spellings(table: Table, known: Collection[str], keys: Iterable[str], faults: list[str]) -> dict[str, str]:
-    """Each canonical key with the file's own spelling of it; a key nobody knows stands for itself."""
+    """Each canonical key with the file's own spelling of it; an unknown key stands for itself."""
     spellings: dict[str, str] = {}
     for key in keys:
         meanings = [c for c in table.canonical(key) if c in known or table.reason(c) is not None]
