@@ -19,9 +19,9 @@ def refusal(kind: str, dtype: torch.dtype = torch.float32) -> str | None:
 @contextmanager
 def swapping(kind: str, dtype: torch.dtype = torch.float32) -> Iterator[bool]:
     """Whether models of a dtype are swapped in this block; where they are not, it has to warn in just those words."""
-    said = refusal(kind, dtype)
-    if said is None:
+    message = refusal(kind, dtype)
+    if message is None:
         yield True
         return
-    with pytest.warns(UserWarning, match=f"^{re.escape(said)}$"):
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         yield False

@@ -693,11 +693,11 @@ def test_the_commands(tmp_path, bundled):
     assert [token["id"] for token in facts["per_token"]] == ids
     assert facts["bytes"] == 17
     assert facts["bits_per_byte"] == pytest.approx(facts["loss"] * (len(ids) - 1) / math.log(2) / 17)
-    done, said = run("score", str(tmp_path / "prompt"), "--quantize", "int4", "--json"), refusal("int4")
+    done, message = run("score", str(tmp_path / "prompt"), "--quantize", "int4", "--json"), refusal("int4")
     rounded = json.loads(done.stdout)
     assert rounded["unrounded_perplexity"] == facts["perplexity"]
-    assert (rounded["perplexity"] == facts["perplexity"]) == (said is not None)
-    assert done.stderr == ("" if said is None else f"archport: {said}\n")
+    assert (rounded["perplexity"] == facts["perplexity"]) == (message is not None)
+    assert done.stderr == ("" if message is None else f"archport: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -748,11 +748,12 @@ def test_options_of_the_command_line_reach_the_model(bundled, name):
 
 def test_quantize_reaches_the_model(bundled):
     ids = encoded(bundled[1], "def f(x):")
-    done, said = run("generate", "--prompt", "def f(x):", "--greedy", "--quantize", "int4", "--json"), refusal("int4")
-    assert done.stderr == ("" if said is None else f"archport: {said}\n")
+    done = run("generate", "--prompt", "def f(x):", "--greedy", "--quantize", "int4", "--json")
+    message = refusal("int4")
+    assert done.stderr == ("" if message is None else f"archport: {message}\n")
     with swapping("int4") as can:
         model = archport.load(linears="int4")
-    assert is_swapped(model) == can == (said is None)
+    assert is_swapped(model) == can == (message is None)
     assert json.loads(done.stdout)["ids"] == archport.generate(model, ids, greedy=True)
     if not can:
         assert json.loads(done.stdout)["ids"] == archport.generate(archport.load(), ids, greedy=True)

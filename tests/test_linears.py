@@ -29,10 +29,10 @@ SHAPES = [(48, 32), (17, 32), (70, 45), (3, 96), (16, 1)]
 
 
 def linear(out, width, dtype=torch.float32):
-    made = nn.Linear(width, out, dtype=torch.float32)
+    layer = nn.Linear(width, out, dtype=torch.float32)
     with torch.no_grad():
-        made.weight.normal_(generator=torch.Generator().manual_seed(0))
-    return made.to(dtype).requires_grad_(False)
+        layer.weight.normal_(generator=torch.Generator().manual_seed(0))
+    return layer.to(dtype).requires_grad_(False)
 
 
 def swapped(whole, kind):
@@ -49,9 +49,9 @@ def assert_same(port, plain, ids):
     """One model, to the last bit."""
     assert not is_swapped(port)
     assert list(port.state_dict()) == list(plain.state_dict())
-    for found, expected in zip(port.parameters(), plain.parameters(), strict=True):
-        assert found.dtype == expected.dtype
-        assert torch.equal(found, expected)
+    for parameter, expected in zip(port.parameters(), plain.parameters(), strict=True):
+        assert parameter.dtype == expected.dtype
+        assert torch.equal(parameter, expected)
     with torch.no_grad():
         assert torch.equal(port(ids), plain(ids))
 
@@ -91,13 +91,13 @@ def test_a_cpu_without_the_instructions_keeps_the_plain_model(kind):
     )
     older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, check=True, env=older)
-    able, same, *said = json.loads(done.stdout)
+    able, same, *message = json.loads(done.stdout)
     if platform.machine() not in ("x86_64", "AMD64"):  # which oneDNN cannot be told to be an older one
-        assert able == (not said)
+        assert able == (not message)
         return
     assert not able
     assert same
-    [words] = said
+    [words] = message
     assert re.match("the linear maps stay as they are: bfloat16 on this CPU: .* bf16 path needs the cpu support", words)
 
 
@@ -119,49 +119,49 @@ def test_verify_takes_packed_models(name, dtype, tmp_path):
     with swapping("packed", getattr(torch, dtype)) as can:
         report = archport.verify(tmp_path, packed=True, dtype=dtype)
     assert report.ok, str(report)
-    found = {check.name: check for check in report.checks}
-    assert "logits, cached" in found
-    assert "gradients" not in found
+    checks = {check.name: check for check in report.checks}
+    assert "logits, cached" in checks
+    assert "gradients" not in checks
     if not can:
         plain = {check.name: check for check in archport.verify(tmp_path, dtype=dtype).checks}
-        assert found == {name: plain[name] for name in found}
+        assert checks == {name: plain[name] for name in checks}
 
 
-def assert_multiplies(made, whole, rows):
+def assert_multiplies(stand_in, whole, rows):
     """By the rounded weight in a stand-in; else just as the plain map."""
     x = torch.randn(rows, whole.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
-    if not isinstance(made, StandIn):
-        assert torch.equal(made(x), copy.deepcopy(whole).bfloat16()(x))
-    weight = weight_of(made) if isinstance(made, StandIn) else whole.weight.bfloat16().double()
+    if not isinstance(stand_in, StandIn):
+        assert torch.equal(stand_in(x), copy.deepcopy(whole).bfloat16()(x))
+    weight = weight_of(stand_in) if isinstance(stand_in, StandIn) else whole.weight.bfloat16().double()
     expected = x.double() @ weight.T + whole.bias.double()
-    assert (made(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
+    assert (stand_in(x).double() - expected).abs().max() <= 0.03 * expected.abs().max()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_int8_rounds_to_the_nearest_of_255_steps(shape, rows):
     whole = linear(*shape)
-    made = swapped(copy.deepcopy(whole).bfloat16(), "int8")
-    if isinstance(made, StandIn):
+    stand_in = swapped(copy.deepcopy(whole).bfloat16(), "int8")
+    if isinstance(stand_in, StandIn):
         exact = whole.weight.bfloat16().double()
         step = exact.abs().amax(1, keepdim=True) / 127
-        assert ((weight_of(made) - exact).abs() <= 0.5 * step + 2**-7 * exact.abs()).all()
-    assert_multiplies(made, whole, rows)
+        assert ((weight_of(stand_in) - exact).abs() <= 0.5 * step + 2**-7 * exact.abs()).all()
+    assert_multiplies(stand_in, whole, rows)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_int4_rounds_to_the_nearest_of_16_steps(shape, rows):
     whole = linear(*shape)
-    made = swapped(copy.deepcopy(whole).bfloat16(), "int4")
-    if isinstance(made, StandIn):
+    stand_in = swapped(copy.deepcopy(whole).bfloat16(), "int4")
+    if isinstance(stand_in, StandIn):
         filled = nn.functional.pad(whole.weight.bfloat16().double(), (0, -shape[1] % GROUP))
         groups = filled.unflatten(1, (-1, GROUP))
         step = (groups.amax(-1) - groups.amin(-1)) / 15
         allowed = (0.5 * step[..., None] + 2**-6 * groups.abs().amax(-1, keepdim=True)).expand_as(groups).flatten(1)
-        error = (weight_of(made) - whole.weight.bfloat16().double()).abs()
+        error = (weight_of(stand_in) - whole.weight.bfloat16().double()).abs()
         assert (error <= allowed[:, : shape[1]]).all()
-    assert_multiplies(made, whole, rows)
+    assert_multiplies(stand_in, whole, rows)
 
 
 def test_what_rounding_costs_on_the_trained_model():
@@ -294,15 +294,17 @@ def assert_can_do_all(port, kind, ids):
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_few_rows_are_multiplied_in_few_bits(kind, monkeypatch):
-    said = refusal(kind)
-    if said is not None:  # swap has asked, and does not come so far
+    message = refusal(kind)
+    if message is not None:  # swap has asked, and does not come so far
         with pytest.raises(RuntimeError) as caught:
             KINDS[kind](linear(48, 32))
-        assert said.endswith(str(caught.value).splitlines()[0])
+        assert message.endswith(str(caught.value).splitlines()[0])
         return
-    made = KINDS[kind](linear(48, 32))
+    stand_in = KINDS[kind](linear(48, 32))
     asked = []
-    monkeypatch.setattr(made, "product", lambda rows: asked.append(len(rows)) or torch.zeros(len(rows), 48).bfloat16())
-    for rows in (1, made.few, made.few + 1):
-        made(torch.zeros(rows, 32).bfloat16())
-    assert asked == [1, made.few]
+    monkeypatch.setattr(
+        stand_in, "product", lambda rows: asked.append(len(rows)) or torch.zeros(len(rows), 48).bfloat16()
+    )
+    for rows in (1, stand_in.few, stand_in.few + 1):
+        stand_in(torch.zeros(rows, 32).bfloat16())
+    assert asked == [1, stand_in.few]

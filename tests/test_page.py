@@ -149,11 +149,11 @@ def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
         first = css(opened, "[role=tree]")[0]
         [item] = [one for one in first.find_elements("css selector", "[role=treeitem]") if one.text.split()[0] == gpt2]
         point_at(opened, item)
-        found = lit(opened)
-        assert len(found) == 4
-        assert (found[0], found[3]) == (gpt2, neox)
-        assert found[1] == found[2]
-        assert css(opened, "#lit")[0].text == " \u2014 ".join(found)
+        values = lit(opened)
+        assert len(values) == 4
+        assert (values[0], values[3]) == (gpt2, neox)
+        assert values[1] == values[2]
+        assert css(opened, "#lit")[0].text == " \u2014 ".join(values)
     point_at(opened, line(opened, "query_key_value"))
     assert lit(opened) == ["c_attn", "qkv", "qkv", "query_key_value"]
     selected = css(opened, "[role=treeitem][aria-selected=true]")
@@ -161,10 +161,10 @@ def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
     assert all(seen_at(opened, item) for item in selected)  # each tree scrolls to what is lit in it
     assert len(css(opened, "article.lit")) == len(css(opened, "#about article")) == 1
     assert css(opened, "#about .lit, #about [data-part]") == []
-    said = css(opened, "#about")[0].text
-    assert "768 numbers in, 3 x 12 x 64 = 2,304 out" in said
-    assert "transformer.h.{n}.attn.c_attn.weight, stored (in, out): transposed" in said
-    assert "6,144 numbers in, 3 x 64 x 96 = 18,432 out" in said
+    text = css(opened, "#about")[0].text
+    assert "768 numbers in, 3 x 12 x 64 = 2,304 out" in text
+    assert "transformer.h.{n}.attn.c_attn.weight, stored (in, out): transposed" in text
+    assert "6,144 numbers in, 3 x 64 x 96 = 18,432 out" in text
     rows = css(opened, "#keys tr.lit")
     assert len(rows) == 2 * 44
     assert sum("c_attn" in row.text for row in rows) == 2 * 12
@@ -277,9 +277,9 @@ def test_the_filter_leaves_the_rows_that_have_every_word(opened):
     assert count.text == f"{len(rows)} of {len(rows)} rows"
     filter_box = css(opened, "#filter")[0]
     filter_box.send_keys("C_Attn  blocks.3.")
-    seen = [row.text for row in rows if row.is_displayed()]
+    shown_rows = [row.text for row in rows if row.is_displayed()]
     assert count.text == f"2 of {len(rows)} rows"
-    assert [text.split()[0] for text in seen] == ["blocks.3.attn.qkv.weight", "blocks.3.attn.qkv.bias"]
+    assert [text.split()[0] for text in shown_rows] == ["blocks.3.attn.qkv.weight", "blocks.3.attn.qkv.bias"]
     filter_box.send_keys(" nowhere")
     assert count.text == f"0 of {len(rows)} rows"
     press(opened, Keys.ESCAPE)
@@ -321,13 +321,13 @@ def test_no_request_leaves_the_page(driver, served):
     pictures = css(driver, "#plots img")
     assert len(pictures) == 3
     assert all(driver.execute_script("return arguments[0].naturalWidth", one) > 100 for one in pictures)
-    found = set()
+    values = set()
     for _ in range(50):  # the browser may write its log a little later
-        found |= set(requests(driver))
-        if f"{url}/one.html" in found:
+        values |= set(requests(driver))
+        if f"{url}/one.html" in values:
             break
         time.sleep(0.1)
-    asked_for = {address for address in found if address.partition(":")[0] not in ("data", "chrome")}
+    asked_for = {address for address in values if address.partition(":")[0] not in ("data", "chrome")}
     assert asked_for == {f"{url}/one.html"}
     # And it could send none if something got in.
     driver.execute_script(f"new Image().src = '{url}/leak'; fetch('{url}/leak').catch(() => 0);")
@@ -340,15 +340,15 @@ def test_hostile_names_stay_text(driver, served, tmp_path):
     pages, asked, url = served
     folder = tmp_path / HOSTILE
     reference("gpt2").save_pretrained(folder)
-    seen = subject(str(folder), headers_only=False)
-    steps = [replace(step, keys=(f"{step.keys[0]}</script></style>{HOSTILE}",)) for step in seen.plan.steps]
-    tensors = replace(seen.plan.tensors, steps=tuple(steps))
-    odd = replace(seen, plan=replace(seen.plan, tensors=tensors), like=HOSTILE)
+    shown_rows = subject(str(folder), headers_only=False)
+    steps = [replace(step, keys=(f"{step.keys[0]}</script></style>{HOSTILE}",)) for step in shown_rows.plan.steps]
+    tensors = replace(shown_rows.plan.tensors, steps=tuple(steps))
+    odd = replace(shown_rows, plan=replace(shown_rows.plan, tensors=tensors), like=HOSTILE)
     setattr(odd.model.blocks[0], HOSTILE.replace(".", ""), torch.nn.Dropout())
     odd.model.blocks[1].mlp.activation.extra_repr = lambda: HOSTILE
     verdict = Report(HOSTILE, HOSTILE, HOSTILE, (), problems=(HOSTILE,))
     text = to_html([odd], verdicts=[verdict], plots=False)
-    pages["/hostile.html"] = text.replace("</main>", f"{_pictures(to_html([seen]))}</main>")
+    pages["/hostile.html"] = text.replace("</main>", f"{_pictures(to_html([shown_rows]))}</main>")
     asked.clear()
     driver.get(f"{url}/hostile.html")
     assert asked == ["/hostile.html"]
@@ -459,11 +459,11 @@ def test_an_architecture_of_ones_own_has_no_reference_and_a_page_all_the_same():
 
 def test_a_join_that_does_not_hold_is_marked_in_both_trees(driver, served):
     pages, _, url = served
-    seen = subject("gpt2")
-    modules = dict(seen.architecture.table.modules)
+    shown_rows = subject("gpt2")
+    modules = dict(shown_rows.architecture.table.modules)
     modules["blocks.{n}.mlp.activation"] = modules.pop("blocks.{n}.mlp.dropout")
-    wrong = replace(seen.architecture, table=replace(seen.architecture.table, modules=modules))
-    pages["/wrong.html"] = to_html([replace(seen, architecture=wrong)])
+    wrong = replace(shown_rows.architecture, table=replace(shown_rows.architecture.table, modules=modules))
+    pages["/wrong.html"] = to_html([replace(shown_rows, architecture=wrong)])
     for dark in (False, True):
         screen(driver, dark=dark)
         driver.get(f"{url}/wrong.html")

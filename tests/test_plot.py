@@ -40,10 +40,10 @@ def gpt2(tmp_path):
 @pytest.fixture
 def talking(tmp_path):
     """A GPT-2 with the tokenizer of the bundled checkpoint, and transformers' model of it."""
-    return made(tmp_path / "talking")
+    return result(tmp_path / "talking")
 
 
-def made(folder, **sizes):
+def result(folder, **sizes):
     model = reference("gpt2", vocab_size=2048, **sizes)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -103,29 +103,29 @@ def test_weights_are_the_tensor(gpt2, name, key):
 
 
 def test_a_block_of_a_weight_keeps_its_place(gpt2):
-    seen = subject(gpt2, headers_only=False)
+    target = subject(gpt2, headers_only=False)
     weight = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
-    figure = plot(seen, "weights", name="embed.tokens.weight[5:9, 40:]")
+    figure = plot(target, "weights", name="embed.tokens.weight[5:9, 40:]")
     assert torch.equal(images(figure)[0], weight[5:9, 40:])
     assert figure.axes[0].images[0].get_extent() == [39.5, 59.5, 8.5, 4.5]
     assert "embed.tokens.weight[5:9, 40:60], 4 x 20" in title(figure)
     bias = load_file(gpt2 / "model.safetensors")["transformer.ln_f.bias"]
-    [drawn] = plot(seen, "weights", name="norm.bias[7:12]").axes[0].lines
+    [drawn] = plot(target, "weights", name="norm.bias[7:12]").axes[0].lines
     assert drawn.get_ydata().tolist() == bias[7:12].tolist()
     assert list(drawn.get_xdata()) == [7, 8, 9, 10, 11]
     for block in ("[5:9]", "[9:5, :]", "[0:9, 0:61]", "[a, b]", "[1, 2]", "[]", "[", f"[0:{'9' * 5000}, :]"):
         with pytest.raises(
             ConfigError, match=r"plot: weights: found the block .*, expected one within \[0:\d+, 0:60\]"
         ):
-            plot(seen, "weights", name=f"embed.tokens.weight{block}")
+            plot(target, "weights", name=f"embed.tokens.weight{block}")
 
 
 def test_a_key_is_drawn_only_where_the_file_has_it_so(tmp_path, gpt2):
     reference("gptj").save_pretrained(tmp_path / "gptj")
-    seen = subject(tmp_path / "gptj", headers_only=False)
+    target = subject(tmp_path / "gptj", headers_only=False)
     with pytest.raises(ConfigError, match=r"which is a part of blocks.0.attn.qkv.weight: expected that"):
-        plot(seen, "weights", name="transformer.h.0.attn.q_proj.weight")
-    assert len(images(plot(seen, "weights", name="transformer.h.0.mlp.fc_in.weight[0:4, 0:8]"))) == 1
+        plot(target, "weights", name="transformer.h.0.attn.q_proj.weight")
+    assert len(images(plot(target, "weights", name="transformer.h.0.mlp.fc_in.weight[0:4, 0:8]"))) == 1
     with pytest.raises(ConfigError, match=r"lies in another order: expected one of blocks.0.mlp.up.weight"):
         plot(subject(gpt2, headers_only=False), "weights", name="transformer.h.0.mlp.c_fc.weight[0:4, 0:8]")
 
@@ -146,10 +146,10 @@ def test_attention_and_norms_are_those_of_transformers(name):
     port = archport.from_state_dict(model.config, model.state_dict())
     ids = sequences(model)[0][:1]
     with torch.no_grad():
-        made = model(ids, output_attentions=True, output_hidden_states=True)
-    for layer, expected in enumerate(made.attentions):
+        result = model(ids, output_attentions=True, output_hidden_states=True)
+    for layer, expected in enumerate(result.attentions):
         assert torch.allclose(probabilities(port, ids, layer), expected[0], atol=1e-5)
-    norms = torch.stack([state[0].norm(dim=-1) for state in made.hidden_states[:-1]])  # the last is behind the norm
+    norms = torch.stack([state[0].norm(dim=-1) for state in result.hidden_states[:-1]])  # the last is behind the norm
     assert torch.allclose(stream_norms(port, ids)[:-1], norms, rtol=1e-4)
 
 
@@ -162,9 +162,9 @@ def test_what_is_drawn_of_attention_is_that_of_transformers(talking, layer):
     ids = tokenizer.encode(prompt).ids
     with torch.no_grad():
         expected = model(torch.tensor([ids]), output_attentions=True).attentions[layer or 0][0]
-    seen = images(figure)
-    assert len(seen) == len(expected) == 5
-    for head, image in enumerate(seen):
+    target = images(figure)
+    assert len(target) == len(expected) == 5
+    for head, image in enumerate(target):
         assert torch.allclose(image, expected[head], atol=1e-5)
         assert figure.axes[head].get_title() == f"head {head}"
         assert figure.axes[head].images[0].get_clim() == (0, 1)
@@ -201,7 +201,7 @@ def test_what_is_drawn_of_norms_is_that_of_transformers(talking):
 
 
 def test_what_is_drawn_of_spectra_are_the_singular_values_of_the_file(tmp_path):
-    folder, _ = made(tmp_path / "deep", n_layer=9)
+    folder, _ = result(tmp_path / "deep", n_layer=9)
     figure = plot(subject(folder, headers_only=False), "spectrum")
     file = load_file(folder / "model.safetensors")
     theirs = {"attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
@@ -221,38 +221,38 @@ def test_what_is_drawn_of_spectra_are_the_singular_values_of_the_file(tmp_path):
 
 
 def test_the_bundled_checkpoint_in_every_way_it_can_be_drawn():
-    seen = subject(headers_only=False)
-    spectrum = plot(seen, "spectrum")
+    target = subject(headers_only=False)
+    spectrum = plot(target, "spectrum")
     weight = archport.load().blocks[3].mlp.up.weight.detach().float()
     line = torch.from_numpy(spectrum.axes[2].lines[3].get_ydata())
     assert torch.allclose(line, torch.linalg.svdvals(weight), rtol=1e-4)
-    assert "14 tokens, width 192" in title(plot(seen, "norms"))
-    assert "layer 0, 6 heads, 14 tokens" in title(plot(seen, "attention"))
+    assert "14 tokens, width 192" in title(plot(target, "norms"))
+    assert "layer 0, 6 heads, 14 tokens" in title(plot(target, "attention"))
 
 
 def test_what_is_asked_for_is_looked_at_before_any_weight_is_there(talking):
     folder, _ = talking
     whole, bundled = subject(folder), subject()
-    seen = replace(whole, plan=replace(whole.plan, checkpoint=replace(whole.plan.checkpoint, files={})))
-    assert not seen.at_hand
+    target = replace(whole, plan=replace(whole.plan, checkpoint=replace(whole.plan.checkpoint, files={})))
+    assert not target.at_hand
     for kind in KINDS:
-        check(seen, kind, name="embed.tokens.weight[3:9, :]" if kind == "weights" else None)
-    check(seen, "attention", layer=2, prompt="")
-    check(seen, "norms", prompt="a")
+        check(target, kind, name="embed.tokens.weight[3:9, :]" if kind == "weights" else None)
+    check(target, "attention", layer=2, prompt="")
+    check(target, "norms", prompt="a")
     wrong = {
-        "plot: kind: found 'sound', expected positions, weights, attention, spectrum, norms": (seen, "sound", {}),
-        "plot: weights: found no name, expected that of a tensor, as embed.tokens.weight": (seen, "weights", {}),
-        "plot: weights: found 'wpe', expected": (seen, "weights", {"name": "wpe"}),
-        "plot: weights: found the block": (seen, "weights", {"name": "norm.bias[0:61]"}),
-        "plot: layer: found 3, expected 0 to 2": (seen, "attention", {"layer": 3}),
-        "plot: layer: found -1, expected 0 to 2": (seen, "attention", {"layer": -1}),
-        "plot: layer: found 0, but norms has none: it is for attention": (seen, "norms", {"layer": 0}),
+        "plot: kind: found 'sound', expected positions, weights, attention, spectrum, norms": (target, "sound", {}),
+        "plot: weights: found no name, expected that of a tensor, as embed.tokens.weight": (target, "weights", {}),
+        "plot: weights: found 'wpe', expected": (target, "weights", {"name": "wpe"}),
+        "plot: weights: found the block": (target, "weights", {"name": "norm.bias[0:61]"}),
+        "plot: layer: found 3, expected 0 to 2": (target, "attention", {"layer": 3}),
+        "plot: layer: found -1, expected 0 to 2": (target, "attention", {"layer": -1}),
+        "plot: layer: found 0, but norms has none: it is for attention": (target, "norms", {"layer": 0}),
         "plot: prompt: found 'a', but spectrum has none: it is for attention and norms": (
-            seen,
+            target,
             "spectrum",
             {"prompt": "a"},
         ),
-        "plot: name: found 'a', but positions has none: it is for weights": (seen, "positions", {"name": "a"}),
+        "plot: name: found 'a', but positions has none: it is for weights": (target, "positions", {"name": "a"}),
         "plot: positions: the bundled demo has rotary positions, which are angles": (bundled, "positions", {}),
     }
     for message, (what, kind, options) in wrong.items():
@@ -264,20 +264,20 @@ def test_what_is_asked_for_is_looked_at_before_any_weight_is_there(talking):
     with pytest.raises(SourceError, match="an architecture has no weights to draw"):
         check(subject("gpt2"), KINDS[0])
     with pytest.raises(SourceError, match="its weights were not fetched"):
-        plot(seen, "spectrum")
+        plot(target, "spectrum")
 
 
 def test_prompts_as_long_as_the_context_and_no_longer(talking):
     folder, _ = talking
-    seen = subject(folder, headers_only=False)
+    target = subject(folder, headers_only=False)
     tokenizer = archport.tokenizer(folder)
     assert len(tokenizer.encode("W" * 37).ids) == 37
     for kind in ("attention", "norms"):
-        assert "37 tokens" in title(plot(seen, kind, prompt="W" * 37))
+        assert "37 tokens" in title(plot(target, kind, prompt="W" * 37))
         with pytest.raises(ConfigError, match=r"^plot: prompt: found 38 tokens, expected at most 37$"):
-            plot(seen, kind, prompt="W" * 38)
+            plot(target, kind, prompt="W" * 38)
         with pytest.raises(ConfigError, match=r"^plot: prompt: found 1 tokens, expected at least 2$"):
-            plot(seen, kind, prompt="W")
+            plot(target, kind, prompt="W")
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
@@ -291,8 +291,8 @@ def test_what_is_not_finite(talking, odd):
         tensors["transformer.wpe.weight"][5, 7:10] = odd
         tensors["transformer.ln_f.bias"][:2] = odd
 
-    seen = edited(folder, spoil)
-    figure = plot(seen, "positions")
+    target = edited(folder, spoil)
+    figure = plot(target, "positions")
     before[5, 7:10] = 0
     [image] = figure.axes[0].images
     assert image.get_array().mask.sum() == 3
@@ -304,46 +304,46 @@ def test_what_is_not_finite(talking, odd):
     shown = pixels(figure)
     column, row = figure.axes[0].transData.transform((7, 5)) * 150 / figure.dpi
     assert tuple(shown[len(shown) - int(row), int(column)]) == (255, 255, 255)
-    assert title(plot(seen, "weights", name="norm.bias")).endswith("norm.bias, 60; 2 not finite")
+    assert title(plot(target, "weights", name="norm.bias")).endswith("norm.bias, 60; 2 not finite")
     where = "plot: spectrum: blocks.1.attn.qkv.weight: found 1 of 10,800 numbers not finite, expected none"
     with pytest.raises(ConfigError, match=f"^{where}$"):
-        plot(seen, "spectrum")
+        plot(target, "spectrum")
     with pytest.raises(ConfigError, match=r"^plot: norms: found numbers in the embedding that are not finite"):
-        plot(seen, "norms")
+        plot(target, "norms")
     for layer in range(3):
         with pytest.raises(ConfigError, match=f"^plot: attention: found numbers in layer {layer} that are not finite"):
-            plot(seen, "attention", layer=layer)
+            plot(target, "attention", layer=layer)
 
 
 def test_streams_that_are_finite_at_first(talking):
     folder, _ = talking
-    seen = edited(folder, lambda tensors: tensors["transformer.h.1.mlp.c_fc.bias"].fill_(torch.inf))
-    assert images(plot(seen, "attention", layer=1))
+    target = edited(folder, lambda tensors: tensors["transformer.h.1.mlp.c_fc.bias"].fill_(torch.inf))
+    assert images(plot(target, "attention", layer=1))
     with pytest.raises(ConfigError, match=r"^plot: attention: found numbers in layer 2 that are not finite"):
-        plot(seen, "attention", layer=2)
+        plot(target, "attention", layer=2)
     with pytest.raises(ConfigError, match=r"^plot: norms: found numbers after 2 layers that are not finite"):
-        plot(seen, "norms")
+        plot(target, "norms")
 
 
 def test_zeros_and_nothing_finite(talking, tmp_path):
     folder, _ = talking
-    seen = edited(folder, lambda tensors: [tensor.zero_() for tensor in tensors.values()])
+    target = edited(folder, lambda tensors: [tensor.zero_() for tensor in tensors.values()])
     for kind in KINDS:
-        figure = plot(seen, kind, name="embed.tokens.weight" if kind == "weights" else None)
+        figure = plot(target, kind, name="embed.tokens.weight" if kind == "weights" else None)
         pixels(figure)
         if kind in ("spectrum", "norms"):
             assert all(axes.get_yscale() == "linear" for axes in figure.axes)
             assert all(axes.get_ylim()[0] < 0 < axes.get_ylim()[1] for axes in figure.axes)
-    folder, _ = made(tmp_path / "again")
+    folder, _ = result(tmp_path / "again")
     figure = plot(edited(folder, lambda tensors: tensors["transformer.h.1.attn.c_proj.weight"].zero_()), "spectrum")
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "log", "log"]
-    seen = edited(folder, lambda tensors: tensors["transformer.wpe.weight"].fill_(torch.nan))
-    assert "2,220 not finite" in title(plot(seen, "positions"))
-    pixels(plot(seen, "positions"))
+    target = edited(folder, lambda tensors: tensors["transformer.wpe.weight"].fill_(torch.nan))
+    assert "2,220 not finite" in title(plot(target, "positions"))
+    pixels(plot(target, "positions"))
 
 
 def test_long_prompts_keep_their_heads(tmp_path):
-    folder, _ = made(tmp_path / "long", n_positions=512)
+    folder, _ = result(tmp_path / "long", n_positions=512)
     prompt = "W" * 500
     figure = plot(subject(folder, headers_only=False), "attention", prompt=prompt)
     shown = pixels(figure, grey=True)
@@ -377,10 +377,10 @@ def test_labels_are_short_and_in_letters_the_font_has():
 @pytest.mark.parametrize("heads", [1, 5])
 @pytest.mark.parametrize("letter", ["i", "W", "日"])
 def test_titles_fit(heads, letter, tmp_path):
-    folder, _ = made(tmp_path / "model", n_head=heads)
-    seen = replace(subject(folder, headers_only=False), name="begin" + letter * 230 + "/end")
+    folder, _ = result(tmp_path / "model", n_head=heads)
+    target = replace(subject(folder, headers_only=False), name="begin" + letter * 230 + "/end")
     for kind in ("attention", "norms"):
-        figure = plot(seen, kind)
+        figure = plot(target, kind)
         figure.draw_without_rendering()
         box, whole = figure._suptitle.get_window_extent(), figure.bbox
         assert whole.x0 < box.x0 < box.x1 < whole.x1
@@ -398,8 +398,8 @@ def test_the_sign_is_seen_in_grey():
 
 
 def test_every_image_of_weights_is_in_that_map(gpt2):
-    seen = subject(gpt2, headers_only=False)
-    for figure in (plot(seen, "positions"), plot(seen, "weights", name="blocks.0.mlp.up.weight")):
+    target = subject(gpt2, headers_only=False)
+    for figure in (plot(target, "positions"), plot(target, "weights", name="blocks.0.mlp.up.weight")):
         [image] = figure.axes[0].images
         low, high = image.get_clim()
         assert image.cmap.name == SIGNED
@@ -407,7 +407,7 @@ def test_every_image_of_weights_is_in_that_map(gpt2):
 
 
 def test_axes_say_what_they_are(gpt2):
-    seen = subject(gpt2, headers_only=False)
+    target = subject(gpt2, headers_only=False)
     expected = {
         "embed.tokens.weight": ("token", "element"),
         "embed.positions.weight": ("position", "element"),
@@ -416,7 +416,7 @@ def test_axes_say_what_they_are(gpt2):
         "norm.bias": ("value", "element"),
     }
     for name, (down, across) in expected.items():
-        axes = plot(seen, "weights", name=name).axes[0]
+        axes = plot(target, "weights", name=name).axes[0]
         assert (axes.get_ylabel(), axes.get_xlabel()) == (down, across)
 
 
@@ -428,8 +428,8 @@ def test_a_lone_row_of_a_large_image_is_seen_and_cells_of_a_small_one_are_whole(
         tensors["transformer.wte.weight"][[301, 1020, 1501]] = 1.0
         tensors["transformer.wte.weight"][[400, 1111, 1777]] = torch.nan
 
-    seen = edited(folder, quiet)
-    figure = plot(seen, "weights", name="embed.tokens.weight")
+    target = edited(folder, quiet)
+    figure = plot(target, "weights", name="embed.tokens.weight")
     shown = pixels(figure).astype(int)
     column = shown[:, int(figure.axes[0].transData.transform((30, 0))[0] * 150 / figure.dpi)]
     height = len(shown)
@@ -443,20 +443,20 @@ def test_a_lone_row_of_a_large_image_is_seen_and_cells_of_a_small_one_are_whole(
         assert abs(near(row) - background).max() > 20
     for row in (400, 1111, 1777):
         assert (near(row) == 255).all(-1).any()
-    small = plot(seen, "weights", name="blocks.0.attn.out.weight")
+    small = plot(target, "weights", name="blocks.0.attn.out.weight")
     assert small.axes[0].images[0].get_interpolation() == "nearest"
 
 
 def test_names_as_the_checkpoint_has_them(gpt2):
-    seen = subject(gpt2, headers_only=False)
+    target = subject(gpt2, headers_only=False)
     file = load_file(gpt2 / "model.safetensors")
     for key in ("transformer.h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"):
-        figure = plot(seen, "weights", name=key)
+        figure = plot(target, "weights", name=key)
         assert torch.equal(images(figure)[0], file["transformer.h.1.mlp.c_fc.weight"].T)
         assert "blocks.1.mlp.up.weight, 104 x 60" in title(figure)
-    [drawn] = plot(seen, "weights", name="h.1.mlp.c_fc.bias[3:9]").axes[0].lines
+    [drawn] = plot(target, "weights", name="h.1.mlp.c_fc.bias[3:9]").axes[0].lines
     assert drawn.get_ydata().tolist() == file["transformer.h.1.mlp.c_fc.bias"][3:9].tolist()
-    said = {
+    messages = {
         "blocks.0.attn.c_attn": "the nearest are blocks.0.attn.qkv.bias, blocks.0.attn.qkv.weight, ",
         "Embed.tokens.weight": "the nearest are embed.tokens.weight, ",
         "blocks.9.mlp.up.weight": r"the nearest are blocks.\d.mlp.up.weight, blocks.\d.mlp.up.weight, ",
@@ -464,22 +464,22 @@ def test_names_as_the_checkpoint_has_them(gpt2):
         "head.weight": "which is tied: expected embed.tokens.weight",
         "lm_head.weight": "which is tied: expected embed.tokens.weight",
     }
-    for name, message in said.items():
+    for name, message in messages.items():
         with pytest.raises(ConfigError, match=f"^plot: weights: found '{name}', .*{message}"):
-            check(seen, "weights", name=name)
+            check(target, "weights", name=name)
     for name in ("", None):
         with pytest.raises(ConfigError, match="found no name, expected that of a tensor"):
-            check(seen, "weights", name=name)
+            check(target, "weights", name=name)
 
 
 def test_a_head_that_the_file_has_though_the_config_ties_it(gpt2):
-    seen = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": torch.ones(131, 60)}))
-    assert torch.equal(images(plot(seen, "weights", name="head.weight"))[0], torch.ones(131, 60))
+    target = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": torch.ones(131, 60)}))
+    assert torch.equal(images(plot(target, "weights", name="head.weight"))[0], torch.ones(131, 60))
     check(subject(gpt2), "weights", name="lm_head.weight")
     embedding = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
-    seen = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": embedding}))
+    target = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": embedding}))
     with pytest.raises(ConfigError, match=r"found 'head\.weight', which is tied: expected embed\.tokens"):
-        plot(seen, "weights", name="head.weight")
+        plot(target, "weights", name="head.weight")
 
 
 @contextmanager

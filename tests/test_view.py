@@ -44,14 +44,14 @@ def tiny(tmp_path):
     return tmp_path
 
 
-def golden(name, found):
+def golden(name, values):
     """Compare with a file that a person looked at; to change it, delete it and run this again, and look."""
     path = GOLDEN / name
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(found)
+        path.write_text(values)
         pytest.fail(f"{path} was not there; it is now: look at it, and run this again")
-    assert found == path.read_text()
+    assert values == path.read_text()
 
 
 # --- text, as a person sees it ---
@@ -84,19 +84,19 @@ def test_the_text_of_a_difference(tiny):
 def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
     model = reference(variant)
     model.save_pretrained(tmp_path)
-    seen = subject(tmp_path)
-    rows = tree(seen.model)
+    target = subject(tmp_path)
+    rows = tree(target.model)
     assert sum(row["parameters"] for row in rows if row["depth"] == 1) == model.num_parameters()
     assert sum(row["share"] for row in rows if row["depth"] == 1) == pytest.approx(1)
     [blocks] = [row for row in rows if row["module"] == "blocks.0-2"]
     assert blocks["count"] == 3
-    assert {row["depth"] for row in tree(seen.model, depth=2)} == {1, 2}
+    assert {row["depth"] for row in tree(target.model, depth=2)} == {1, 2}
 
 
 def test_blocks_that_differ_are_not_folded():
-    seen = subject("gpt2")
-    seen.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
-    labels = [row["module"] for row in tree(seen.model) if row["depth"] == 1]
+    target = subject("gpt2")
+    target.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
+    labels = [row["module"] for row in tree(target.model) if row["depth"] == 1]
     assert labels == ["embed", "blocks.0-4", "blocks.5", "blocks.6-11", "norm", "head"]
 
 
@@ -149,16 +149,16 @@ def spoil(monkeypatch, name):
 
 
 def test_a_join_whose_numbers_differ_is_marked(tiny, monkeypatch):
-    seen = subject(tiny / "gpt2")
-    weights = dict(seen.architecture.table.weights)
+    target = subject(tiny / "gpt2")
+    weights = dict(target.architecture.table.weights)
     one, other = "blocks.{n}.norm_attn.*", "blocks.{n}.norm_mlp.*"
     weights[one], weights[other] = weights[other], weights[one]
-    wrong = replace(seen.architecture, table=replace(seen.architecture.table, weights=weights))
-    rows = {row["path"]: row for row in joined_rows(replace(seen, architecture=wrong)) if row["path"]}
+    wrong = replace(target.architecture, table=replace(target.architecture.table, weights=weights))
+    rows = {row["path"]: row for row in joined_rows(replace(target, architecture=wrong)) if row["path"]}
     assert rows["blocks.0.norm_attn"]["join"] == rows["blocks.0.norm_mlp"]["join"] == rows["blocks.0"]["join"] == "!"
     assert rows["blocks.0.attn.qkv"]["join"] == rows["norm"]["join"] == "="
     spoil(monkeypatch, "blocks.2.attn.qkv.weight")
-    rows = {row["path"]: row for row in joined_rows(seen) if row["path"]}
+    rows = {row["path"]: row for row in joined_rows(target) if row["path"]}
     assert rows["blocks.0.attn.qkv"]["join"] == "!"  # of three blocks that are folded one is wrong
     assert rows["blocks.0.attn.out"]["join"] == "="
 
@@ -186,18 +186,18 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     weights = {key: t.half() if ".h.1.mlp." in key else t for key, t in weights.items()}
     weights["transformer.h.2.ln_1.bias"][3] = torch.nan
     save_file(weights, tiny / "gpt2" / "model.safetensors", {"format": "pt"})
-    seen = subject(tiny / "gpt2")
-    rows = {row["path"]: row for row in joined_rows(seen) if row["path"]}
+    target = subject(tiny / "gpt2")
+    rows = {row["path"]: row for row in joined_rows(target) if row["path"]}
     assert rows["blocks.1.mlp.up"]["dtype"] == "float16"
     assert rows["blocks.1"]["dtype"] == "float32 + float16"
     assert rows["blocks.1.mlp.up"]["theirs"] == "transformer.h.0-2.mlp.c_fc"
     assert {row["join"] for row in rows.values()} == {"=", ""}  # a NaN is the same NaN in both
-    found = {(fact.part, fact.what): fact.value for fact in facts(seen)}
-    assert found["sizes", "weights"] == "float32 and float16"
-    [row] = explain(seen, "mlp.up")
+    values = {(fact.part, fact.what): fact.value for fact in facts(target)}
+    assert values["sizes", "weights"] == "float32 and float16"
+    [row] = explain(target, "mlp.up")
     assert (row["path"], row["count"]) == ("blocks.{n}.mlp.up", 3)
     spoil(monkeypatch, "blocks.1.mlp.up.weight")
-    pair = reference_tree.joined(seen)
+    pair = reference_tree.joined(target)
     assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in range(3)] == ["=", "!", "="]
     assert pair.their_marks["transformer.h.0.mlp.c_fc"] == "!"
 
@@ -208,13 +208,13 @@ def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, mon
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     assert "2 x ParallelBlock" in run("tree", "ns/large").stdout
     assert "compared on a tiny model" in run("tree", "ns/large", "--reference").stdout
-    for words, said in (
+    for words, text in (
         (["sound"], "found 'sound'"),
         (["positions"], "has rotary positions"),
         (["weights", "wte"], "found 'wte'"),
         (["attention", "--layer", "99"], "found 99, expected 0 to 1"),
     ):
-        assert said in run("plot", "ns/large", *words, "-o", "a.png", cwd=tmp_path, code=1).stderr
+        assert text in run("plot", "ns/large", *words, "-o", "a.png", cwd=tmp_path, code=1).stderr
     assert "gpt_neox.embed_in.weight" in run("explain", "ns/large").stdout
     assert "vocabulary" in run("diff", "ns/large", "gpt-neox").stdout
     run("page", "ns/large", "-o", "page.html", cwd=tmp_path)
@@ -232,17 +232,17 @@ def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, mon
 
 
 def test_facts_are_those_of_the_configs():
-    found = {
+    values = {
         name: {(fact.part, fact.what): fact.value for fact in facts(subject(name))}
         for name in ("gpt2", "gptj", "gpt_neox")
     }
-    assert found["gpt2"]["positions", "kind"] == "learned"
-    assert found["gptj"]["positions", "rotary pairs"] == "2i and 2i + 1"
-    assert found["gpt_neox"]["positions", "rotary pairs"] == "i and i + width / 2"
-    assert found["gptj"]["attention", "biases"] == "no"
-    assert found["gptj"]["head", "bias"] == "yes"
-    assert found["gpt2"]["head", "weight"] == "the token embedding, used twice"
-    assert found["gpt2"]["sizes", "parameters"] == "124,439,808"
+    assert values["gpt2"]["positions", "kind"] == "learned"
+    assert values["gptj"]["positions", "rotary pairs"] == "2i and 2i + 1"
+    assert values["gpt_neox"]["positions", "rotary pairs"] == "i and i + width / 2"
+    assert values["gptj"]["attention", "biases"] == "no"
+    assert values["gptj"]["head", "bias"] == "yes"
+    assert values["gpt2"]["head", "weight"] == "the token embedding, used twice"
+    assert values["gpt2"]["sizes", "parameters"] == "124,439,808"
 
 
 def test_what_differs_and_what_is_the_same(tiny):
@@ -273,9 +273,9 @@ def test_tensors_that_differ_by_how_much(tmp_path):
     reference("gptj").save_pretrained(tmp_path / "gptj")
     assert list(tensors(one, subject(tmp_path / "gptj", headers_only=False))) == []
     assert list(tensors(one, subject("gpt2"))) == []
-    said = run("diff", "one", "other", cwd=tmp_path).stdout
-    assert "40 of 40 tensors differ" in said
-    assert "and 20 more: --all" in said
+    text = run("diff", "one", "other", cwd=tmp_path).stdout
+    assert "40 of 40 tensors differ" in text
+    assert "and 20 more: --all" in text
 
 
 def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
@@ -285,10 +285,10 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
     names = (REPO, f"{REPO}@step3000")
     assert "tensors differ" not in run("diff", *names).stdout
     assert weights_sent(hub) < 2 * 101_000
-    found = json.loads(run("diff", *names, "--weights", "--json").stdout)
-    assert found["models"][1] == f"{REPO}@step3000"
+    values = json.loads(run("diff", *names, "--weights", "--json").stdout)
+    assert values["models"][1] == f"{REPO}@step3000"
     a, b = (load_file(folders[name] / "model.safetensors")["gpt_neox.embed_in.weight"] for name in ("main", "step3000"))
-    [row] = [row for row in found["tensors"] if row["tensor"] == "embed.tokens.weight"]
+    [row] = [row for row in values["tensors"] if row["tensor"] == "embed.tokens.weight"]
     assert row["largest"] == (a - b).abs().max().item() > 0
 
 
@@ -300,26 +300,26 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
         ({"scale_attn_by_inverse_layer_idx": True}, "divided by sqrt(head width) and by layer + 1"),
     ],
 )
-def test_what_is_done_to_the_scores(tmp_path, settings, said):
+def test_what_is_done_to_the_scores(tmp_path, settings, text):
     reference("gpt2", **settings).save_pretrained(tmp_path)
-    seen = subject(tmp_path)
-    assert {(fact.part, fact.what): fact.value for fact in facts(seen)}["attention", "scores"] == said
+    target = subject(tmp_path)
+    assert {(fact.part, fact.what): fact.value for fact in facts(target)}["attention", "scores"] == text
     assert (
-        f"turn the scores, {said}, into weights"
-        in explain(seen, "c_attn")[0]["text"] + explain(seen, "attn")[1]["text"]
+        f"turn the scores, {text}, into weights"
+        in explain(target, "c_attn")[0]["text"] + explain(target, "attn")[1]["text"]
     )
 
 
 @pytest.mark.parametrize(("tokens", "said"), [(100, "100 tokens, 31 rows that none selects"), (140, "9 without a row")])
-def test_a_vocabulary_and_its_tokenizer(tmp_path, tokens, said):
+def test_a_vocabulary_and_its_tokenizer(tmp_path, tokens, text):
     from tokenizers import Tokenizer, models
 
     reference("gpt2").save_pretrained(tmp_path)
     Tokenizer(models.WordLevel({str(n): n for n in range(tokens)}, unk_token="0")).save(
         str(tmp_path / "tokenizer.json")
     )
-    found = {(fact.part, fact.what): fact.value for fact in facts(subject(tmp_path))}
-    assert said in found["vocabulary", "tokenizer"]
+    values = {(fact.part, fact.what): fact.value for fact in facts(subject(tmp_path))}
+    assert text in values["vocabulary", "tokenizer"]
 
 
 # --- explain ---
@@ -438,9 +438,9 @@ def test_json_is_as_its_schema_says(tiny, command, name, monkeypatch):
 def test_json_is_what_the_text_says(tiny):
     rows = json.loads(run("tree", "gpt2", "--json", cwd=tiny).stdout)["modules"]
     assert {"path", "module", "depth", "count", "kind", "shape", "parameters", "share", "dtype"} == set(rows[0])
-    found = json.loads(run("diff", "gpt2", "gptj", "--json", cwd=tiny).stdout)
-    assert found["models"] == ["gpt2", "gptj"]
-    assert found["facts"] == diff([subject(tiny / "gpt2"), subject(tiny / "gptj")])
+    values = json.loads(run("diff", "gpt2", "gptj", "--json", cwd=tiny).stdout)
+    assert values["models"] == ["gpt2", "gptj"]
+    assert values["facts"] == diff([subject(tiny / "gpt2"), subject(tiny / "gptj")])
     assert json.loads(run("explain", "gpt2", "--json", cwd=tiny).stdout)["parts"] == explain(subject(tiny / "gpt2"))
 
 
