@@ -212,7 +212,7 @@ CANNOT_SAY = {
     "head_width": ({"head_width": 3}, "head_width: found 3, expected 4: the key table has no row for it"),
     "heads": (
         {"heads": 3, "head_width": 2},
-        "head_width: found 2, expected None: the key table has no row for it, and without it config: heads: found 3",
+        "head_width: found 2, expected None: the key table has no row for it; None has it follow the other fields",
     ),
     "activation": ({"activation": "silu"}, "activation: found 'silu', expected one of gelu, gelu_tanh, relu"),
 }

@@ -457,3 +457,20 @@ def test_a_sequential_block_is_two_residual_branches():
     x, context = torch.randn(2, 5, WIDTH), causal(2, 5)
     between = x + block.attn(block.norm_attn(x), context)
     assert torch.equal(block(x, context), between + block.mlp(block.norm_mlp(between)))
+
+
+def test_a_mask_of_numbers_is_refused():
+    model = port_of(reference("gpt2"))
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="a mask of floating-point numbers, expected true for tokens"):
+        model(ids, mask=torch.tensor([[-torch.inf, 0.0, 0.0, 0.0]]))
+    with torch.no_grad():
+        whole, true = torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool)
+        assert torch.equal(model(ids, mask=whole), model(ids, mask=true))
+
+
+def test_a_cache_of_a_model_with_other_layers_is_refused():
+    model = port_of(reference("gpt2"))
+    cache = archport.KVCache(archport.load())
+    with pytest.raises(ValueError, match="a cache of 6 layers, but this model has 3"), torch.no_grad():
+        model(torch.ones(1, 4, dtype=torch.long), cache=cache)

@@ -366,9 +366,9 @@ def test_the_stream_up_to_a_block_is_what_that_block_is_given(variant):
         assert torch.equal(port.stream(ids, upto=3), port.stream(ids))
         assert torch.equal(port.stream(ids), values["blocks.2.after"])
     for upto in (-1, 4):
-        with pytest.raises(ValueError, match=f"up to block {upto}: expected 0 to 3"):
+        with pytest.raises(ValueError, match=f"before block {upto}: expected 0 to 3"):
             port.stream(ids, upto=upto)
-    with pytest.raises(ValueError, match="no cache"):
+    with pytest.raises(ValueError, match="upto and a cache exclude each other"):
         port.stream(ids, upto=1, cache=archport.KVCache(port, batch=3))
 
 
@@ -549,7 +549,10 @@ def test_a_name_that_is_no_site_is_an_error_with_the_nearest():
                 observe(port, *([] if arguments else [name]), **arguments),
             ):
                 pass
-    with pytest.raises(ConfigError, match=r"found 'blocks\.\*\.none', which is none"), observe(port, "blocks.*.none"):
+    with (
+        pytest.raises(ConfigError, match=r"found 'blocks\.\*\.none', which is no site"),
+        observe(port, "blocks.*.none"),
+    ):
         pass
     with pytest.raises(ConfigError, match="found a list, expected a name"), observe(port, ["blocks.0"]):
         pass
@@ -872,3 +875,119 @@ def test_packed_linear_maps_are_observed_but_for_what_needs_their_weights():
     for name in packed:
         assert torch.isfinite(values[name]).all() or name.endswith("scores")
         assert close(values[name].nan_to_num(neginf=0), expected[name].nan_to_num(neginf=0), 1e-3), name
+
+
+# What a stranger ran into.
+
+
+def test_looking_at_scores_does_not_overflow_in_half_precision():
+    model = archport.build("gpt2", {"vocab_size": 97, "context": 32, "width": 256, "layers": 1, "heads": 2})
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(200)
+        model.half()
+        ids = torch.arange(9)[None]
+        plain = model(ids)
+        with observe(model, "blocks.0.attn.scores") as values:
+            observed = model(ids)
+    assert plain.isfinite().all()
+    assert observed.isfinite().all()
+    scores = values["blocks.0.attn.scores"]
+    assert torch.equal(scores.isfinite(), torch.ones(9, 9, dtype=torch.bool).tril().expand_as(scores))
+
+
+@pytest.fixture
+def port():
+    return port_of(reference("gpt2"))
+
+
+@pytest.fixture
+def ids():
+    return sequences(reference("gpt2"))[1]
+
+
+def test_an_edit_that_was_never_made_is_an_error(port, ids):
+    edits = {"blocks.0.mlp": torch.zeros_like, "blocks.2.mlp": torch.zeros_like}
+    words = r"nothing was computed at blocks\.2\.mlp, so nothing was changed"
+    with pytest.raises(ConfigError, match=words), observe(port, edit=edits):
+        port.stream(ids, upto=1)
+    with observe(port, edit={"blocks.*.mlp": torch.zeros_like}):  # at some of its sites it was
+        port.stream(ids, upto=1)
+    with pytest.raises(ZeroDivisionError), observe(port, edit={"blocks.0.mlp": torch.zeros_like}):
+        raise ZeroDivisionError  # which is what counts
+
+
+class OwnForward(Attention):
+    """Runs none of the steps but two."""
+
+    def forward(self, x, context):
+        q, k, v = self.split(self.qkv(x))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=context.causal).transpose(1, 2).flatten(-2))
+
+
+def test_steps_that_a_subclass_does_not_run_are_no_sites(port, ids):
+    port.blocks[1].attn.__class__ = OwnForward
+    names = [site.name for site in sites(port) if site.name.startswith("blocks.1.attn")]
+    assert "blocks.1.attn" in names
+    assert not {f"blocks.1.attn.{step}" for step in ("q", "k", "v", "scores", "probabilities", "heads")} & set(names)
+    with observe(port, *names) as values, torch.no_grad():
+        port(ids)
+    assert set(values) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.double(), "in torch.float64 on cpu"),
+        (lambda x: x.to("meta"), "in torch.float32 on meta"),
+        (lambda _: None, "returns a NoneType"),
+        (lambda x: x[:, :1], "returns shape"),
+    ],
+)
+def test_an_edit_of_another_kind_of_tensor_names_itself(port, ids, change, words):
+    pattern = r"the edit of blocks\.1\.attn returns .*expected a tensor of shape"
+    with pytest.raises(ValueError, match=pattern) as caught, observe(port, edit={"blocks.1.attn": change}):
+        port(ids)
+    assert words in str(caught.value)
+    assert not is_observed(port)
+
+
+@pytest.mark.parametrize("edit", [["blocks.1"], torch.zeros_like, {"blocks.1": 3}])
+def test_what_is_no_edit_is_one_line(port, edit):
+    with pytest.raises(ConfigError, match="edit: found a "), observe(port, edit=edit):
+        pass
+    with pytest.raises(ConfigError, match="expected `\\*`, which is one part"), observe(port, "blocks.**"):
+        pass
+
+
+def test_sites_have_their_shapes_in_score_too(port, ids):
+    with observe(port, "logits", "norm", "blocks.1") as values:
+        archport.score(port, ids[:1])
+    assert [values[name].ndim for name in ("logits", "norm", "blocks.1")] == [3, 3, 3]
+    assert len(values["logits"]) == len(values["norm"]) == 1
+
+
+def test_values_of_generate_go_on_under_gradient(port, ids):
+    with observe(port, "blocks.1") as values:
+        archport.generate(port, ids[:1], max_new_tokens=2, greedy=True, end=[])
+    direction = values.passes("blocks.1")[0][:, -1:]
+    with observe(port, edit={"blocks.1": lambda stream: stream + direction * stream}):
+        port(ids[:1]).sum().backward()
+    assert port.embed.tokens.weight.grad.abs().max() > 0
+
+
+def test_a_block_that_is_called_by_keyword_is_observed(port, ids):
+    class ByKeyword(Decoder):
+        def stream(self, ids=None, **how):
+            blocks, self.blocks = self.blocks, nn.ModuleList()
+            x = super().stream(ids, **how)
+            self.blocks = blocks
+            for block in blocks:
+                x = block(x=x, context=self.context(ids, x.dtype))
+            return x
+
+    with torch.no_grad():
+        expected = port(ids)
+        port.__class__ = ByKeyword
+        with observe(port, "blocks.*", edit={"blocks.0": lambda stream: stream + 0}) as values:
+            assert torch.allclose(port(ids), expected)
+    assert len(values) == len(port.blocks)

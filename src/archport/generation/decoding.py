@@ -14,7 +14,7 @@ from ..keywords import strict_keywords
 from ..layers import Decoder, PositionedEmbed
 from ..observing import is_observed
 from .cache import KVCache, StaticCache
-from .inference import first_overflow, in_eval_mode
+from .inference import evaluating, first_overflow
 from .options import Generation
 from .prompts import Prompts, end_ids, read_prompts
 
@@ -132,20 +132,22 @@ def token_rows(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation
     run = _Run(model, padded, None if mask.all() else mask, how)
 
     def choose() -> Iterator[list[int | None]]:
-        with in_eval_mode(model):
-            rows: list[list[int]] = [[] for _ in range(len(prompts) * how.samples)]
-            alive = [True] * len(rows)
-            for number in range(how.max_new_tokens):
-                tokens = how(run.logits(), run.own, generator)
-                chosen = [token if going else None for token, going in zip(tokens.tolist(), alive, strict=True)]
-                yield chosen
-                for row, token in enumerate(chosen):
-                    if token is not None:
-                        rows[row].append(token)
-                        alive[row] = token not in ends and not (how.until and how.until(rows[row]))
-                if number + 1 == how.max_new_tokens or not any(alive):
-                    return
-                run.add(tokens)
+        training = [module for module in model.modules() if module.training]  # between two tokens as it was
+        rows: list[list[int]] = [[] for _ in range(len(prompts) * how.samples)]
+        alive = [True] * len(rows)
+        for number in range(how.max_new_tokens):
+            with evaluating(training):
+                logits = run.logits()
+            tokens = how(logits, run.own, generator)
+            chosen = [token if going else None for token, going in zip(tokens.tolist(), alive, strict=True)]
+            yield chosen
+            for row, token in enumerate(chosen):
+                if token is not None:
+                    rows[row].append(token)
+                    alive[row] = token not in ends and not (how.until and how.until(rows[row]))
+            if number + 1 == how.max_new_tokens or not any(alive):
+                return
+            run.add(tokens)
 
     return choose()
 

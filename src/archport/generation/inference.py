@@ -1,6 +1,6 @@
 """What forward passes for inference need around them: eval mode, and the place of a number that is not finite."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,15 @@ from ..observing import hooked
 @contextmanager
 def in_eval_mode(model: Decoder) -> Iterator[None]:
     """Without dropout, and afterwards each module as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    with evaluating([module for module in model.modules() if module.training]):
+        yield
+
+
+@contextmanager
+def evaluating(training: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules that are in train mode into eval mode for a while."""
+    for module in training:
+        module.training = False
     try:
         yield
     finally:

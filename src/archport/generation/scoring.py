@@ -58,8 +58,7 @@ def score(model: Decoder, ids: Tensor | Sequence[int], *, stride: int | None = N
             window, following = text[:-1][start : start + context], text[1:][start : start + context]
             new = start + len(window) - len(losses)
             if new > 0:
-                stream = model.stream(window[None])[0, -new:]
-                logits = model.logits(stream).float()
+                logits = model.logits(model.stream(window[None])[:, -new:])[0].float()
                 if not torch.isfinite(logits).all():
                     raise GenerationError(first_overflow(model, window[None], None))
                 losses += F.cross_entropy(logits, following[-new:], reduction="none").tolist()

@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor, context: AttentionContext) -> Tensor:  # (batch, heads, seq, keys)
         """How well each query matches each key; minus infinity where the key is not visible."""
-        scores = q @ self.for_queries(k).transpose(-1, -2) * self.scale
+        scores = (q * self.scale) @ self.for_queries(k).transpose(-1, -2)  # scaled first, or half precision overflows
         return scores.masked_fill(~context.visible, -math.inf)
 
     def probabilities(self, scores: Tensor) -> Tensor:  # (batch, heads, seq, keys), same out

@@ -91,6 +91,8 @@ def of_pass(
     past, keys = (cache.length, cache.keys(seq)) if cache else (0, seq)
     if mask is not None and mask.shape != (batch, keys):
         raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, keys)}")
+    if mask is not None and mask.is_floating_point():
+        raise ValueError("a mask of floating-point numbers, expected true for tokens and false for padding")
     if positions is not None and positions.shape not in ((seq,), (batch, seq), (1, seq)):
         raise ValueError(f"positions of shape {tuple(positions.shape)}, expected {(seq,)} or {(batch, seq)}")
     places = torch.arange(seq, device=device) + past

@@ -98,8 +98,12 @@ class Decoder(nn.Module):
         """The residual stream after the last block, or before block `upto`; the rest is as in `forward`."""
         tokens = _tokens(ids, inputs_embeds)
         count = len(self.blocks) if upto is None else upto
-        if not 0 <= count <= len(self.blocks) or (cache is not None and upto is not None):
-            raise ValueError(f"the stream up to block {upto}: expected 0 to {len(self.blocks)}, and no cache")
+        if not 0 <= count <= len(self.blocks):
+            raise ValueError(f"the stream before block {upto}: expected 0 to {len(self.blocks)}")
+        if cache is not None and upto is not None:
+            raise ValueError("upto and a cache exclude each other: the later layers would not be in it")
+        if cache is not None and len(cache.layers) != len(self.blocks):
+            raise ValueError(f"a cache of {len(cache.layers)} layers, but this model has {len(self.blocks)}")
         batch, seq = tokens.shape[:2]
         context = of_pass(batch, seq, tokens.device, positions=positions, mask=mask, cache=cache)
         x = self.embed(tokens, context.positions) if tokens.ndim == 2 else self.embed.place(tokens, context.positions)

@@ -122,7 +122,10 @@ def _hook(module: nn.Module, site: Site, visit: Visit, *, first: bool) -> Abstra
     """Visit the result of a forward pass, or its first argument."""
 
     def before(_: str, __: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return (_put(site, visit, args[0]), *args[1:]), kwargs
+        if args:
+            return (_put(site, visit, args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, kwargs | {name: _put(site, visit, kwargs[name])}
 
     def after(_: str, __: nn.Module, ___: Any, ____: Any, result: Any) -> Any:
         return _put(site, visit, result)

@@ -120,12 +120,15 @@ def _(part: Embed) -> Iterable[Site]:
 @sites_of.register
 def _(part: Block) -> Iterable[Site]:
     yield from _norms(part)
-    if isinstance(part, SequentialBlock):
+    if isinstance(part, SequentialBlock) and type(part).forward is SequentialBlock.forward:
         yield Site("between", STREAM, "the residual stream between attention and MLP", step="add_attention")
 
 
 @sites_of.register
 def _(part: Attention) -> Iterable[Site]:
+    if type(part).forward is not Attention.forward:  # its steps may not be run
+        yield Site("", STREAM, "what attention adds to the stream")
+        return
     yield Site("q", HEADS, "queries", step="project", index=0, by_head=True)
     yield Site("k", KV_HEADS, "keys", step="project", index=1, by_head=True)
     yield Site("v", KV_HEADS, "values", step="project", index=2, by_head=True)

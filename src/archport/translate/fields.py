@@ -120,16 +120,15 @@ def require_writable(table: Table, cfg: DecoderConfig, where: str) -> None:
             faults[name] = f"found {shown(getattr(cfg, name))}, expected one of {', '.join(known)}"
     _stop(faults, where)
     try:
-        default, why = (
-            type(cfg)(**{name: getattr(cfg, name) for name in table.config}),
-            "the key table has no row for it",
-        )
-    except ConfigError as error:
-        default, why = None, f"the key table has no row for it, and without it {error}"
+        default = type(cfg)(**{name: getattr(cfg, name) for name in table.config})
+    except ConfigError:  # what follows from the others is what is wrong
+        default = None
+    why = "the key table has no row for it"
     for item in fields(cfg):
         value, expected = getattr(cfg, item.name), getattr(default or item, item.name if default else "default")
         if item.init and item.name not in table.config and not cfg.follows(item.name) and value != expected:
-            faults[item.name] = f"found {shown(value)}, expected {shown(expected)}: {why}"
+            remedy = "; None has it follow the other fields" if item.default is None else ""
+            faults[item.name] = f"found {shown(value)}, expected {shown(expected)}: {why}{remedy}"
     _stop(faults, where)
 
 
@@ -150,6 +149,9 @@ def write_config(
     for spelling, name in table.must_agree.items():
         if flat.get(spelling) is not None and frozen(flat[spelling]) != getattr(cfg, name):
             _put(hf, spelling, thawed(getattr(cfg, name)))
+    again = read_config(table, type(cfg), hf, f"config of {architecture}")[0]
+    lost = [name for name in table.config if getattr(again, name) != getattr(cfg, name)]
+    _stop({name: f"found {shown(getattr(cfg, name))}, but another field has the same key" for name in lost}, "config")
     return hf
 
 
