@@ -797,3 +797,17 @@ def test_an_interrupt_leaves_what_was_written():
     assert len(rest) > 1
     assert rest.endswith(b"\n")
     assert message == b""
+
+
+def test_a_stream_leaves_the_model_as_it_was_between_two_tokens():
+    sizes = {"vocab_size": 97, "context": 32, "width": 24, "layers": 2, "heads": 3, "residual_dropout": 0.5}
+    model = archport.build("gpt2", sizes).train()
+    options = {"greedy": True, "max_new_tokens": 12, "end": []}
+    alone = list(archport.stream(model, [1, 2], **options))
+    first, second = (archport.stream(model, [1, 2], **options) for _ in range(2))
+    tokens = [next(second)]
+    assert next(first) == tokens[0]
+    assert all(module.training for module in model.modules())
+    assert list(first) == alone[1:]
+    assert tokens + list(second) == alone
+    assert all(module.training for module in model.modules())

@@ -18,7 +18,7 @@ import archport
 from archport import registry
 from archport.building import parameters_on_meta
 from archport.config import DecoderConfig, bounded, derived
-from archport.errors import ConfigError, MappingError, UnsupportedError
+from archport.errors import ConfigError, ExportError, MappingError, UnsupportedError
 from archport.layers import MLP, Attention, Decoder, Embed, SequentialBlock
 from archport.translate.fields import read_config, write_config
 from archport.translate.table import Table, config_field
@@ -389,3 +389,22 @@ def test_rows_and_fields_that_do_not_fit_are_named():
     table = replace(TABLE, config={name: cell for name, cell in TABLE.config.items() if name != "width"})
     with pytest.raises(ConfigError, match="width: has no default, and no row in the key table"):
         read_config(table, Config, hf(), "config")
+
+
+def test_a_buffer_that_changed_is_not_lost_at_export(tmp_path):
+    model = archport.build("toy", SIZES)
+    archport.export(model, tmp_path / "as built")
+    model.blocks[1].gate.ceiling += 1
+    with pytest.raises(
+        ExportError, match=r"blocks\.1\.gate\.ceiling is a buffer that has changed, and no key takes it"
+    ):
+        archport.export(model, tmp_path / "changed")
+    assert not (tmp_path / "changed").exists()
+
+
+def test_two_fields_of_one_key_must_agree():
+    table = replace(TABLE, config=TABLE.config | {"offset": "GAIN"})
+    config = Config(**SIZES, gain=1.5, offset=1.5)
+    assert read_config(table, Config, write_config(table, config, "toy", None), "config")[0] == config
+    with pytest.raises(ConfigError, match="but another field has the same key"):
+        write_config(table, replace(config, offset=0.5), "toy", None)

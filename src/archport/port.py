@@ -1,6 +1,6 @@
 """From a name to a ready model and back to files: build, plan, load, export."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
@@ -157,7 +157,8 @@ def export(
 def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
     """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    expected = dict(skeleton(arch, model.config).named_parameters(remove_duplicate=False))
+    right = skeleton(arch, model.config)
+    expected = dict(right.named_parameters(remove_duplicate=False))
     faults = [f"{name} is missing" for name in expected if name not in parameters]
     faults += [f"{name} is not part of {arch.name}" for name in parameters if name not in expected]
     faults += [
@@ -166,6 +167,7 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
         if name in parameters and parameters[name].shape != parameter.shape
     ]
     faults += [f"{name} is on meta and has no values" for name, parameter in parameters.items() if parameter.is_meta]
+    faults += [f"{name} is a buffer that has changed, and no key takes it" for name in _changed_buffers(model, right)]
     if faults:
         raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
     head, embedding = parameters["head.weight"], parameters["embed.tokens.weight"]
@@ -173,6 +175,14 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
         del parameters["head.weight"]
         return model.config, parameters
     return replace(model.config, tied=False), parameters
+
+
+def _changed_buffers(model: Decoder, right: Decoder) -> Iterator[str]:
+    """The persistent buffers that are not what `build` makes: a file would lose them."""
+    buffers, persistent = dict(model.named_buffers()), right.state_dict().keys()
+    for name, buffer in right.named_buffers():
+        if name in persistent and name in buffers and not torch.equal(buffers[name].to(buffer), buffer):
+            yield name
 
 
 class _InMemory:
