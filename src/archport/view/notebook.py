@@ -1,6 +1,7 @@
 """How a model, a plan and a report show themselves in a notebook, and reports as a page."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -9,12 +10,14 @@ from ..config import dtype_name
 from ..layers import Decoder
 from ..loading import LoadPlan
 from ..parity.report import HEADINGS, Report
+from .rendering import render, whole_page
+from .trees import as_text, parameter_count, tree
+
+_html = partial(render, "notebook.html")
 
 
 def report_page(reports: Sequence[Report]) -> str:
     """One page in HTML of any number of reports."""
-    from .rendering import whole_page
-
     title = ", ".join(report.name for report in reports[:3])
     return whole_page("reports.html", title=title, reports=[report_values(report) for report in reports])
 
@@ -28,13 +31,12 @@ def report_values(report: Report) -> dict[str, Any]:
 
 def _of_decoder(model: Decoder) -> str:
     """The tree of its modules."""
-    from .trees import as_text, tree
-
-    count = sum(parameter.numel() for parameter in model.parameters())
     packed = not isinstance(getattr(model.head, "weight", None), nn.Parameter)  # as the linear maps of fast/
     missing = ", not counting its linear maps, which are packed" if packed else ""
     name = getattr(model, "architecture", type(model).__name__)
-    return _html(rows=[as_text(row) for row in tree(model)], caption=f"{name}: {count:,} parameters{missing}")
+    return _html(
+        rows=[as_text(row) for row in tree(model)], caption=f"{name}: {parameter_count(model):,} parameters{missing}"
+    )
 
 
 def _of_plan(plan: LoadPlan) -> str:
@@ -44,15 +46,7 @@ def _of_plan(plan: LoadPlan) -> str:
     return _html(rows=plan.key_table, caption=f"{what} in {dtype_name(plan.dtype)}; {memory}")
 
 
-def _html(**values: Any) -> str:
-    from .rendering import render
-
-    return render("notebook.html", **values)
-
-
-for _class, _show in {
-    Decoder: _of_decoder,
-    LoadPlan: _of_plan,
-    Report: lambda report: _html(report=report_values(report)),
-}.items():
-    setattr(_class, "_repr_html_", _show)  # noqa: B010  # none of them knows how it is shown
+# None of the classes knows how it is shown.
+setattr(Decoder, "_repr_html_", _of_decoder)  # noqa: B010
+setattr(LoadPlan, "_repr_html_", _of_plan)  # noqa: B010
+setattr(Report, "_repr_html_", lambda report: _html(report=report_values(report)))  # noqa: B010

@@ -20,7 +20,7 @@ from ..translate.fields import write_config
 from ..translate.pattern import Layout
 from ..translate.table import Table
 from .subjects import Subject
-from .trees import Line, folded, tree
+from .trees import Line, every, folded, tree
 
 LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
@@ -35,17 +35,13 @@ MARKS = {
     "": "holds other parts",
 }
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
+WORST_FIRST = (False, None, True)  # whether two modules are the same; None: nobody can tell
 CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks what became of each line.
-
-    A mark is `=` where both hold the same numbers after the row's rearrangement, or without numbers compute the same;
-    `!` where not, `?` where nobody can tell, `-` where the other side has no module of its own, and empty for what
-    only holds other modules.
-    """
+    """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks one of MARKS a line."""
 
     ours: list[Line]
     theirs: list[Line]
@@ -78,19 +74,16 @@ def legend(marks: Iterable[str]) -> str:
 
 
 def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
-    """The rows of `tree` in our order, and of each the module of transformers that the key table joins it with.
-
-    `join` is the mark of `joined`. Raises: SourceError.
-    """
+    """The rows of `tree`, each with its mark and the module of transformers it is joined with. Raises: SourceError."""
     pair = joined(subject)
     rows = tree(subject.model)
     their_lines = {line.path: line for line in pair.theirs}
-    rows_of_both: list[dict[str, Any]] = []
-    places: list[str] = []  # the path in the reference of each of them
-    for row in rows:
-        others = [their_lines[path] for path in pair.joins.get(row["path"], ())]
-        rows_of_both.append(row | _their_cells(others, pair.marks[row["path"]]))
-        places.append(others[-1].path if others else "")
+    joins = [pair.joins.get(row["path"], [""]) for row in rows]
+    places = [paths[-1] for paths in joins]  # of each row the path in the reference
+    rows_of_both = [
+        row | _their_cells([their_lines[path] for path in paths if path], pair.marks[row["path"]])
+        for row, paths in zip(rows, joins, strict=True)
+    ]
     claimed = {path for paths in pair.joins.values() for path in paths}
     for path, line in their_lines.items():
         if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
@@ -124,11 +117,8 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
 
 def _paths(line: Line) -> list[str]:
     """The path of a line, in every layer that was folded into it."""
-    layer = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
-    if layer is None:
-        return [line.path]
-    layers = range(int(layer[0]), int(layer[0]) + line.count)
-    return [f"{line.path[: layer.start()]}{number}{line.path[layer.end() :]}" for number in layers]
+    first = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
+    return [every(line.path).replace("{n}", str(int(first[0] if first else 0) + more)) for more in range(line.count)]
 
 
 def _alone(line: Line, lines: Iterable[Line]) -> str:
@@ -137,8 +127,8 @@ def _alone(line: Line, lines: Iterable[Line]) -> str:
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
-    layers = r"\.0(?=\.|$)"
-    names = [re.sub(layers, f".0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
+    layers = re.compile(r"(?<=\.)0(?=\.|$)")
+    names = [layers.sub(f"0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
     kinds = [f"{line.kind} {line.shape}".strip() for line in lines]
     return {
         "join": join,
@@ -150,9 +140,9 @@ def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
 def _end_of(parent: str, places: list[str]) -> int:
     """Behind the last row that lies in a module of the reference, or in one around it."""
     while parent:
-        inside = [at for at, path in enumerate(places) if path == parent or path.startswith(f"{parent}.")]
-        if inside:
-            return inside[-1] + 1
+        for at in reversed(range(len(places))):
+            if f"{places[at]}.".startswith(f"{parent}."):
+                return at + 1
         parent = parent.rpartition(".")[0]
     return len(places)
 
@@ -162,8 +152,8 @@ def _end_of(parent: str, places: list[str]) -> int:
 
 def _mark(line: Line, same: Mapping[str, bool | None]) -> str:
     """Whether all of a module, and of those folded with it, is the same in both."""
-    inside = {same[name] for path in _paths(line) for name in same if name == path or name.startswith(f"{path}.")}
-    return "!" if False in inside else "?" if None in inside else "="
+    inside = {same[name] for path in _paths(line) for name in same if f"{name}.".startswith(f"{path}.")}
+    return {False: "!", None: "?", True: "="}[min(inside, key=WORST_FIRST.index, default=True)]
 
 
 def _reference(subject: Subject) -> nn.Module:
@@ -189,18 +179,10 @@ def _same(subject: Subject) -> dict[str, bool | None]:
     # Of a tiny model there are other layers; what holds for its layers holds for the table's row.
     names = [name for name, _ in subject.model.named_parameters(remove_duplicate=False)]
     names += [name for name, _ in _joined_modules(subject.model, arch.table)]
-    return {name: _of_all({same[other] for other in _of_row(name, same)}) for name in names}
-
-
-def _of_all(results: set[bool | None]) -> bool | None:
-    return False if False in results else None if None in results else True
-
-
-def _of_row(name: str, names: Iterable[str]) -> list[str]:
-    first, *rest = name.split(".")
-    if first != "blocks":
-        return [other for other in names if other == name]
-    return [other for other in names if other.split(".")[0] == first and other.split(".")[2:] == rest[1:]]
+    of_rows: dict[str, set[bool | None]] = {}
+    for name, result in same.items():
+        of_rows.setdefault(every(name), set()).add(result)
+    return {name: min(of_rows.get(every(name), {True}), key=WORST_FIRST.index) for name in names}
 
 
 def _joined_modules(model: nn.Module, table: Table) -> Iterator[tuple[str, str]]:

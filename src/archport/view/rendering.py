@@ -3,12 +3,15 @@
 import base64
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
@@ -19,28 +22,22 @@ def render(template: str, **values: Any) -> str:
 def whole_page(template: str, *, script: str = "", **values: Any) -> str:
     """A whole page. What it may do is written into it: its own style, `script` and pictures, no more."""
     style = source("page.css")
-    script_digest = _digest(script) if script else "'none'"
-    policy = [
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src {_digest(style)}",
-        f"script-src {script_digest}",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    return render(template, style=style, script=script, policy="; ".join(policy), **values)
+    may_run = _digest(script) if script else "'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
+        f"script-src {may_run}; base-uri 'none'; form-action 'none'"
+    )
+    return render(template, style=style, script=script, policy=policy, **values)
 
 
 def source(name: str) -> str:
     """The text of a file beside the templates."""
-    loader: Any = _environment().loader
-    text: str = loader.get_source(_environment(), name)[0]
-    return text
+    return (TEMPLATES / name).read_text("utf-8")
 
 
 @cache
 def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
@@ -51,14 +48,8 @@ def _environment() -> "Environment":
         inner = text.lstrip(" ")
         return Markup("&nbsp;") * (len(text) - len(inner)) + escape(inner)  # an indent is seen without a style too
 
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    strict: Any = {"autoescape": True, "undefined": StrictUndefined, "finalize": finalize}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, **strict)
     environment.filters |= {"indented": indented, "tuple": tuple}
     return environment
 
