@@ -7,55 +7,44 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from ..errors import plain
-from .app import (
-    DeviceOption,
-    DtypeOption,
-    Json,
-    Offline,
-    OptionalSource,
-    Revision,
-    SourceArgument,
-    app,
-    err,
-    print_table,
-    say,
-)
+from .app import Device, Dtype, Json, Offline, OptionalSource, Revision, Source, app, err, print_json, print_table, say
 
 
 @app.command()
 def load(
     source: OptionalSource = None,
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     offline: Offline = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
-    copy: Annotated[bool, typer.Option("--copy", help="read weights into memory, map no file")] = False,
-    check_finite: Annotated[bool, typer.Option("--check-finite", help="look for NaN and infinities")] = False,
-    check_hash: Annotated[bool, typer.Option("--check-hash", help="compare cached files with their hashes")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="plan only, without downloading weights")] = False,
+    explain: Annotated[bool, Option("--explain", help="print the whole key table")] = False,
+    copy: Annotated[bool, Option("--copy", help="read weights into memory, map no file")] = False,
+    check_finite: Annotated[bool, Option("--check-finite", help="look for NaN and infinities")] = False,
+    check_hash: Annotated[bool, Option("--check-hash", help="compare cached files with their hashes")] = False,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from .. import errors, loading, port, registry
-    from ..files import checkpoint
+    from .. import loading, port, registry
+    from ..errors import NotFiniteWarning
+    from ..files.checkpoint import check_hashes
     from ..view import summary
 
     if dry_run and (copy or check_finite or check_hash):
-        raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
+        raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
     start = time.perf_counter()
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
     if check_hash:
-        checkpoint.check_hashes(plan.checkpoint)
+        check_hashes(plan.checkpoint)
     warned: list[warnings.WarningMessage] = []
     if dry_run:
         model = registry.skeleton(plan.architecture, plan.config)
     else:
         plan = loading.settle_tie(plan)
-        with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
+        with warnings.catch_warnings(record=True, action="always", category=NotFiniteWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
@@ -65,7 +54,7 @@ def load(
     if explain:
         facts["key_table"] = plan.key_table
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         _print_load(facts)
 
@@ -103,9 +92,9 @@ def _print_load(facts: dict[str, Any]) -> None:
 
 @app.command()
 def build(
-    architecture: Annotated[str, typer.Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
-    config: Annotated[Path | None, typer.Option(help="a config.json of that architecture")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="a size of ours, as layers=6")] = None,
+    architecture: Annotated[str, Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
+    config: Annotated[Path | None, Option(help="a config.json of that architecture")] = None,
+    settings: Annotated[list[str] | None, Option("--set", help="a size of ours, as layers=6")] = None,
 ) -> None:
     """Print the module tree and the parameter count of an architecture; nothing is allocated.
 
@@ -113,10 +102,11 @@ def build(
     """
     from .. import port, registry
     from ..files import checkpoint, strict_json
-    from ..view import summary
+    from ..view.summary import in_words
+    from ..view.trees import parameter_count
 
     if config is not None and settings:
-        raise typer.BadParameter("give --config or --set, not both")
+        raise BadParameter("give --config or --set, not both")
     arch = registry.architecture(architecture)
     if config is not None:
         cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
@@ -125,8 +115,8 @@ def build(
         cfg = {**sizes, **dict(_setting(text) for text in settings or ())}
     model = port.build(arch.name, cfg, device="meta")
     say(str(model))
-    say(f"{arch.name}: {summary.in_words(model)}")
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}")
+    say(f"{arch.name}: {in_words(model)}")
+    say(f"{parameter_count(model):,} parameters; sizes of {like}")
     if settings:
         say(f"but for {', '.join(settings)}")
 
@@ -134,7 +124,7 @@ def build(
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
+        raise BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
@@ -143,11 +133,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @app.command()
 def export(
-    source: SourceArgument,
-    folder: Annotated[Path, typer.Argument(help="a new folder", metavar="FOLDER")],
+    source: Source,
+    folder: Annotated[Path, Argument(help="a new folder", metavar="FOLDER")],
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    max_shard_size: Annotated[str, typer.Option(help="largest weights file, as 500MB")] = "5GB",
+    dtype: Dtype = "auto",
+    max_shard_size: Annotated[str, Option(help="largest weights file, as 500MB")] = "5GB",
     offline: Offline = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
@@ -163,7 +153,8 @@ def export(
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
     from .. import registry
-    from ..view import summary
+    from ..view.summary import in_words
+    from ..view.trees import parameter_count
 
     rows = []
     for name in registry.architectures():
@@ -172,16 +163,13 @@ def models(as_json: Json = False) -> None:
             row: dict[str, Any] = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
             if sizes:
                 model = registry.skeleton(arch, arch.config_class(**sizes))
-                count = sum(parameter.numel() for parameter in model.parameters())
-                words = summary.in_words(model)
-                row |= {"parameters": count, "sizes": words if arch.published else f"{words}, the sizes of its tests"}
+                row["parameters"] = parameter_count(model)
+                row["sizes"] = in_words(model) + ("" if arch.published else ", the sizes of its tests")
             rows.append(row)
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
-        print_table(
-            [row | {"parameters": "" if row["parameters"] is None else f"{row['parameters']:,}"} for row in rows]
-        )
+        print_table([row | {"parameters": f"{row['parameters']:,}" if row["parameters"] else ""} for row in rows])
 
 
 def _progress(copies: Sequence[Any]) -> Iterable[Any]:

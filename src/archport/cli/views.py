@@ -1,6 +1,5 @@
 """Commands to see a model: tree, diff, explain, plot, page."""
 
-import json
 import math
 import sys
 import textwrap
@@ -8,16 +7,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from ..errors import CheckpointError
-from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table, say
+from .app import (
+    Force,
+    Json,
+    Offline,
+    OptionalArch,
+    OptionalSource,
+    Revision,
+    Source,
+    app,
+    out,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..parity import Report
     from ..view.subjects import Subject
 
-Weights = Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
+Weights = Annotated[bool, Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
 
 WIDTH = 100  # of explanations, at most
 MOST = 20  # tensors that differ which are listed, unless all are asked for
@@ -26,9 +38,9 @@ MOST = 20  # tensors that differ which are listed, unless all are asked for
 @app.command()
 def tree(
     source: OptionalSource = None,
-    depth: Annotated[int | None, typer.Option(help="levels to show", min=1)] = None,
+    depth: Annotated[int | None, Option(help="levels to show", min=1)] = None,
     reference: Annotated[
-        bool, typer.Option("--reference", help="transformers' tree beside ours, each join compared number by number")
+        bool, Option("--reference", help="transformers' tree beside ours, each join compared number by number")
     ] = False,
     weights: Weights = False,
     revision: Revision = None,
@@ -43,13 +55,11 @@ def tree(
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
-        print(json.dumps({"model": model.name, **compared, "modules": rows}, indent=2))
+        print_json({"model": model.name, **compared, "modules": rows})
         return
-    cells = [trees.as_text(row) for row in rows]
-    if reference:
-        names = {"join": "", "theirs": "transformers", "their_kind": "its kind"}
-        cells = [cell | {name: row[key] for key, name in names.items()} for cell, row in zip(cells, rows, strict=True)]
-    say(f"{model.name}: {sum(p.numel() for p in model.model.parameters()):,} parameters")
+    names = {"join": "", "theirs": "transformers", "their_kind": "its kind"} if reference else {}
+    cells = [trees.as_text(row) | {name: row[key] for key, name in names.items()} for row in rows]
+    say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
     _print_likes([model])
     print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
     if reference:
@@ -60,8 +70,8 @@ def tree(
 
 @app.command()
 def diff(
-    sources: Annotated[list[str], typer.Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
-    everything: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
+    sources: Annotated[list[str], Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
+    everything: Annotated[bool, Option("--all", help="also what is the same")] = False,
     weights: Weights = False,
     offline: Offline = False,
     as_json: Json = False,
@@ -74,12 +84,12 @@ def diff(
     from ..view.subjects import subject
 
     if len(sources) < 2:
-        raise typer.BadParameter(f"found {len(sources)} model, expected two or more to compare")
+        raise BadParameter(f"found {len(sources)} model, expected two or more to compare")
     models = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = fact_table.diff(models)
     apart = list(tensor_differences.tensors(*models)) if len(models) == 2 else []
     if as_json:
-        print(json.dumps({"models": [model.name for model in models], "facts": rows, "tensors": apart}, indent=2))
+        print_json({"models": [model.name for model in models], "facts": rows, "tensors": apart})
         return
     listed = [row for row in rows if everything or not row["same"]]
     if listed:
@@ -98,8 +108,8 @@ def diff(
 
 @app.command()
 def explain(
-    source: Annotated[str | None, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")] = None,
-    pattern: Annotated[str | None, typer.Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
+    source: OptionalArch = None,
+    pattern: Annotated[str | None, Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
     revision: Revision = None,
     offline: Offline = False,
     as_json: Json = False,
@@ -111,7 +121,7 @@ def explain(
     model = subject(source, revision=revision, offline=offline)
     rows = explaining.explain(model, pattern)
     if as_json:
-        print(json.dumps({"model": model.name, "parts": rows}, indent=2))
+        print_json({"model": model.name, "parts": rows})
         return
     width = min(WIDTH, out.width) if out.is_terminal else WIDTH
     for row in rows:
@@ -126,13 +136,13 @@ def explain(
 
 @app.command()
 def plot(
-    source: SourceArgument,
-    kind: Annotated[str, typer.Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
-    name: Annotated[str | None, typer.Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
-    prompt: Annotated[str | None, typer.Option(help="the text, for attention and norms")] = None,
-    layer: Annotated[int | None, typer.Option(help="for attention; the first")] = None,
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    source: Source,
+    kind: Annotated[str, Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
+    name: Annotated[str | None, Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
+    output: Annotated[Path, Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
+    prompt: Annotated[str | None, Option(help="the text, for attention and norms")] = None,
+    layer: Annotated[int | None, Option(help="for attention; the first")] = None,
+    force: Force = False,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
@@ -156,13 +166,13 @@ def plot(
 
 @app.command()
 def page(
-    source: Annotated[str, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="SOURCE|ARCH")],
-    other: Annotated[str | None, typer.Argument(help="one to compare it with", metavar="[OTHER]")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="an .html file")] = Path("page.html"),
-    verify: Annotated[bool, typer.Option("--verify", help="compare with transformers, and show the verdict")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="draw nothing")] = False,
+    source: Annotated[str, Argument(help="a folder, a Hub id or an ARCH", metavar="SOURCE|ARCH")],
+    other: Annotated[str | None, Argument(help="one to compare it with", metavar="[OTHER]")] = None,
+    output: Annotated[Path, Option("--output", "-o", help="an .html file")] = Path("page.html"),
+    verify: Annotated[bool, Option("--verify", help="compare with transformers, and show the verdict")] = False,
+    no_plots: Annotated[bool, Option("--no-plots", help="draw nothing")] = False,
     weights: Weights = False,
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    force: Force = False,
     offline: Offline = False,
 ) -> None:
     """All there is to see of a model, or of two side by side, as one HTML file that needs no network.
@@ -203,10 +213,8 @@ def _print_likes(models: "Sequence[Subject]") -> None:
 
 def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the name of a part only where it begins."""
-    previous = [""] + [row["part"] for row in rows]
     return [
-        row | {"part": "" if row["part"] == before else row["part"]}
-        for row, before in zip(rows, previous, strict=False)
+        row | {"part": "" if at and rows[at - 1]["part"] == row["part"] else row["part"]} for at, row in enumerate(rows)
     ]
 
 

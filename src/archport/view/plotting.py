@@ -40,18 +40,17 @@ def plot(
     Raises: whatever `check` raises; ConfigError for what cannot be drawn; SourceError where no weights were fetched.
     """
     check(subject, kind, name=name, layer=layer, prompt=prompt)
-    plan = _plan(subject)
+    plan, layer = _plan(subject), layer or 0
     if not subject.at_hand and (kind in OF_ALL or not plan.checkpoint.remote):
         raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
-    if kind == "positions":
-        step, _ = tensor(plan, _learned_positions(subject))
-        return drawing.positions(subject.name, step.name or "", own_weight(plan, step).float())
-    if kind == "weights":
-        step, ranges = tensor(plan, name)
-        weight = own_weight(plan, step).float()[tuple(ranges)]
-        place = ", ".join(f"{part.start}:{part.stop}" for part in ranges)
-        title = f"{step.name}[{place}]" if weight.shape != step.shape else f"{step.name}"
-        sides = described(subject)[(step.name or "").rpartition(".")[0]].sides
+    if kind in ("positions", "weights"):
+        step, ranges = tensor(plan, name or _learned_positions(subject))
+        weight, title = own_weight(plan, step).float()[tuple(ranges)], str(step.name)
+        if kind == "positions":
+            return drawing.positions(subject.name, title, weight)
+        if weight.shape != step.shape:
+            title += f"[{', '.join(f'{part.start}:{part.stop}' for part in ranges)}]"
+        sides = described(subject)[str(step.name).rpartition(".")[0]].sides
         return drawing.weights(subject.name, title, weight, sides, [part.start for part in ranges])
     if kind == "spectrum":
         return drawing.spectrum(subject.name, _spectra(plan))
@@ -60,16 +59,16 @@ def plot(
         warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
         model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
     if kind == "attention":
-        values = probabilities(model, ids, layer or 0)
-        if not values.isfinite().all():
-            raise _fault(kind, f"found numbers in layer {layer or 0} that are not finite, expected finite ones")
-        return drawing.attention(subject.name, layer or 0, values, words)
-    norms = stream_norms(model, ids)
-    good = norms.isfinite().all(-1).tolist()
-    if not all(good):
-        where = f"after {good.index(False)} layers" if good[0] else "in the embedding"
+        values, where = probabilities(model, ids, layer), f"in layer {layer}"
+    else:
+        values = stream_norms(model, ids)
+        good = values.isfinite().all(-1).tolist()
+        where = f"after {(*good, False).index(False)} layers" if good[0] else "in the embedding"
+    if not values.isfinite().all():
         raise _fault(kind, f"found numbers {where} that are not finite, expected finite ones")
-    return drawing.norms(subject.name, norms, subject.config.width)
+    if kind == "attention":
+        return drawing.attention(subject.name, layer, values, words)
+    return drawing.norms(subject.name, values, subject.config.width)
 
 
 def drawable(subject: Subject) -> list[str]:
@@ -83,11 +82,10 @@ def check(
     """Check the arguments of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
     if kind not in KINDS:
         raise _fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
-    given = {"name": name, "layer": layer, "prompt": prompt}
     faults = {
-        option: f"found {given[option]!r}, but {kind} has none: it is for {' and '.join(kinds)}"
-        for option, kinds in OPTIONS.items()
-        if given[option] is not None and kind not in kinds
+        option: f"found {value!r}, but {kind} has none: it is for {' and '.join(OPTIONS[option])}"
+        for option, value in {"name": name, "layer": layer, "prompt": prompt}.items()
+        if value is not None and kind not in OPTIONS[option]
     }
     if faults:
         raise ConfigError(faults, "plot")
@@ -136,20 +134,17 @@ def _fault(field: str, what: str) -> ConfigError:
 
 def _learned_positions(subject: Subject) -> str | None:
     """The name of the learned positions of a model, if it has any."""
-    for path, part in subject.model.named_modules():
-        if isinstance(part, PositionedEmbed):
-            return f"{path}.positions.weight"
-    return None
+    paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))
+    return next((f"{path}.positions.weight" for path in paths), None)
 
 
 def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
     """For each matrix of the blocks, by its name within one, the singular values in every layer that has it."""
     spectra: dict[str, list[drawing.Spectrum]] = {}
     for step in plan.mapped:
-        first, _, rest = (step.name or "").partition(".")
-        layer, _, matrix = rest.partition(".")
-        if first != "blocks" or len(step.shape) != 2:
+        if not str(step.name).startswith("blocks.") or len(step.shape) != 2:
             continue
+        _, layer, matrix = str(step.name).split(".", 2)
         weight = own_weight(plan, step).float()
         if odd := drawing.not_finite(weight):
             numbers = f"{odd:,} of {weight.numel():,} numbers not finite"
@@ -172,19 +167,17 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
     if len(ids) > most:
         raise _fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
     words = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
-    whole = [word and "\N{REPLACEMENT CHARACTER}" not in word for word in words]
-    return torch.tensor([ids]), [
-        word if good else str(tokenizer.id_to_token(token)) for word, good, token in zip(words, whole, ids, strict=True)
-    ]
+    for at, word in enumerate(words):
+        if not word or "\N{REPLACEMENT CHARACTER}" in word:
+            words[at] = str(tokenizer.id_to_token(ids[at]))
+    return torch.tensor([ids]), words
 
 
 def _probabilities_site(model: Decoder, layer: int) -> str:
     """The name of the attention probabilities of a layer. Raises: ConfigError where `observe` has none there."""
-    prefix = f"blocks.{layer}."
-    names = [site.name for site in sites(model) if site.name.startswith(prefix)]
-    for name in names:
-        if name.endswith(".probabilities"):
-            return name
+    for site in sites(model):
+        if site.name.startswith(f"blocks.{layer}.") and site.name.endswith(".probabilities"):
+            return site.name
     parts = ", ".join(type(part).__name__ for part in model.blocks[layer].children())
     message = f"layer {layer} has no attention probabilities to observe, as {Attention.__name__} has: found {parts}"
     raise _fault("attention", message)
