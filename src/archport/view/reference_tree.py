@@ -35,7 +35,6 @@ MARKS = {
     "": "holds other parts",
 }
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
-WORST_FIRST = (False, None, True)  # whether two modules are the same; None: nobody can tell
 CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
 
 
@@ -53,19 +52,16 @@ class Joined:
 def joined(subject: Subject) -> Joined:
     """A model's tree and that of transformers' model of the same config, joined by the key table and compared.
 
-    A checkpoint's own weights are compared, or where they are not here those of a tiny loud model.
-
-    Raises: SourceError when there is no reference to be had.
+    A checkpoint's own weights are compared, or where they are not here those of a tiny loud model. Raises: SourceError.
     """
     reference = _reference(subject)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
     joins = _joins(subject, reference, {path: line.path for line in theirs for path in _paths(line)})
     same = _same(subject)
-    marks = {line.path: _mark(line, same) if line.path in joins else _alone(line, ours) for line in ours}
-    pairs = [(marks[line.path], path) for line in ours for path in joins.get(line.path, ())]
-    worst = {path: mark for mark, path in sorted(pairs, key=lambda pair: "=?!".index(pair[0]))}
-    their_marks = {line.path: worst[line.path] if line.path in worst else _alone(line, theirs) for line in theirs}
-    return Joined(ours, theirs, joins, marks, their_marks)
+    marks = {line.path: _mark(line, same) for line in ours if line.path in joins}
+    pairs = [(marks[line], path) for line in marks for path in joins[line]]
+    their_marks = {path: _worst(mark for mark, other in pairs if other == path) for _, path in pairs}
+    return Joined(ours, theirs, joins, _alone(ours) | marks, _alone(theirs) | their_marks)
 
 
 def legend(marks: Iterable[str]) -> str:
@@ -76,32 +72,27 @@ def legend(marks: Iterable[str]) -> str:
 def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
     """The rows of `tree`, each with its mark and the module of transformers it is joined with. Raises: SourceError."""
     pair = joined(subject)
-    rows = tree(subject.model)
+    rows, places = tree(subject.model), []
     their_lines = {line.path: line for line in pair.theirs}
-    joins = [pair.joins.get(row["path"], [""]) for row in rows]
-    places = [paths[-1] for paths in joins]  # of each row the path in the reference
-    rows_of_both = [
-        row | _their_cells([their_lines[path] for path in paths if path], pair.marks[row["path"]])
-        for row, paths in zip(rows, joins, strict=True)
-    ]
-    claimed = {path for paths in pair.joins.values() for path in paths}
+    for row in rows:
+        paths = pair.joins.get(row["path"], [])
+        row |= _their_cells([their_lines[path] for path in paths], pair.marks[row["path"]])
+        places.append(paths[-1] if paths else "")
+    claimed = {f"{path}." for paths in pair.joins.values() for path in paths}
     for path, line in their_lines.items():
-        if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
+        if not any(other.startswith(f"{path}.") for other in claimed):
             at = _end_of(path.rpartition(".")[0], places)
             empty = dict.fromkeys(rows[0], "") | {"depth": line.depth, "parameters": 0, "share": 0.0}
-            rows_of_both.insert(at, empty | _their_cells([line], pair.their_marks[path]))
+            rows.insert(at, empty | _their_cells([line], pair.their_marks[path]))
             places.insert(at, path)
-    return [row for row in rows_of_both if depth is None or row["depth"] <= depth]
+    return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
 # --- which belong together ---
 
 
 def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
-    """Our module paths with those of the reference that hold the same tensors, or do the same without any.
-
-    `lines` gives for every path of the reference that of the line it was folded into.
-    """
+    """Our paths with those of the reference that do the same; `lines` gives the line each is folded into."""
     table = subject.architecture.table
     branches = {ours: [path] for ours, path in counterparts(subject.model, theirs, table).items()}
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
@@ -121,9 +112,10 @@ def _paths(line: Line) -> list[str]:
     return [every(line.path).replace("{n}", str(int(first[0] if first else 0) + more)) for more in range(line.count)]
 
 
-def _alone(line: Line, lines: Iterable[Line]) -> str:
-    """The mark of a line that is joined with none: `-`, but for one that only holds others."""
-    return "" if any(other.path.startswith(f"{line.path}.") for other in lines) else "-"
+def _alone(lines: list[Line]) -> dict[str, str]:
+    """The marks of lines that are joined with none: `-`, but empty for one that only holds others."""
+    paths = [line.path for line in lines]
+    return {path: "" if any(other.startswith(f"{path}.") for other in paths) else "-" for path in paths}
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
@@ -140,9 +132,9 @@ def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
 def _end_of(parent: str, places: list[str]) -> int:
     """Behind the last row that lies in a module of the reference, or in one around it."""
     while parent:
-        for at in reversed(range(len(places))):
-            if f"{places[at]}.".startswith(f"{parent}."):
-                return at + 1
+        inside = [at for at, path in enumerate(places) if f"{path}.".startswith(f"{parent}.")]
+        if inside:
+            return inside[-1] + 1
         parent = parent.rpartition(".")[0]
     return len(places)
 
@@ -150,10 +142,14 @@ def _end_of(parent: str, places: list[str]) -> int:
 # --- whether they hold the same ---
 
 
-def _mark(line: Line, same: Mapping[str, bool | None]) -> str:
+def _mark(line: Line, same: Mapping[str, str]) -> str:
     """Whether all of a module, and of those folded with it, is the same in both."""
-    inside = {same[name] for path in _paths(line) for name in same if f"{name}.".startswith(f"{path}.")}
-    return {False: "!", None: "?", True: "="}[min(inside, key=WORST_FIRST.index, default=True)]
+    paths = (*_paths(line), every(line.path))
+    return _worst(mark for name, mark in same.items() if any(f"{name}.".startswith(f"{path}.") for path in paths))
+
+
+def _worst(marks: Iterable[str]) -> str:
+    return min(marks, key="!?=".index, default="=")
 
 
 def _reference(subject: Subject) -> nn.Module:
@@ -164,25 +160,19 @@ def _reference(subject: Subject) -> nn.Module:
         return references.of_config(hf, torch.float32)
 
 
-def _same(subject: Subject) -> dict[str, bool | None]:
-    """For each parameter of ours, and each joined module without any, whether transformers' own is the same."""
-    arch = subject.architecture
-    if subject.at_hand and subject.plan and subject.plan.checkpoint.origin.folder:
-        folder = subject.plan.checkpoint.origin.folder
+def _same(subject: Subject) -> dict[str, str]:
+    """The mark of each parameter of ours and each joined module without any; of a tiny model that of each row."""
+    arch, table = subject.architecture, subject.architecture.table
+    if subject.at_hand and subject.plan and (folder := subject.plan.checkpoint.origin.folder):
         reference = references.of_folder(folder, subject.dtype, "eager")
-        return _compared(port.load(folder, dtype=subject.dtype), reference, arch.table)
-    own = {name: getattr(subject.config, name) for name in arch.table.config}
-    sizes = own | references.variants(arch)[arch.name]
+        return _compared(port.load(folder, dtype=subject.dtype), reference, table)
+    sizes = {name: getattr(subject.config, name) for name in table.config} | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
-    hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
-    same = _compared(port.from_state_dict(hf, reference.state_dict()), reference, arch.table)
-    # Of a tiny model there are other layers; what holds for its layers holds for the table's row.
-    names = [name for name, _ in subject.model.named_parameters(remove_duplicate=False)]
-    names += [name for name, _ in _joined_modules(subject.model, arch.table)]
-    of_rows: dict[str, set[bool | None]] = {}
-    for name, result in same.items():
-        of_rows.setdefault(every(name), set()).add(result)
-    return {name: min(of_rows.get(every(name), {True}), key=WORST_FIRST.index) for name in names}
+    hf = write_config(table, arch.config_class(**sizes), arch.name, None)
+    of_rows: dict[str, str] = {}
+    for name, mark in _compared(port.from_state_dict(hf, reference.state_dict()), reference, table).items():
+        of_rows[every(name)] = _worst((mark, of_rows.get(every(name), "=")))
+    return of_rows
 
 
 def _joined_modules(model: nn.Module, table: Table) -> Iterator[tuple[str, str]]:
@@ -192,19 +182,19 @@ def _joined_modules(model: nn.Module, table: Table) -> Iterator[tuple[str, str]]
             yield name, path
 
 
-def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, bool | None]:
+def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, str]:
     theirs = {canonical(table, key): tensor for key, tensor in reference.state_dict().items()}
     same: dict[str, bool | None] = {}
     for name, parameter in ours.named_parameters(remove_duplicate=False):
-        row = table.row(name)
-        layout = Layout(row.pattern, len(row.keys), ours.config.axes)
-        pieces = zip(layout.parts(parameter.detach()), row.keys, strict=True)
+        keys, pattern = table.row(name)
+        layout = Layout(pattern, len(keys), ours.config.axes)
+        pieces = zip(layout.parts(parameter.detach()), keys, strict=True)
         same[name] = all(key in theirs and same_bytes(piece, layout.split(theirs[key])) for piece, key in pieces)
     modules = dict(reference.named_modules())
     for name, path in _joined_modules(ours, table):
         if path in modules:
             same[name] = does_the_same(ours.get_submodule(name), modules[path])
-    return same
+    return {name: {True: "=", None: "?", False: "!"}[result] for name, result in same.items()}
 
 
 # --- whether modules without parameters do the same, by the class of ours ---
@@ -228,7 +218,6 @@ def _(ours: nn.Dropout, theirs: Any) -> bool | None:
 
 @does_the_same.register
 def _(ours: Rotary, theirs: Any) -> bool | None:
-    """Whether the angles agree, of each pair or in a table of sines and cosines."""
     if isinstance(frequencies := getattr(theirs, "inv_freq", None), Tensor):
         return torch.allclose(ours.frequencies(frequencies.device), frequencies)
     if isinstance(table := getattr(theirs, "embed_positions", None), Tensor):
