@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from ..errors import ExportError
 from .app import Device, Json, Offline, OptionalArch, Revision, app, print_json, print_table, say
 
 
@@ -27,6 +26,7 @@ def verify(
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
     from .. import parity, registry
+    from ..files.write import whole_file
     from ..parity import references
     from ..view.notebook import report_page
 
@@ -58,10 +58,7 @@ def verify(
     if report is not None:
         in_markdown = report.suffix == ".md"
         text = "\n".join(one.to_markdown() for one in reports) if in_markdown else report_page(reports)
-        try:
-            report.write_text(text, "utf-8")
-        except OSError as error:
-            raise ExportError(f"{report}: cannot be written: {error.strerror}") from None
+        whole_file(report, text.encode())
     sys.exit(not all(one.ok for one in reports))
 
 

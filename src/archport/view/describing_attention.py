@@ -25,15 +25,14 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
     1, and mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what
     lets one pass train all positions at once, and a cache of keys and values ({cached:,} numbers a token in this layer)
     replace reading the text again.{dropped}"""
+    in_heads = f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")
     facts = [
-        Fact(
-            "attention", "heads", f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")
-        ),
+        Fact("attention", "heads", in_heads),
         *biases("attention", part),
         Fact("attention", "scores", scaled),
         *in_checkpoint("attention", subject, f"{path}.qkv.weight", fused=True),
         Fact("dropout", "attention", f"{share:g}"),
-        Fact("dropout", "residual", rate(part.dropout)),
+        rate("residual", part.dropout),
     ]
     children = {"dropout": dropout("what attention adds to the stream", part.dropout)}
     if isinstance(part.qkv, nn.Linear) and isinstance(part.out, nn.Linear):
@@ -52,7 +51,7 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
 
 
 @describe.register
-def _(part: Rotary, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: Rotary, subject: Subject, path: str) -> Description:
     return _rotary(part, subject, "", 0)
 
 
@@ -60,19 +59,19 @@ def _rotary(part: Rotary, subject: Subject, of: str, rest: int) -> Description:
     halves = part.pairing == "halves"
     pairs = "element i with element i + width / 2" if halves else "neighbours: element 2i with 2i + 1"
     slower = f", {part.factor:g} times slower than trained at first, to reach further" if part.factor != 1 else ""
+    stretched = f", stretched {part.factor:g} times" if part.factor != 1 else ""
     passed = f"; the other {rest} pass unturned" if rest else ""
     text = f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
     how far apart two tokens are, not on where they stand. {part.width}{of} elements of each head are turned{passed}.
     Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here is learned or stored."""
-    facts = {
-        "kind": "rotary",
-        "context": f"{subject.config.context:,} tokens, as trained",
-        "rotary width": f"{part.width}{of.replace(' the', '')} of each head",
-        "rotary pairs": "i and i + width / 2" if halves else "2i and 2i + 1",
-        "rotary base": f"{part.base:g}" + (f", stretched {part.factor:g} times" if part.factor != 1 else ""),
-    }
-    of_positions = [Fact("positions", what, value) for what, value in facts.items()]
-    return Description(text, "RoFormer, arXiv 2104.09864", facts=of_positions)
+    facts = (
+        Fact("positions", "kind", "rotary"),
+        Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
+        Fact("positions", "rotary width", f"{part.width}{of.replace(' the', '')} of each head"),
+        Fact("positions", "rotary pairs", "i and i + width / 2" if halves else "2i and 2i + 1"),
+        Fact("positions", "rotary base", f"{part.base:g}{stretched}"),
+    )
+    return Description(text, "RoFormer, arXiv 2104.09864", facts=facts)
 
 
 def _scaling(scales: Sequence[float], head_width: int) -> str:

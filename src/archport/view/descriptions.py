@@ -22,11 +22,8 @@ def described(subject: Subject) -> dict[str, Description]:
     return descriptions
 
 
-# --- the decoder, its embedding and its head ---
-
-
 @describe.register
-def _(part: Decoder, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: Decoder, subject: Subject, path: str) -> Description:
     children = {"norm": _before("the output head", part.norm, subject, "norm")}
     if isinstance(part.head, nn.Linear):
         children["head"] = _head(part.head, part.tied)
@@ -34,18 +31,19 @@ def _(part: Decoder, subject: Subject, path: str) -> Description:  # noqa: ARG00
 
 
 def _head(head: nn.Linear, tied: bool) -> Description:
-    own = "Its weight is its own, though of the embedding's shape."
-    how = "It has no weight of its own: it is the token embedding, used twice." if tied else own
+    weight = "the token embedding, used twice" if tied else "its own"
+    own = f"Its weight is {weight}, though of the embedding's shape."
+    how = f"It has no weight of its own: it is {weight}." if tied else own
     bias = "" if head.bias is None else " It has a bias, which few GPTs do."
     text = f"""Turns each position's vector into {head.out_features:,} scores, one a token: logits of the token that
     comes next. {how}{bias}"""
-    weight = Fact("head", "weight", "the token embedding, used twice" if tied else "its own")
-    return Description(text, kind="head", facts=(weight, Fact("head", "bias", "yes" if bias else "no")))
+    facts = (Fact("head", "weight", weight), Fact("head", "bias", "yes" if bias else "no"))
+    return Description(text, kind="head", facts=facts)
 
 
 @describe.register(PositionedEmbed)
 @describe.register
-def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: Embed, subject: Subject, path: str) -> Description:
     width, tied = f"{part.tokens.embedding_dim:,}", subject.model.tied
     where = ""
     if isinstance(part, PositionedEmbed):
@@ -54,8 +52,8 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
         where = "; where a token stands is said later, inside attention, by rotary angles"
     text = f"""Turns each token id into a vector of {width} numbers{where}. The result is the residual stream: every
     block reads it and adds to it, none replaces it."""
-    used = "is this same table, used a second time: its rows are what the last vector is compared with."
-    used = used if tied else "has a table of its own."
+    twice = "is this same table, used a second time: its rows are what the last vector is compared with."
+    used = twice if tied else "has a table of its own."
     tokens = f"""One learned vector of {width} numbers for each of {part.tokens.num_embeddings:,} tokens; a lookup, no
     arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round number: no token
     selects those rows, but they get scores all the same. The output head {used}"""
@@ -64,7 +62,7 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
         "tokens": Description(tokens, shared, sides=("token", "element")),
         "dropout": dropout("the embedding", part.dropout),
     }
-    facts = [Fact("dropout", "embedding", rate(part.dropout))]
+    facts = [rate("embedding", part.dropout)]
     if isinstance(part, PositionedEmbed):
         count = f"{part.positions.num_embeddings:,}"
         learned = f"""One learned vector for each of {count} positions, added to the token's. There is none for position
@@ -75,31 +73,19 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
     return Description(text, kind="embedding", facts=facts, children=children)
 
 
-# --- blocks and norms ---
-
-BRANCHES = {"norm_attn": "attention", "norm_mlp": "the MLP"}
+NORMS = {"norm_attn": "attention", "norm_mlp": "the MLP"}
+TOGETHER = "attention and the MLP read the same stream{}, and both are added to it."
 WIRINGS: dict[type[nn.Module], tuple[dict[str, str], str]] = {
-    layers.SequentialBlock: (
-        BRANCHES,
-        "attention is added to the stream first, then the MLP reads what attention left.",
-    ),
-    layers.ParallelBlock: (
-        BRANCHES,
-        "attention and the MLP read the same stream, each through its own norm, and both are added to it.",
-    ),
-    layers.SharedNormBlock: (
-        {"norm": "attention and the MLP, once for both"},
-        "attention and the MLP read the same stream through one norm, and both are added to it.",
-    ),
+    layers.SequentialBlock: (NORMS, "attention is added to the stream first, then the MLP reads what attention left."),
+    layers.ParallelBlock: (NORMS, TOGETHER.format(", each through its own norm")),
+    layers.SharedNormBlock: ({"norm": "attention and the MLP, once for both"}, TOGETHER.format(" through one norm")),
 }
 
 
 def _block(part: Any, subject: Subject, path: str) -> Description:
     norms, wiring = next(WIRINGS[one] for one in type(part).__mro__ if one in WIRINGS)
     own = dict(part.named_children())
-    children = {
-        name: _before(branch, own[name], subject, f"{path}.{name}") for name, branch in norms.items() if name in own
-    }
+    children = {name: _before(norms[name], own[name], subject, f"{path}.{name}") for name in norms if name in own}
     text = f"One of {len(subject.model.blocks)} layers, {getattr(part, 'wiring', type(part).__name__)}: {wiring}"
     return Description(text, "adding to a stream: Deep Residual Learning, arXiv 1512.03385", children=children)
 
@@ -114,9 +100,6 @@ def _before(what: str, norm: nn.Module, subject: Subject, path: str) -> Descript
     text = description.text[:1].lower() + description.text[1:]
     stream = " The stream itself stays as it is." if description.known else ""
     return replace(description, text=f"Before {what}: {text}{stream}")
-
-
-# --- the MLP ---
 
 
 @describe.register
@@ -135,7 +118,7 @@ def _(part: MLP, subject: Subject, path: str) -> Description:
         Fact("mlp", "activation", name + (", by tanh" if getattr(activation, "approximate", "") == "tanh" else "")),
         *biases("mlp", part),
         *in_checkpoint("mlp", subject, f"{path}.up.weight"),
-        Fact("dropout", "residual", rate(part.dropout)),
+        rate("residual", part.dropout),
     ]
     children = {
         "up": Description(f"Up-projects: {width:,} numbers in, {mlp_width:,} out."),

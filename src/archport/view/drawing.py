@@ -142,9 +142,6 @@ def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
     axes.set_yscale("log" if all(curve.any() for curve in curves) else "linear")
 
 
-# --- images ---
-
-
 def _image(axes: "Axes", weight: Tensor, sides: tuple[str, str], corner: Sequence[int] = (0, 0)) -> None:
     """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped.
 
@@ -178,9 +175,6 @@ def _interpolation(axes: "Axes", cells: Tensor) -> str:
 def not_finite(weight: Tensor) -> int:
     """How many numbers are NaN or infinite."""
     return int((~weight.isfinite()).sum())
-
-
-# --- words ---
 
 
 def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":

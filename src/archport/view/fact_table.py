@@ -69,9 +69,6 @@ def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) ->
     return [{"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) for row in rows]
 
 
-# --- facts of the whole ---
-
-
 def _positions(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
     if not any(fact.part == "positions" for one in descriptions.values() for fact in one.facts):
         yield Fact("positions", "kind", "none" if all(one.known for one in descriptions.values()) else NOT_KNOWN)

@@ -129,9 +129,6 @@ def _fault(field: str, what: str) -> ConfigError:
     return ConfigError({field: what}, "plot")
 
 
-# --- the numbers that are drawn ---
-
-
 def _learned_positions(subject: Subject) -> str | None:
     """The name of the learned positions of a model, if it has any."""
     paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))

@@ -88,9 +88,6 @@ def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str,
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
-# --- which belong together ---
-
-
 def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
     """Our paths with those of the reference that do the same; `lines` gives the line each is folded into."""
     table = subject.architecture.table
@@ -137,9 +134,6 @@ def _end_of(parent: str, places: list[str]) -> int:
             return inside[-1] + 1
         parent = parent.rpartition(".")[0]
     return len(places)
-
-
-# --- whether they hold the same ---
 
 
 def _mark(line: Line, same: Mapping[str, str]) -> str:
@@ -195,9 +189,6 @@ def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, st
         if path in modules:
             same[name] = does_the_same(ours.get_submodule(name), modules[path])
     return {name: {True: "=", None: "?", False: "!"}[result] for name, result in same.items()}
-
-
-# --- whether modules without parameters do the same, by the class of ours ---
 
 
 @singledispatch

@@ -15,11 +15,10 @@ PIECE = 1 << 18  # numbers that are compared at a time, so that they stay near t
 
 
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
-    """How far each parameter of two checkpoints is apart, a piece of one pair in memory at a time.
+    """How far each parameter of two checkpoints is apart, where both are of one architecture and at hand.
 
-    There are no rows unless both are of one architecture and their weights at hand.
     `largest` is the largest difference, `relative` is what RELATIVE says; None where it is not finite, the shapes
-    differ or only one has the tensor.
+    differ or only one has the tensor. A piece of one pair is in memory at a time.
     """
     if one.plan is None or other.plan is None or one.architecture != other.architecture:
         return
@@ -34,17 +33,15 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
             yield row | {"same": False, "largest": None, "relative": None}
             continue
         # A row rearranges both in the same way, so numbers are compared where they lie in the files.
-        pairs = [
-            (one.plan.checkpoint.read(key), other.plan.checkpoint.read(same))
-            for key, same in zip(a.keys, b.keys, strict=True)
-        ]
+        files, others = one.plan.checkpoint, other.plan.checkpoint
+        pairs = [(files.read(key), others.read(same)) for key, same in zip(a.keys, b.keys, strict=True)]
         if all(same_bytes(first, second) for first, second in pairs):
             yield row | {"same": True, "largest": 0.0, "relative": 0.0}
         else:
             yield row | _apart(pairs)
         for first, second in pairs:
-            one.plan.checkpoint.release(first)
-            other.plan.checkpoint.release(second)
+            files.release(first)
+            others.release(second)
 
 
 def _apart(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
@@ -68,11 +65,10 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `tensors` as people read it."""
     first, second = (tuple(shape) if shape else None for shape in row["shapes"])
     lacking = "not finite" if first == second else "other shapes" if first and second else "in one alone"
+    relative = lacking if row["largest"] is None else "the first is 0"
     return {
         "tensor": row["tensor"],
         "shape": str(first) if first == second else f"{first or '-'} / {second or '-'}",
         "largest difference": lacking if row["largest"] is None else f"{row['largest']:.3g}",
-        "relative": (lacking if row["largest"] is None else "the first is 0")
-        if row["relative"] is None
-        else f"{row['relative']:.2%}",
+        "relative": relative if row["relative"] is None else f"{row['relative']:.2%}",
     }
