@@ -18,10 +18,10 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
 Source = Annotated[str, Argument(help="a folder or a Hub id", metavar="SOURCE")]
-OptionalSource = Annotated[
+MaybeSource = Annotated[
     str | None, Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
 ]
-OptionalArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")]
+MaybeArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")]
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")]
 Dtype = Annotated[str, Option(help="auto, float32, float16, bfloat16 or float64")]
 Device = Annotated[str, Option(help="cpu, cuda, ...")]

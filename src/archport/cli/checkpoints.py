@@ -9,13 +9,17 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from ..errors import plain
-from .app import Device, Dtype, Json, Offline, OptionalSource, Revision, Source, app, err, print_json, print_table, say
+from .. import loading, port, registry
+from ..errors import NotFiniteWarning, plain
+from ..files import checkpoint, strict_json
+from ..view import summary
+from ..view.trees import parameter_count
+from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
 
 
 @app.command()
 def load(
-    source: OptionalSource = None,
+    source: MaybeSource = None,
     revision: Revision = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -28,17 +32,12 @@ def load(
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from .. import loading, port, registry
-    from ..errors import NotFiniteWarning
-    from ..files.checkpoint import check_hashes
-    from ..view import summary
-
     if dry_run and (copy or check_finite or check_hash):
         raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
     start = time.perf_counter()
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
     if check_hash:
-        check_hashes(plan.checkpoint)
+        checkpoint.check_hashes(plan.checkpoint)
     warned: list[warnings.WarningMessage] = []
     if dry_run:
         model = registry.skeleton(plan.architecture, plan.config)
@@ -60,9 +59,6 @@ def load(
 
 
 def _print_load(facts: dict[str, Any]) -> None:
-    from .. import port
-    from ..view import summary
-
     if "key_table" in facts:
         print_table(facts["key_table"])
     where = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
@@ -100,11 +96,6 @@ def build(
 
     Sizes are those of its first published model, or of its tests, but for the ones set.
     """
-    from .. import port, registry
-    from ..files import checkpoint, strict_json
-    from ..view.summary import in_words
-    from ..view.trees import parameter_count
-
     if config is not None and settings:
         raise BadParameter("give --config or --set, not both")
     arch = registry.architecture(architecture)
@@ -115,7 +106,7 @@ def build(
         cfg = {**sizes, **dict(_setting(text) for text in settings or ())}
     model = port.build(arch.name, cfg, device="meta")
     say(str(model))
-    say(f"{arch.name}: {in_words(model)}")
+    say(f"{arch.name}: {summary.in_words(model)}")
     say(f"{parameter_count(model):,} parameters; sizes of {like}")
     if settings:
         say(f"but for {', '.join(settings)}")
@@ -141,8 +132,6 @@ def export(
     offline: Offline = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
-    from .. import port
-
     model = port.load(source, revision=revision, dtype=dtype, offline=offline)
     written = port.export(model, folder, max_shard_size=max_shard_size)
     for path in sorted(written.iterdir()):
@@ -152,10 +141,6 @@ def export(
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
-    from .. import registry
-    from ..view.summary import in_words
-    from ..view.trees import parameter_count
-
     rows = []
     for name in registry.architectures():
         arch = registry.architecture(name)
@@ -164,7 +149,7 @@ def models(as_json: Json = False) -> None:
             if sizes:
                 model = registry.skeleton(arch, arch.config_class(**sizes))
                 row["parameters"] = parameter_count(model)
-                row["sizes"] = in_words(model) + ("" if arch.published else ", the sizes of its tests")
+                row["sizes"] = summary.in_words(model) + ("" if arch.published else ", the sizes of its tests")
             rows.append(row)
     if as_json:
         print_json(rows)

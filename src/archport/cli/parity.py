@@ -5,14 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from typer import Argument, BadParameter, Option
 
-from .app import Device, Json, Offline, OptionalArch, Revision, app, print_json, print_table, say
+from .. import parity, registry
+from ..files.write import whole_file
+from ..parity import kill, references
+from ..view.notebook import report_page
+from .app import Device, Json, MaybeArch, Offline, Revision, app, print_json, print_table, say
 
 
 @app.command()
 def verify(
-    source: OptionalArch = None,
+    source: MaybeArch = None,
     dtype: Annotated[str, Option(help="float32, float16 or bfloat16")] = "float32",
     against: Annotated[str, Option(help="the reference's attention: eager or sdpa")] = "eager",
     device: Device = "cpu",
@@ -25,11 +30,6 @@ def verify(
     report: Annotated[Path | None, Option(help="write the report to a .md or .html file too")] = None,
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
-    from .. import parity, registry
-    from ..files.write import whole_file
-    from ..parity import references
-    from ..view.notebook import report_page
-
     of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
     if report is not None and report.suffix not in (".md", ".html"):
         raise BadParameter(f"--report {report}: expected a name ending in .md or .html")
@@ -70,9 +70,6 @@ def faults(
     as_json: Json = False,
 ) -> None:
     """Plant every known port bug, one at a time: is it noticed, located, named?"""
-    from .. import registry
-    from ..parity import kill
-
     _one_thread()
     names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
     tables = [kill.kill_table(name) for name in names or (*registry.architectures(), kill.BUNDLED)]
@@ -87,6 +84,4 @@ def faults(
 
 def _one_thread() -> None:
     """Threads only get in each other's way on models as small as these."""
-    import torch
-
     torch.set_num_threads(1)

@@ -3,15 +3,19 @@
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from .. import loading, port
 from ..errors import SourceError
-from .app import Device, Dtype, Json, Offline, OptionalSource, Revision, app, print_json
-
-if TYPE_CHECKING:
-    from ..layers import Decoder
+from ..fast.linears import swap, why_not
+from ..generation import text
+from ..generation.decoding import generate as rows_of
+from ..generation.decoding import stream
+from ..generation.scoring import score as score_of
+from ..layers import Decoder
+from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, app, print_json
 
 
 class Bits(str, Enum):
@@ -28,7 +32,7 @@ WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time 
 
 @app.command()
 def generate(
-    source: OptionalSource = None,
+    source: MaybeSource = None,
     prompt: Annotated[str | None, Option(help="the text to continue")] = None,
     prompt_file: Annotated[Path | None, Option(help="a file with it, in UTF-8")] = None,
     samples: Annotated[int, Option(help="how many times")] = 1,
@@ -54,10 +58,6 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
-    from ..generation import text
-    from ..generation.decoding import generate as rows_of
-    from ..generation.decoding import stream
-
     if (prompt is None) == (prompt_file is None):
         raise BadParameter("give --prompt or --prompt-file")
     if not all(stop or ()):
@@ -108,10 +108,6 @@ def score(
 
     With --quantize both before and after the weights are rounded, so that one sees what it costs.
     """
-    from ..fast import linears
-    from ..generation import text
-    from ..generation.scoring import score as score_of
-
     if len(words) > 2:
         raise BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
@@ -125,7 +121,7 @@ def score(
     unrounded = {}
     if quantize is not None:
         unrounded["unrounded_perplexity"] = result.perplexity
-        result = score_of(linears.swap(model, quantize.value), ids, stride=stride)
+        result = score_of(swap(model, quantize.value), ids, stride=stride)
     size = len(given.encode())
     facts = {"tokens": len(ids), "bytes": size, "loss": result.loss, "perplexity": result.perplexity}
     facts |= {**unrounded, "bits_per_byte": result.bits_per_byte(size)}
@@ -142,11 +138,8 @@ def score(
 
 def _ready(
     source: str | None, revision: str | None, dtype: str, device: str, offline: bool, linears: str | None = None
-) -> "Decoder":
+) -> Decoder:
     """The model, its linear maps in few bits, or packed where that can be done here."""
-    from .. import loading, port
-    from ..fast.linears import why_not
-
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
     if linears == "packed" and why_not(linears, plan.dtype, loading.to_device(device)) is not None:
         linears = None

@@ -5,29 +5,19 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from .. import parity
 from ..errors import CheckpointError
-from .app import (
-    Force,
-    Json,
-    Offline,
-    OptionalArch,
-    OptionalSource,
-    Revision,
-    Source,
-    app,
-    out,
-    print_json,
-    print_table,
-    say,
-)
-
-if TYPE_CHECKING:
-    from ..parity import Report
-    from ..view.subjects import Subject
+from ..files.write import check_target, whole_file
+from ..loading import execute
+from ..parity import Report
+from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
+from ..view.page import to_html
+from ..view.subjects import Subject, subject
+from .app import Force, Json, MaybeArch, MaybeSource, Offline, Revision, Source, app, out, print_json, print_table, say
 
 Weights = Annotated[bool, Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
 
@@ -37,7 +27,7 @@ MOST = 20  # tensors that differ which are listed, unless all are asked for
 
 @app.command()
 def tree(
-    source: OptionalSource = None,
+    source: MaybeSource = None,
     depth: Annotated[int | None, Option(help="levels to show", min=1)] = None,
     reference: Annotated[
         bool, Option("--reference", help="transformers' tree beside ours, each join compared number by number")
@@ -48,9 +38,6 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    from ..view import reference_tree, trees
-    from ..view.subjects import subject
-
     model = subject(source, revision=revision, offline=offline, headers_only=not weights)
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
@@ -80,9 +67,6 @@ def diff(
 
     A Hub id may carry a revision, as NAME@step3000.
     """
-    from ..view import fact_table, tensor_differences
-    from ..view.subjects import subject
-
     if len(sources) < 2:
         raise BadParameter(f"found {len(sources)} model, expected two or more to compare")
     models = [subject(source, offline=offline, headers_only=not weights) for source in sources]
@@ -108,16 +92,13 @@ def diff(
 
 @app.command()
 def explain(
-    source: OptionalArch = None,
+    source: MaybeArch = None,
     pattern: Annotated[str | None, Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
     revision: Revision = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """What each part of a model does, its shape, and where each tensor lies in the checkpoint; from headers alone."""
-    from ..view import explaining
-    from ..view.subjects import subject
-
     model = subject(source, revision=revision, offline=offline)
     rows = explaining.explain(model, pattern)
     if as_json:
@@ -147,10 +128,6 @@ def plot(
     offline: Offline = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
-    from ..files.write import check_target
-    from ..view import plotting
-    from ..view.subjects import subject
-
     check_target(output, tuple(plotting.UNDATED), force=force)
     try:
         model = subject(source, revision=revision, offline=offline)
@@ -179,10 +156,6 @@ def page(
 
     With --verify the exit code is 1 when it is not the same model as transformers'.
     """
-    from ..files.write import check_target, whole_file
-    from ..view.page import to_html
-    from ..view.subjects import subject
-
     check_target(output, (".html", ".htm"), force=force)
     names = [source] if other is None else [source, other]
     models = [subject(name, offline=offline, headers_only=not (weights or verify)) for name in names]
@@ -194,17 +167,14 @@ def page(
     sys.exit(not all(report.ok for report in verdicts))
 
 
-def _verified(model: "Subject") -> "Sequence[Report]":
+def _verified(model: Subject) -> Sequence[Report]:
     """The verdict on a checkpoint, or those on every variant of an architecture."""
-    from .. import parity
-    from ..loading import execute
-
     if model.plan is None:
         return parity.verify_architecture(model.architecture.name)
     return [parity.verify(execute(model.plan), dtype="float32")]
 
 
-def _print_likes(models: "Sequence[Subject]") -> None:
+def _print_likes(models: Sequence[Subject]) -> None:
     """Whose sizes those are that only an architecture was named for."""
     likes = dict.fromkeys(f"{model.name} at the sizes of {model.like}" for model in models if model.like)
     if likes:
@@ -223,8 +193,6 @@ def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
     say(f"{len(differ)} of {len(rows)} tensors differ")
     listed = rows if everything else differ[:MOST]
     if listed:
-        from ..view.tensor_differences import as_text
-
-        print_table([as_text(row) for row in listed])
+        print_table([tensor_differences.as_text(row) for row in listed])
     if len(listed) < len(differ):
         say(f"and {len(differ) - len(listed)} more: --all")
