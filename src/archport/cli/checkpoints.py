@@ -133,8 +133,7 @@ def export(
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
     model = port.load(source, revision=revision, dtype=dtype, offline=offline)
-    written = port.export(model, folder, max_shard_size=max_shard_size)
-    for path in sorted(written.iterdir()):
+    for path in sorted(port.export(model, folder, max_shard_size=max_shard_size).iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 

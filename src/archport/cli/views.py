@@ -4,6 +4,8 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,6 @@ from .. import parity
 from ..errors import CheckpointError
 from ..files.write import check_target, whole_file
 from ..loading import execute
-from ..parity import Report
 from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
 from ..view.page import to_html
 from ..view.subjects import Subject, subject
@@ -77,7 +78,10 @@ def diff(
         return
     listed = [row for row in rows if everything or not row["same"]]
     if listed:
-        print_table(fact_table.side_by_side(models, _once(listed)))
+        cells = fact_table.side_by_side(models, listed)
+        for above, row in reversed([*pairwise(cells)]):  # a part is named where it begins
+            row["part"] = "" if row["part"] == above["part"] else row["part"]
+        print_table(cells)
     _print_likes(models)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
     if not listed:
@@ -129,15 +133,15 @@ def plot(
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
     check_target(output, tuple(plotting.UNDATED), force=force)
+    looked_at = partial(subject, source, revision=revision, offline=offline)
     try:
-        model = subject(source, revision=revision, offline=offline)
+        model = looked_at()
     except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
-        model = subject(source, revision=revision, offline=offline, headers_only=False)
+        model = looked_at(headers_only=False)
     plotting.check(model, kind, name=name, layer=layer, prompt=prompt)
     if not model.at_hand and kind in plotting.OF_ALL:
-        model = subject(source, revision=revision, offline=offline, headers_only=False)
-    figure = plotting.plot(model, kind, name=name, layer=layer, prompt=prompt)
-    plotting.save(figure, output, force=force)
+        model = looked_at(headers_only=False)
+    plotting.save(plotting.plot(model, kind, name=name, layer=layer, prompt=prompt), output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
 
 
@@ -167,25 +171,16 @@ def page(
     sys.exit(not all(report.ok for report in verdicts))
 
 
-def _verified(model: Subject) -> Sequence[Report]:
-    """The verdict on a checkpoint, or those on every variant of an architecture."""
+def _verified(model: Subject) -> Sequence[parity.Report]:
     if model.plan is None:
         return parity.verify_architecture(model.architecture.name)
     return [parity.verify(execute(model.plan), dtype="float32")]
 
 
 def _print_likes(models: Sequence[Subject]) -> None:
-    """Whose sizes those are that only an architecture was named for."""
     likes = dict.fromkeys(f"{model.name} at the sizes of {model.like}" for model in models if model.like)
     if likes:
         say(", ".join(likes))
-
-
-def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the name of a part only where it begins."""
-    return [
-        row | {"part": "" if at and rows[at - 1]["part"] == row["part"] else row["part"]} for at, row in enumerate(rows)
-    ]
 
 
 def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:

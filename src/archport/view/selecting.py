@@ -40,10 +40,10 @@ def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
 
 def _step(plan: LoadPlan, name: str) -> TensorStep | None:
     """The step of one of ours; none where it is another's weight. Headers alone cannot tell if a file's head is."""
-    step = next((step for step in plan.steps if step.name == name), None)
-    if step and step.kind == "tied" and plan.checkpoint.files:
-        return next((step for step in settle_tie(plan).mapped if step.name == name), None)
-    return step
+    steps = {step.name: step for step in plan.steps}
+    if name in steps and steps[name].kind == "tied" and plan.checkpoint.files:
+        steps = {step.name: step for step in settle_tie(plan).mapped}
+    return steps.get(name)
 
 
 def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
