@@ -79,9 +79,10 @@ def _print_load(facts: dict[str, Any]) -> None:
     if "next_tokens" in facts:
         likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
         lines["likely"] = f"{facts['prompt']} -> {likely}"
-    lines["seconds"] = "planned only, no weights were read" if facts["seconds"] is None else str(facts["seconds"])
+    planned = facts["seconds"] is None
+    lines["seconds"] = "planned only, no weights were read" if planned else str(facts["seconds"])
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
-    lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
+    lines["next"] = f"archport load{source}{'' if planned else ' --explain'}"
     for label, text in lines.items():
         say(f"{label:<11} {plain(text)}")
 

@@ -118,11 +118,10 @@ def score(
     if len(ids) < 2:
         raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
     result = score_of(model, ids, stride=stride)
-    unrounded = {}
+    size, unrounded = len(given.encode()), {}
     if quantize is not None:
-        unrounded["unrounded_perplexity"] = result.perplexity
+        unrounded = {"unrounded_perplexity": result.perplexity}
         result = score_of(swap(model, quantize.value), ids, stride=stride)
-    size = len(given.encode())
     facts = {"tokens": len(ids), "bytes": size, "loss": result.loss, "perplexity": result.perplexity}
     facts |= {**unrounded, "bits_per_byte": result.bits_per_byte(size)}
     if as_json:
@@ -147,7 +146,6 @@ def _ready(
 
 
 def _read_text(name: str) -> str:
-    """A text in UTF-8 from a file, or from stdin. Raises: SourceError."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return raw.decode("utf-8-sig")  # without the mark that some editors write at the beginning

@@ -75,7 +75,6 @@ def _rotary(part: Rotary, subject: Subject, of: str, rest: int) -> Description:
 
 
 def _scaling(scales: Sequence[float], head_width: int) -> str:
-    """What is done to the scores of each layer before the softmax."""
     for usual, phrase, joint in ((head_width**-0.5, "divided", " and"), (1.0, "not divided", ", but")):
         if all(math.isclose(scale, usual) for scale in scales):
             return f"{phrase} by sqrt(head width)"

@@ -143,10 +143,7 @@ def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
 
 
 def _image(axes: "Axes", weight: Tensor, sides: tuple[str, str], corner: Sequence[int] = (0, 0)) -> None:
-    """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped.
-
-    `sides` are what lies down and across, `corner` the row and the column at which a block begins.
-    """
+    """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped."""
     from matplotlib import colormaps
 
     bound = _largest(weight[weight.isfinite()].abs(), 0.9999)

@@ -72,7 +72,7 @@ def _names(row: dict[str, Any], table: Table) -> dict[str, None]:
 
 
 def _rows(subject: Subject) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A row for each line of the tree, not counted yet, and how many modules it stands for."""
+    """A row for each line of the tree, not counted yet, and its count."""
     table, descriptions = subject.architecture.table, described(subject)
     in_file = {step.name: step.keys for step in subject.plan.mapped} if subject.plan else {}
     for line in folded(subject.model):

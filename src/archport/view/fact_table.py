@@ -36,16 +36,13 @@ def facts(subject: Subject) -> list[Fact]:
 
 
 def _by_part(keys: Iterable[tuple[str, str]], first: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """What facts are of, all of one part together, parts in the order of `first` and then as they come."""
+    """Keys with those of a part together, parts in the order of `first` and then as they come."""
     order = list(dict.fromkeys((*first, *(part for part, _ in keys))))
     return sorted(dict.fromkeys(keys), key=lambda key: order.index(key[0]))
 
 
 def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    """A row a fact: its part, what it is, the value in each model, and whether it is the same in all.
-
-    Raises: SourceError for fewer than two.
-    """
+    """A row a fact: its part, what it is, the value in each model, whether it is the same in all. Raises: SourceError."""
     if len(subjects) < 2:
         raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
     columns = [{(part, what): value for part, what, value in facts(subject)} for subject in subjects]
@@ -98,7 +95,6 @@ def _vocabulary(subject: Subject) -> Iterator[Fact]:
 
 
 def _tokens_known(subject: Subject) -> int | None:
-    """How many tokens the tokenizer beside a checkpoint has; None where none lies there."""
     folder = subject.plan.checkpoint.origin.folder if subject.plan else None
     if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return None
@@ -126,7 +122,7 @@ def _sizes(subject: Subject, descriptions: Mapping[str, Description]) -> Iterato
 
 
 def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name: str) -> str:
-    """What a parameter is counted as: by the outermost part around it that is of a kind, or that nobody described."""
+    """By the outermost part around a parameter that is of a kind, or that nobody described."""
     for path in accumulate(name.split(".")[:-1], lambda outer, inner: f"{outer}.{inner}"):
         description = descriptions[path]
         if description.kind in KINDS:

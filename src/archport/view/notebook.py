@@ -19,7 +19,7 @@ _html = partial(render, "notebook.html")
 def report_page(reports: Sequence[Report]) -> str:
     """One page in HTML of any number of reports."""
     title = ", ".join(report.name for report in reports[:3])
-    return whole_page("reports.html", title=title, reports=[report_values(report) for report in reports])
+    return whole_page("reports.html", title=title, reports=map(report_values, reports))
 
 
 def report_values(report: Report) -> dict[str, Any]:
@@ -30,7 +30,6 @@ def report_values(report: Report) -> dict[str, Any]:
 
 
 def _of_decoder(model: Decoder) -> str:
-    """The tree of its modules."""
     packed = not isinstance(getattr(model.head, "weight", None), nn.Parameter)  # as the linear maps of fast/
     missing = ", not counting its linear maps, which are packed" if packed else ""
     name = getattr(model, "architecture", type(model).__name__)
@@ -40,7 +39,6 @@ def _of_decoder(model: Decoder) -> str:
 
 
 def _of_plan(plan: LoadPlan) -> str:
-    """Its key table."""
     what = f"{plan.checkpoint.origin.name}: {plan.architecture.name}, {plan.parameters:,} parameters"
     memory = f"{plan.bytes_in_place:,} bytes used in place, {plan.bytes_copied:,} copied"
     return _html(rows=plan.key_table, caption=f"{what} in {dtype_name(plan.dtype)}; {memory}")

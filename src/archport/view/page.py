@@ -22,10 +22,7 @@ Values = dict[str, Any]
 
 
 def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plots: bool = True) -> str:
-    """The page of one model, or of two with what differs; `plots` are drawn of those whose weights are at hand.
-
-    Raises: whatever `diff` and `explain` raise.
-    """
+    """The page of one model, or of two with what differs; `plots` are drawn of those whose weights are at hand."""
     subjects = [replace(subject, name=name) for subject, name in zip(subjects, titles(subjects), strict=True)]
     pairs = [_joined(subject) for subject in subjects]
     tiny = "".join(f"; {subject.name}: {TINY}" for subject in subjects if not subject.at_hand)
@@ -108,7 +105,6 @@ def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> dict[str, li
 
 
 def _keys(subjects: Sequence[Subject]) -> Values:
-    """The key tables side by side, and the part that each of their rows belongs to."""
     rows: dict[str, dict[str, str]] = {}
     empty: dict[str, str] = {"ours": ""}
     for subject in subjects:

@@ -36,8 +36,7 @@ def plot(
 ) -> "Figure":
     """A figure of one of KINDS: `name` is the tensor, for weights; `layer` is for attention, `prompt` for norms too.
 
-    The layer is 0 and the prompt PROMPT where none is given. Only the tensors that are drawn are read.
-    Raises: whatever `check` raises; ConfigError for what cannot be drawn; SourceError where no weights were fetched.
+    Only the tensors that are drawn are read. Raises: ConfigError; SourceError, also where no weights were fetched.
     """
     check(subject, kind, name=name, layer=layer, prompt=prompt)
     plan, layer = _plan(subject), layer or 0
@@ -130,13 +129,12 @@ def _fault(field: str, what: str) -> ConfigError:
 
 
 def _learned_positions(subject: Subject) -> str | None:
-    """The name of the learned positions of a model, if it has any."""
     paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))
     return next((f"{path}.positions.weight" for path in paths), None)
 
 
 def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
-    """For each matrix of the blocks, by its name within one, the singular values in every layer that has it."""
+    """The singular values of each matrix of a block, by its name within one, in every layer that has it."""
     spectra: dict[str, list[drawing.Spectrum]] = {}
     for step in plan.mapped:
         if not str(step.name).startswith("blocks.") or len(step.shape) != 2:
@@ -171,7 +169,6 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
 
 
 def _probabilities_site(model: Decoder, layer: int) -> str:
-    """The name of the attention probabilities of a layer. Raises: ConfigError where `observe` has none there."""
     for site in sites(model):
         if site.name.startswith(f"blocks.{layer}.") and site.name.endswith(".probabilities"):
             return site.name

@@ -104,7 +104,6 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
 
 
 def _paths(line: Line) -> list[str]:
-    """The path of a line, in every layer that was folded into it."""
     first = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
     return [every(line.path).replace("{n}", str(int(first[0] if first else 0) + more)) for more in range(line.count)]
 
@@ -127,7 +126,7 @@ def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
 
 
 def _end_of(parent: str, places: list[str]) -> int:
-    """Behind the last row that lies in a module of the reference, or in one around it."""
+    """Behind the last row that lies in a module of theirs, or in one around it."""
     while parent:
         inside = [at for at, path in enumerate(places) if f"{path}.".startswith(f"{parent}.")]
         if inside:
@@ -137,7 +136,6 @@ def _end_of(parent: str, places: list[str]) -> int:
 
 
 def _mark(line: Line, same: Mapping[str, str]) -> str:
-    """Whether all of a module, and of those folded with it, is the same in both."""
     paths = (*_paths(line), every(line.path))
     return _worst(mark for name, mark in same.items() if any(f"{name}.".startswith(f"{path}.") for path in paths))
 
@@ -147,9 +145,8 @@ def _worst(marks: Iterable[str]) -> str:
 
 
 def _reference(subject: Subject) -> nn.Module:
-    """transformers' model of the same config, on `meta`."""
-    origin = subject.plan.checkpoint.origin.hf if subject.plan else None
-    hf = write_config(subject.architecture.table, subject.config, subject.architecture.name, origin)
+    arch, origin = subject.architecture, subject.plan.checkpoint.origin.hf if subject.plan else None
+    hf = write_config(arch.table, subject.config, arch.name, origin)
     with torch.device("meta"), without_drawing():
         return references.of_config(hf, torch.float32)
 

@@ -16,9 +16,9 @@ PROMPT = "def __init__("
 def in_words(model: Decoder) -> str:
     """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
     cfg, block = model.config, model.blocks[0]
-    learned = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
-    rotary = next((part for part in model.modules() if isinstance(part, Rotary)), None)
-    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else learned
+    positions = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
+    if rotary := next((part for part in model.modules() if isinstance(part, Rotary)), None):
+        positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}"
     wiring = getattr(block, "wiring", type(block).__name__)
     sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
     return f"{sizes}, {positions}, {wiring}, {'tied' if model.tied else 'untied'} head"

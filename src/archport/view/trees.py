@@ -14,10 +14,7 @@ from ..config import dtype_name
 
 @dataclass(frozen=True)
 class Line:
-    """One module, or several alike: `path` names the first, `count` says how many there are.
-
-    A `shared` one is a single module that several parts use.
-    """
+    """A module that `path` names, or `count` alike of which it names the first; several parts use a `shared` one."""
 
     path: str
     label: str
@@ -71,10 +68,7 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
 
 
 def folded(model: nn.Module) -> Iterator[Line]:
-    """Every module below a model, in order; runs of blocks with the same insides become one.
-
-    A parameter that several modules share is counted where it comes first.
-    """
+    """Every module below a model, runs of blocks with the same insides as one; shared parameters count once."""
     owners = {id(parameter): name for name, parameter in model.named_parameters()}
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return _below(model, "", 1, _Shared(owners, uses))
@@ -113,14 +107,12 @@ def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
 def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
     owners, uses = shared.owners, shared.uses[id(module)]
     own = [parameter for parameter in module.parameters() if owners[id(parameter)].startswith(f"{path}.")]
-    weight = getattr(module, "weight", None)
-    shape = ""
+    weight, shape, kind = getattr(module, "weight", None), "", type(module).__name__
     if isinstance(weight, Tensor):
         # transformers' Conv1D is a linear map that stores (in, out).
-        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         sizes = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
+        linear = isinstance(module, nn.Linear) or kind == "Conv1D"
         shape = (" -> " if linear else " x ").join(f"{size:,}" for size in sizes)
-    kind = type(module).__name__
     if isinstance(weight, nn.Parameter) and not owners[id(weight)].startswith(f"{path}."):
         kind += f", the weight of {owners[id(weight)].removesuffix('.weight')}"
     elif not own and (settings := module.extra_repr().replace(", inplace=False", "")):
@@ -129,5 +121,4 @@ def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
         kind += f", used {uses} times"
     dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in own)
     count = sum(parameter.numel() for parameter in own)
-    name = path.rpartition(".")[2]
-    return Line(path, name, depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)
+    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)
