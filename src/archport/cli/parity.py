@@ -11,7 +11,7 @@ from typer import Argument, BadParameter, Option
 from .. import parity, registry
 from ..files.write import whole_file
 from ..parity import kill, references
-from ..view.notebook import report_page
+from ..view.rendering import report_page
 from .app import Device, Json, MaybeArch, Offline, Revision, app, print_json, print_table, say
 
 
@@ -40,7 +40,7 @@ def verify(
     if of_architecture and (revision or offline):
         raise BadParameter(f"{source} is an architecture: --revision and --offline are for a SOURCE")
     if of_architecture:
-        _one_thread()
+        torch.set_num_threads(1)  # more only get in each other's way on models as small as these
         reports = parity.verify_architecture(str(source), dtype=dtype, against=against, device=device, quick=quick)
     elif by_block:
         reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
@@ -70,7 +70,7 @@ def faults(
     as_json: Json = False,
 ) -> None:
     """Plant every known port bug, one at a time: is it noticed, located, named?"""
-    _one_thread()
+    torch.set_num_threads(1)  # more only get in each other's way on models as small as these
     names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
     tables = [kill.kill_table(name) for name in names or (*registry.architectures(), kill.BUNDLED)]
     rows = [kill.row(one) for table in tables for one in table.kills]
@@ -80,8 +80,3 @@ def faults(
     else:
         print_table(rows)
         say(kill.kill_score(tables))
-
-
-def _one_thread() -> None:
-    """Threads only get in each other's way on models as small as these."""
-    torch.set_num_threads(1)

@@ -26,7 +26,6 @@ class Bits(str, Enum):
 
 
 Quantize = Annotated[Bits | None, Option(help="rounded weights, faster on a CPU")]
-
 WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
 
 

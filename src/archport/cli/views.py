@@ -21,7 +21,6 @@ from ..view.subjects import Subject, subject
 from .app import Force, Json, MaybeArch, MaybeSource, Offline, Revision, Source, app, out, print_json, print_table, say
 
 Weights = Annotated[bool, Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
-
 WIDTH = 100  # of explanations, at most
 MOST = 20  # tensors that differ which are listed, unless all are asked for
 

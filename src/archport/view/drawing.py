@@ -75,8 +75,7 @@ def spectrum(model: str, spectra: Mapping[str, Sequence[Spectrum]]) -> "Figure":
     """Singular values of every matrix, each with its shape, a curve a layer."""
     from matplotlib import colormaps
 
-    figure = new_figure()
-    rows = -(-len(spectra) // 2)
+    figure, rows = new_figure(), -(-len(spectra) // 2)
     figure.set_size_inches(9, max(6, 3 * rows))
     grid = figure.subplots(rows, 2, squeeze=False).flatten()
     layers = sorted({one.layer for several in spectra.values() for one in several})

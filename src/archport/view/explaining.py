@@ -16,10 +16,9 @@ from .trees import every, folded
 
 
 def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
-    """A row a module: what it does, and for each of its tensors the shape, the checkpoint's keys and their layout.
+    """A row a module, alike blocks once, as `blocks.{n}`: what it does, its tensors' shapes, keys and layout there.
 
-    `pattern` is a part of a module's path, of a tensor's name or of its key, or a glob of one; blocks that are alike
-    are explained once, as `blocks.{n}`. Raises: ConfigError for a pattern that nothing matches, with the nearest names.
+    `pattern` is a part of a path, of a tensor's name or of its key, or a glob of one. Raises: ConfigError.
     """
     merged: dict[str, dict[str, Any]] = {}  # of blocks that were not folded but say the same, as of two types, one
     for count, row in _rows(subject):
@@ -83,15 +82,6 @@ def _rows(subject: Subject) -> Iterator[tuple[int, dict[str, Any]]]:
             if subject.model.tied and name in table.tied:
                 how = f"the same tensor as {table.tied[name]}; a file may leave it out"
             tensors.append({"name": every(name), "shape": list(parameter.shape), "keys": keys, "stored": how})
-        description = descriptions[line.path]
-        yield (
-            1 if line.shared else line.count,
-            {
-                "path": every(line.path),
-                "count": 0,
-                "kind": line.kind.removeprefix(f"{line.count} x "),
-                "text": " ".join(description.text.split()),
-                "source": description.source,
-                "tensors": tensors,
-            },
-        )
+        said, kind = descriptions[line.path], line.kind.removeprefix(f"{line.count} x ")
+        row = {"path": every(line.path), "count": 0, "kind": kind, "text": " ".join(said.text.split())}
+        yield 1 if line.shared else line.count, row | {"source": said.source, "tensors": tensors}

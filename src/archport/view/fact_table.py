@@ -42,7 +42,7 @@ def _by_part(keys: Iterable[tuple[str, str]], first: Sequence[str] = ()) -> list
 
 
 def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    """A row a fact: its part, what it is, the value in each model, whether it is the same in all. Raises: SourceError."""
+    """A row a fact: its part, what it is, the value in each model, if it is the same in all. Raises: SourceError."""
     if len(subjects) < 2:
         raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
     columns = [{(part, what): value for part, what, value in facts(subject)} for subject in subjects]

@@ -11,9 +11,8 @@ from . import plotting
 from .descriptions import described
 from .explaining import explain, heading, sentence, stored
 from .fact_table import diff, facts, side_by_side, titles
-from .notebook import report_values
 from .reference_tree import MARKS, TINY, Joined, joined, legend
-from .rendering import source, whole_page
+from .rendering import report_values, source, whole_page
 from .subjects import Subject
 from .tensor_differences import RELATIVE, as_text, tensors
 from .trees import Line, every, folded, parameter_count
@@ -30,7 +29,7 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
         "model.html",
         script=source("page.js"),
         title=" and ".join(subject.name for subject in subjects),
-        lines=[_in_a_line(subject) for subject in subjects],
+        subjects=[(subject, parameter_count(subject.model)) for subject in subjects],
         verdicts=[report_values(report) for report in verdicts],
         trees=_trees(subjects, pairs),
         meanings=MARKS,
@@ -40,11 +39,6 @@ def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plo
         **_facts(subjects),
         **_keys(subjects),
     )
-
-
-def _in_a_line(subject: Subject) -> str:
-    like = f", at the sizes of {subject.like}" if subject.like else ""
-    return f"{subject.name}: {subject.architecture.name}, {parameter_count(subject.model):,} parameters{like}"
 
 
 def _joined(subject: Subject) -> Joined:

@@ -18,7 +18,7 @@ from ..observing import observe, sites
 from ..registry import skeleton
 from . import drawing
 from .descriptions import described
-from .selecting import tensor
+from .selecting import fault, tensor
 from .subjects import Subject
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def plot(
         good = values.isfinite().all(-1).tolist()
         where = f"after {(*good, False).index(False)} layers" if good[0] else "in the embedding"
     if not values.isfinite().all():
-        raise _fault(kind, f"found numbers {where} that are not finite, expected finite ones")
+        raise fault(kind, f"found numbers {where} that are not finite, expected finite ones")
     if kind == "attention":
         return drawing.attention(subject.name, layer, values, words)
     return drawing.norms(subject.name, values, subject.config.width)
@@ -80,7 +80,7 @@ def check(
 ) -> None:
     """Check the arguments of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
     if kind not in KINDS:
-        raise _fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
+        raise fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
     faults = {
         option: f"found {value!r}, but {kind} has none: it is for {' and '.join(OPTIONS[option])}"
         for option, value in {"name": name, "layer": layer, "prompt": prompt}.items()
@@ -92,11 +92,11 @@ def check(
     if kind == "positions" and _learned_positions(subject) is None:
         rotary = any(isinstance(part, Rotary) for part in subject.model.modules())
         what = "rotary positions, which are angles and not learned" if rotary else "no PositionedEmbed of archport"
-        raise _fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
+        raise fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
     if kind == "weights" and len((step := tensor(plan, name)[0]).shape) not in (1, 2):
-        raise _fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
+        raise fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
     if layer is not None and not 0 <= layer < subject.config.layers:
-        raise _fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
+        raise fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
     if kind == "attention":
         _probabilities_site(subject.model, layer or 0)
     drawing.new_figure()
@@ -124,10 +124,6 @@ def _plan(subject: Subject) -> LoadPlan:
     return subject.plan
 
 
-def _fault(field: str, what: str) -> ConfigError:
-    return ConfigError({field: what}, "plot")
-
-
 def _learned_positions(subject: Subject) -> str | None:
     paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))
     return next((f"{path}.positions.weight" for path in paths), None)
@@ -143,11 +139,11 @@ def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
         weight = own_weight(plan, step).float()
         if odd := drawing.not_finite(weight):
             numbers = f"{odd:,} of {weight.numel():,} numbers not finite"
-            raise _fault("spectrum", f"{step.name}: found {numbers}, expected none")
+            raise fault("spectrum", f"{step.name}: found {numbers}, expected none")
         spectrum = drawing.Spectrum(int(layer), step.shape, torch.linalg.svdvals(weight))
         spectra.setdefault(matrix.removesuffix(".weight"), []).append(spectrum)
     if not spectra:
-        raise _fault("spectrum", "found no matrices in the blocks, expected some")
+        raise fault("spectrum", "found no matrices in the blocks, expected some")
     return spectra
 
 
@@ -158,9 +154,9 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
     tokenizer = text.tokenizer(model)
     ids, most = text.encoded(tokenizer, prompt), subject.config.context
     if len(ids) < 2:
-        raise _fault("prompt", f"found {len(ids)} tokens, expected at least 2")
+        raise fault("prompt", f"found {len(ids)} tokens, expected at least 2")
     if len(ids) > most:
-        raise _fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
+        raise fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
     words = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
     for at, word in enumerate(words):
         if not word or "\N{REPLACEMENT CHARACTER}" in word:
@@ -174,7 +170,7 @@ def _probabilities_site(model: Decoder, layer: int) -> str:
             return site.name
     parts = ", ".join(type(part).__name__ for part in model.blocks[layer].children())
     message = f"layer {layer} has no attention probabilities to observe, as {Attention.__name__} has: found {parts}"
-    raise _fault("attention", message)
+    raise fault("attention", message)
 
 
 @torch.no_grad()

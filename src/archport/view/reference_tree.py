@@ -26,7 +26,6 @@ LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
     "! not the same; - no module of its own on the other side"
 )
-NOT_COMPARED = "; ? not compared, as it cannot be run alone"
 MARKS = {
     "=": "the same in both",
     "!": "NOT the same in both",
@@ -50,11 +49,10 @@ class Joined:
 
 
 def joined(subject: Subject) -> Joined:
-    """A model's tree and that of transformers' model of the same config, joined by the key table and compared.
-
-    A checkpoint's own weights are compared, or where they are not here those of a tiny loud model. Raises: SourceError.
-    """
-    reference = _reference(subject)
+    """A model's tree and that of transformers' model of the same config, joined and compared. Raises: SourceError."""
+    arch, origin = subject.architecture, subject.plan.checkpoint.origin.hf if subject.plan else None
+    with torch.device("meta"), without_drawing():
+        reference = references.of_config(write_config(arch.table, subject.config, arch.name, origin), torch.float32)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
     joins = _joins(subject, reference, {path: line.path for line in theirs for path in _paths(line)})
     same = _same(subject)
@@ -66,7 +64,7 @@ def joined(subject: Subject) -> Joined:
 
 def legend(marks: Iterable[str]) -> str:
     """What the marks mean."""
-    return LEGEND + (NOT_COMPARED if "?" in marks else "")
+    return LEGEND + ("; ? not compared, as it cannot be run alone" if "?" in marks else "")
 
 
 def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
@@ -142,13 +140,6 @@ def _mark(line: Line, same: Mapping[str, str]) -> str:
 
 def _worst(marks: Iterable[str]) -> str:
     return min(marks, key="!?=".index, default="=")
-
-
-def _reference(subject: Subject) -> nn.Module:
-    arch, origin = subject.architecture, subject.plan.checkpoint.origin.hf if subject.plan else None
-    hf = write_config(arch.table, subject.config, arch.name, origin)
-    with torch.device("meta"), without_drawing():
-        return references.of_config(hf, torch.float32)
 
 
 def _same(subject: Subject) -> dict[str, str]:

@@ -47,10 +47,7 @@ class Subject:
 def subject(
     source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, headers_only: bool = True
 ) -> Subject:
-    """A folder, a Hub id or an architecture by its name; without a source, or by `bundled`, what ships with archport.
-
-    A Hub id may carry its revision, as `EleutherAI/pythia-70m@step3000`. Raises: ConfigError, whatever `plan` raises.
-    """
+    """A folder, a Hub id, as NAME or NAME@step3000, or an architecture; without one, what ships with archport."""
     named = isinstance(source, str) and not Path(source).exists()
     if named and is_architecture(str(source)):
         arch = architecture(str(source))

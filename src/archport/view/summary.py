@@ -11,6 +11,7 @@ from ..layers import Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan
 
 PROMPT = "def __init__("
+SCALES = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def in_words(model: Decoder) -> str:
@@ -73,10 +74,8 @@ def memory(facts: dict[str, Any]) -> str:
 
 def size(count: int) -> str:
     """Bytes for people: 1 MB is a million."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
+    units = (f"{count / scale:.1f} {unit}" for unit, scale in SCALES.items() if count >= scale)
+    return next(units, f"{count} bytes")
 
 
 @torch.no_grad()

@@ -15,17 +15,14 @@ PIECE = 1 << 18  # numbers that are compared at a time, so that they stay near t
 
 
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
-    """How far each parameter of two checkpoints is apart, where both are of one architecture and at hand.
+    """How far each parameter of two checkpoints of one architecture that are at hand is apart, one pair at a time.
 
-    `largest` is the largest difference, `relative` is what RELATIVE says; None where it is not finite, the shapes
-    differ or only one has the tensor. A piece of one pair is in memory at a time.
+    `largest` and `relative` are None where they are not finite, the shapes differ or only one has the tensor.
     """
-    if one.plan is None or other.plan is None or one.architecture != other.architecture:
+    if not (one.at_hand and other.at_hand and one.plan and other.plan and one.architecture == other.architecture):
         return
-    if not (one.at_hand and other.at_hand):
-        return
-    theirs = {step.name: step for step in other.plan.mapped}
-    ours = {step.name: step for step in one.plan.mapped}
+    files, others = one.plan.checkpoint, other.plan.checkpoint
+    ours, theirs = ({step.name: step for step in plan.mapped} for plan in (one.plan, other.plan))
     for name in dict.fromkeys((*ours, *theirs)):
         a, b = ours.get(name), theirs.get(name)
         row: dict[str, Any] = {"tensor": name, "shapes": [list(step.shape) if step else None for step in (a, b)]}
@@ -33,7 +30,6 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
             yield row | {"same": False, "largest": None, "relative": None}
             continue
         # A row rearranges both in the same way, so numbers are compared where they lie in the files.
-        files, others = one.plan.checkpoint, other.plan.checkpoint
         pairs = [(files.read(key), others.read(same)) for key, same in zip(a.keys, b.keys, strict=True)]
         if all(same_bytes(first, second) for first, second in pairs):
             yield row | {"same": True, "largest": 0.0, "relative": 0.0}

@@ -57,14 +57,10 @@ def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row as people read it: the module by its depth, numbers with separators and units."""
-    return {
-        "module": "  " * (row["depth"] - 1) + row["module"],
-        "kind": row["kind"],
-        "shape": row["shape"],
-        "parameters": f"{row['parameters']:,}" if row["parameters"] else "",
-        "share": f"{row['share']:.1%}" if row["parameters"] else "",
-        "dtype": row["dtype"],
-    }
+    count = row["parameters"]
+    cells = {"module": "  " * (row["depth"] - 1) + row["module"], "kind": row["kind"], "shape": row["shape"]}
+    cells |= {"parameters": f"{count:,}" if count else "", "share": f"{row['share']:.1%}" if count else ""}
+    return cells | {"dtype": row["dtype"]}
 
 
 def folded(model: nn.Module) -> Iterator[Line]:
