@@ -76,8 +76,8 @@ def biases(kind: str, part: nn.Module) -> list[Fact]:
 
 def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: bool = False) -> list[Fact]:
     """The layout of a weight in the files, where a row of the key table says it."""
-    rows = subject.architecture.table.rows(name)[:1]
-    return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows]
+    rows = subject.architecture.table.rows(name)
+    return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
 
 
 @describe.register

@@ -49,12 +49,9 @@ def _apart(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
             numbers += a.to(wide).norm().item() ** 2
             apart += difference.norm().item() ** 2
             largest = max(largest, difference.abs_().max().item(), key=lambda number: (math.isnan(number), number))
-    relative = math.sqrt(apart / numbers) if numbers else math.inf
-    return {"same": largest == 0, "largest": _finite(largest), "relative": _finite(relative) if largest else 0.0}
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+    relative = (math.sqrt(apart / numbers) if numbers else math.inf) if largest else 0.0
+    values = {"largest": largest, "relative": relative}
+    return {"same": largest == 0} | {key: one if math.isfinite(one) else None for key, one in values.items()}
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
