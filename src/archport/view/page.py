@@ -22,7 +22,8 @@ Values = dict[str, Any]
 
 def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plots: bool = True) -> str:
     """The page of one model, or of two with what differs; `plots` are drawn of those whose weights are at hand."""
-    subjects = [replace(subject, name=name) for subject, name in zip(subjects, titles(subjects), strict=True)]
+    names = zip(subjects, titles(subjects), strict=True)
+    subjects = [subject if subject.name == name else replace(subject, name=name) for subject, name in names]
     pairs = [_joined(subject) for subject in subjects]
     tiny = "".join(f"; {subject.name}: {TINY}" for subject in subjects if not subject.at_hand)
     return whole_page(
