@@ -10,7 +10,7 @@ from .observing import observe, sites
 from .parity import verify
 from .port import build, export, from_state_dict, load, plan
 from .registry import architectures, register
-from .view import notebook as _notebook  # noqa: F401  # gives models, plans and reports their looks in a notebook
+from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 
 __all__ = [
     "ArchportError",

@@ -1,40 +1,38 @@
 """The application that commands add themselves to, the options they share, and how they print a table."""
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, BadParameter, Option, Typer
 
 from ..errors import plain, printable
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
-SourceArgument = Annotated[str, typer.Argument(help="a folder or a Hub id", metavar="SOURCE")]
-OptionalSource = Annotated[
-    str | None, typer.Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
+Source = Annotated[str, Argument(help="a folder or a Hub id", metavar="SOURCE")]
+MaybeSource = Annotated[
+    str | None, Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
 ]
-Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the Hub")]
-DtypeOption = Annotated[str, typer.Option(help="auto, float32, float16, bfloat16 or float64")]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, ...")]
-Offline = Annotated[bool, typer.Option("--offline", help="use the local cache only")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+MaybeArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")]
+Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")]
+Dtype = Annotated[str, Option(help="auto, float32, float16, bfloat16 or float64")]
+Device = Annotated[str, Option(help="cpu, cuda, ...")]
+Offline = Annotated[bool, Option("--offline", help="use the local cache only")]
+Json = Annotated[bool, Option("--json", help="print JSON")]
+Force = Annotated[bool, Option("--force", help="write over a file that is there")]
 
 
 @app.callback()
 def options(
-    plugin: Annotated[list[str] | None, typer.Option(help="a module that registers architectures of your own")] = None,
+    plugin: Annotated[list[str] | None, Option(help="a module that registers architectures of your own")] = None,
 ) -> None:
     """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
     for name in plugin or ():
@@ -45,12 +43,17 @@ def options(
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # it is somebody else's code
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise typer.BadParameter(f"--plugin {name}: {reason}") from None
+            raise BadParameter(f"--plugin {name}: {reason}") from None
 
 
 def say(text: str, console: Console = out) -> None:
     """Print text, of which nothing is markup and no terminal takes anything for a command."""
     console.print("\n".join(printable(line) for line in text.split("\n")), markup=False, soft_wrap=True)
+
+
+def print_json(values: Any) -> None:
+    """Print values as JSON."""
+    print(json.dumps(values, indent=2))
 
 
 def print_table(rows: Sequence[dict[str, Any]], spare: Sequence[str] = ()) -> None:
@@ -63,8 +66,7 @@ def print_table(rows: Sequence[dict[str, Any]], spare: Sequence[str] = ()) -> No
         gone = spare[kept:]
         table = Table(box=None, pad_edge=False)
         for column in (name for name in rows[0] if name not in gone):
-            justify: Literal["left", "right"] = "right" if column == "parameters" else "left"
-            table.add_column(plain(column), justify=justify, overflow="fold")
+            table.add_column(plain(column), justify="right" if column == "parameters" else "left", overflow="fold")
         for row in rows:
             table.add_row(*(plain(str(value)) for name, value in row.items() if name not in gone))
         if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:

@@ -7,45 +7,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
-from ..errors import plain
-from .app import (
-    DeviceOption,
-    DtypeOption,
-    Json,
-    Offline,
-    OptionalSource,
-    Revision,
-    SourceArgument,
-    app,
-    err,
-    print_table,
-    say,
-)
+from .. import loading, port, registry
+from ..errors import NotFiniteWarning, plain
+from ..files import checkpoint, strict_json
+from ..view import summary
+from ..view.trees import parameter_count
+from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
 
 
 @app.command()
 def load(
-    source: OptionalSource = None,
+    source: MaybeSource = None,
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     offline: Offline = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan only, without downloading weights")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="print the whole key table")] = False,
-    copy: Annotated[bool, typer.Option("--copy", help="read weights into memory, map no file")] = False,
-    check_finite: Annotated[bool, typer.Option("--check-finite", help="look for NaN and infinities")] = False,
-    check_hash: Annotated[bool, typer.Option("--check-hash", help="compare cached files with their hashes")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="plan only, without downloading weights")] = False,
+    explain: Annotated[bool, Option("--explain", help="print the whole key table")] = False,
+    copy: Annotated[bool, Option("--copy", help="read weights into memory, map no file")] = False,
+    check_finite: Annotated[bool, Option("--check-finite", help="look for NaN and infinities")] = False,
+    check_hash: Annotated[bool, Option("--check-hash", help="compare cached files with their hashes")] = False,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    from .. import errors, loading, port, registry
-    from ..files import checkpoint
-    from ..view import summary
-
     if dry_run and (copy or check_finite or check_hash):
-        raise typer.BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
+        raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
     start = time.perf_counter()
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
     if check_hash:
@@ -55,7 +43,7 @@ def load(
         model = registry.skeleton(plan.architecture, plan.config)
     else:
         plan = loading.settle_tie(plan)
-        with warnings.catch_warnings(record=True, action="always", category=errors.NotFiniteWarning) as warned:
+        with warnings.catch_warnings(record=True, action="always", category=NotFiniteWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
@@ -65,15 +53,12 @@ def load(
     if explain:
         facts["key_table"] = plan.key_table
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
     else:
         _print_load(facts)
 
 
 def _print_load(facts: dict[str, Any]) -> None:
-    from .. import port
-    from ..view import summary
-
     if "key_table" in facts:
         print_table(facts["key_table"])
     where = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
@@ -94,29 +79,26 @@ def _print_load(facts: dict[str, Any]) -> None:
     if "next_tokens" in facts:
         likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
         lines["likely"] = f"{facts['prompt']} -> {likely}"
-    lines["seconds"] = "planned only, no weights were read" if facts["seconds"] is None else str(facts["seconds"])
+    planned = facts["seconds"] is None
+    lines["seconds"] = "planned only, no weights were read" if planned else str(facts["seconds"])
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
-    lines["next"] = f"archport load{source}" + ("" if facts["seconds"] is None else " --explain")
+    lines["next"] = f"archport load{source}{'' if planned else ' --explain'}"
     for label, text in lines.items():
         say(f"{label:<11} {plain(text)}")
 
 
 @app.command()
 def build(
-    architecture: Annotated[str, typer.Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
-    config: Annotated[Path | None, typer.Option(help="a config.json of that architecture")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="a size of ours, as layers=6")] = None,
+    architecture: Annotated[str, Argument(help="gpt2, gpt-j, gpt-neox", metavar="ARCH")],
+    config: Annotated[Path | None, Option(help="a config.json of that architecture")] = None,
+    settings: Annotated[list[str] | None, Option("--set", help="a size of ours, as layers=6")] = None,
 ) -> None:
     """Print the module tree and the parameter count of an architecture; nothing is allocated.
 
     Sizes are those of its first published model, or of its tests, but for the ones set.
     """
-    from .. import port, registry
-    from ..files import checkpoint, strict_json
-    from ..view import summary
-
     if config is not None and settings:
-        raise typer.BadParameter("give --config or --set, not both")
+        raise BadParameter("give --config or --set, not both")
     arch = registry.architecture(architecture)
     if config is not None:
         cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
@@ -126,7 +108,7 @@ def build(
     model = port.build(arch.name, cfg, device="meta")
     say(str(model))
     say(f"{arch.name}: {summary.in_words(model)}")
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters; sizes of {like}")
+    say(f"{parameter_count(model):,} parameters; sizes of {like}")
     if settings:
         say(f"but for {', '.join(settings)}")
 
@@ -134,7 +116,7 @@ def build(
 def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
+        raise BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
@@ -143,28 +125,22 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @app.command()
 def export(
-    source: SourceArgument,
-    folder: Annotated[Path, typer.Argument(help="a new folder", metavar="FOLDER")],
+    source: Source,
+    folder: Annotated[Path, Argument(help="a new folder", metavar="FOLDER")],
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    max_shard_size: Annotated[str, typer.Option(help="largest weights file, as 500MB")] = "5GB",
+    dtype: Dtype = "auto",
+    max_shard_size: Annotated[str, Option(help="largest weights file, as 500MB")] = "5GB",
     offline: Offline = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
-    from .. import port
-
     model = port.load(source, revision=revision, dtype=dtype, offline=offline)
-    written = port.export(model, folder, max_shard_size=max_shard_size)
-    for path in sorted(written.iterdir()):
+    for path in sorted(port.export(model, folder, max_shard_size=max_shard_size).iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the architectures, and published models with their parameter counts."""
-    from .. import registry
-    from ..view import summary
-
     rows = []
     for name in registry.architectures():
         arch = registry.architecture(name)
@@ -172,16 +148,13 @@ def models(as_json: Json = False) -> None:
             row: dict[str, Any] = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
             if sizes:
                 model = registry.skeleton(arch, arch.config_class(**sizes))
-                count = sum(parameter.numel() for parameter in model.parameters())
-                words = summary.in_words(model)
-                row |= {"parameters": count, "sizes": words if arch.published else f"{words}, the sizes of its tests"}
+                row["parameters"] = parameter_count(model)
+                row["sizes"] = summary.in_words(model) + ("" if arch.published else ", the sizes of its tests")
             rows.append(row)
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
-        print_table(
-            [row | {"parameters": "" if row["parameters"] is None else f"{row['parameters']:,}"} for row in rows]
-        )
+        print_table([row | {"parameters": f"{row['parameters']:,}" if row["parameters"] else ""} for row in rows])
 
 
 def _progress(copies: Sequence[Any]) -> Iterable[Any]:

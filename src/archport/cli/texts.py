@@ -1,19 +1,21 @@
 """Commands about texts: generate, score."""
 
-import itertools
-import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
+from .. import loading, port
 from ..errors import SourceError
-from .app import DeviceOption, DtypeOption, Json, Offline, OptionalSource, Revision, app
-
-if TYPE_CHECKING:
-    from ..layers import Decoder
+from ..fast.linears import swap, why_not
+from ..generation import text
+from ..generation.decoding import generate as rows_of
+from ..generation.decoding import stream
+from ..generation.scoring import score as score_of
+from ..layers import Decoder
+from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, app, print_json
 
 
 class Bits(str, Enum):
@@ -23,72 +25,57 @@ class Bits(str, Enum):
     INT4 = "int4"
 
 
-Quantize = Annotated[Bits | None, typer.Option(help="rounded weights, faster on a CPU")]
-
+Quantize = Annotated[Bits | None, Option(help="rounded weights, faster on a CPU")]
 WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
 
 
 @app.command()
 def generate(
-    source: OptionalSource = None,
-    prompt: Annotated[str | None, typer.Option(help="the text to continue")] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="a file with it, in UTF-8")] = None,
-    samples: Annotated[int, typer.Option(help="how many times")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="at most so many tokens each")] = 30,
-    temperature: Annotated[float, typer.Option(help="divides the logits; 0 is greedy")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="keep the likeliest; 0 keeps all")] = 50,
-    top_p: Annotated[float, typer.Option(help="keep the likeliest that together reach this")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="keep what reaches this part of the likeliest")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="above 1: repeat less")] = 1.0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="always the likeliest token")] = False,
-    seed: Annotated[int | None, typer.Option(help="the same seed gives the same text")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="end before this text; may be repeated")] = None,
+    source: MaybeSource = None,
+    prompt: Annotated[str | None, Option(help="the text to continue")] = None,
+    prompt_file: Annotated[Path | None, Option(help="a file with it, in UTF-8")] = None,
+    samples: Annotated[int, Option(help="how many times")] = 1,
+    max_new_tokens: Annotated[int, Option(help="at most so many tokens each")] = 30,
+    temperature: Annotated[float, Option(help="divides the logits; 0 is greedy")] = 1.0,
+    top_k: Annotated[int, Option(help="keep the likeliest; 0 keeps all")] = 50,
+    top_p: Annotated[float, Option(help="keep the likeliest that together reach this")] = 1.0,
+    min_p: Annotated[float, Option(help="keep what reaches this part of the likeliest")] = 0.0,
+    repetition_penalty: Annotated[float, Option(help="above 1: repeat less")] = 1.0,
+    greedy: Annotated[bool, Option("--greedy", help="always the likeliest token")] = False,
+    seed: Annotated[int | None, Option(help="the same seed gives the same text")] = None,
+    stop: Annotated[list[str] | None, Option(help="end before this text; may be repeated")] = None,
     quantize: Quantize = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="compile each step first: worth it for long texts on a GPU")
+        bool, Option("--compile", help="compile each step first: worth it for long texts on a GPU")
     ] = False,
-    slide: Annotated[bool, typer.Option("--slide", help="past the context, drop the oldest tokens")] = False,
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="print the whole text at the end")] = False,
+    slide: Annotated[bool, Option("--slide", help="past the context, drop the oldest tokens")] = False,
+    no_stream: Annotated[bool, Option("--no-stream", help="print the whole text at the end")] = False,
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
-    from ..generation import text
-    from ..generation.decoding import generate as rows_of
-    from ..generation.decoding import stream
-
     if (prompt is None) == (prompt_file is None):
-        raise typer.BadParameter("give --prompt or --prompt-file")
+        raise BadParameter("give --prompt or --prompt-file")
     if not all(stop or ()):
-        raise typer.BadParameter("--stop: found an empty text, which is everywhere")
+        raise BadParameter("--stop: found an empty text, which is everywhere")
     if compiled and quantize is not None:
-        raise typer.BadParameter("--compile and --quantize do not go together")
+        raise BadParameter("--compile and --quantize do not go together")
     given = prompt if prompt is not None else _read_text(str(prompt_file))
-    pack = max_new_tokens >= WORTH_PACKING and not compiled
-    model = _ready(source, revision, dtype, device, offline, quantize, pack=pack)
+    packed = "packed" if max_new_tokens >= WORTH_PACKING and not compiled else None
+    model = _ready(source, revision, dtype, device, offline, quantize.value if quantize else packed)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
     stops = stop or []
-    options: dict[str, Any] = {
-        "greedy": greedy,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "max_new_tokens": max_new_tokens,
-        "seed": seed,
-        "vocabulary": text.size(tokenizer),
-        "slide": slide,
-        "compiled": compiled,
-    }
+    options: dict[str, Any] = {"greedy": greedy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens}
+    options |= {"seed": seed, "vocabulary": text.size(tokenizer), "slide": slide, "compiled": compiled}
     try:
         if samples == 1 and not as_json and not no_stream:
-            tokens = stream(model, ids, **options)
-            for piece in itertools.chain([given], text.pieces(tokens, tokenizer, stops)):
+            print(given, end="", flush=True)
+            for piece in text.pieces(stream(model, ids, **options), tokenizer, stops):
                 print(piece, end="", flush=True)
             print()
             return
@@ -98,7 +85,7 @@ def generate(
         sys.exit(130)
     texts = [given + "".join(text.pieces(row[len(ids) :], tokenizer, stops)) for row in rows]
     if as_json:
-        print(json.dumps({"prompt": given, "texts": texts, "ids": rows}, indent=2))
+        print_json({"prompt": given, "texts": texts, "ids": rows})
     else:
         print("\n---\n".join(texts))
 
@@ -106,14 +93,13 @@ def generate(
 @app.command()
 def score(
     words: Annotated[
-        list[str],
-        typer.Argument(help="a text in UTF-8, or - for stdin; before it, a SOURCE", metavar="[SOURCE] FILE|-"),
+        list[str], Argument(help="a text in UTF-8, or - for stdin; before it, a SOURCE", metavar="[SOURCE] FILE|-")
     ],
-    stride: Annotated[int | None, typer.Option(help="how far the window moves; half of the context")] = None,
+    stride: Annotated[int | None, Option(help="how far the window moves; half of the context")] = None,
     quantize: Quantize = None,
     revision: Revision = None,
-    dtype: DtypeOption = "auto",
-    device: DeviceOption = "cpu",
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
@@ -121,12 +107,8 @@ def score(
 
     With --quantize both before and after the weights are rounded, so that one sees what it costs.
     """
-    from ..fast import linears
-    from ..generation import text
-    from ..generation.scoring import score as score_of
-
     if len(words) > 2:
-        raise typer.BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
+        raise BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
     model = _ready(source, revision, dtype, device, offline)
@@ -135,51 +117,34 @@ def score(
     if len(ids) < 2:
         raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
     result = score_of(model, ids, stride=stride)
-    unrounded = {"unrounded_perplexity": result.perplexity} if quantize is not None else {}
+    size, unrounded = len(given.encode()), {}
     if quantize is not None:
-        result = score_of(linears.swap(model, quantize.value), ids, stride=stride)
-    size = len(given.encode())
-    facts = {
-        "tokens": len(ids),
-        "bytes": size,
-        "loss": result.loss,
-        "perplexity": result.perplexity,
-        **unrounded,
-        "bits_per_byte": result.bits_per_byte(size),
-    }
+        unrounded = {"unrounded_perplexity": result.perplexity}
+        result = score_of(swap(model, quantize.value), ids, stride=stride)
+    facts = {"tokens": len(ids), "bytes": size, "loss": result.loss, "perplexity": result.perplexity}
+    facts |= {**unrounded, "bits_per_byte": result.bits_per_byte(size)}
     if as_json:
-        rows = [{"id": ids[0], "text": tokenizer.decode([ids[0]]), "loss": None}]
-        rows += [
+        rows = [
             {"id": token, "text": tokenizer.decode([token]), "loss": loss}
-            for token, loss in zip(ids[1:], result.losses, strict=True)
+            for token, loss in zip(ids, [None, *result.losses], strict=True)
         ]
-        print(json.dumps(facts | {"per_token": rows}, indent=2))
+        print_json(facts | {"per_token": rows})
     else:
         for name, value in facts.items():
             print(f"{name.replace('_', ' '):<21} {value if isinstance(value, int) else format(value, '.4f')}")
 
 
 def _ready(
-    source: str | None,
-    revision: str | None,
-    dtype: str,
-    device: str,
-    offline: bool,
-    quantize: Bits | None = None,
-    *,
-    pack: bool = False,
-) -> "Decoder":
-    """The model, its linear maps in few bits where asked, else packed where it is worth it and can be done here."""
-    from .. import loading, port
-    from ..fast import linears
-
+    source: str | None, revision: str | None, dtype: str, device: str, offline: bool, linears: str | None = None
+) -> Decoder:
+    """The model, its linear maps in few bits, or packed where that can be done here."""
     plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
-    packed = "packed" if pack and linears.why_not("packed", plan.dtype, loading.to_device(device)) is None else None
-    return loading.execute(plan, device, linears=quantize.value if quantize else packed)
+    if linears == "packed" and why_not(linears, plan.dtype, loading.to_device(device)) is not None:
+        linears = None
+    return loading.execute(plan, device, linears=linears)
 
 
 def _read_text(name: str) -> str:
-    """A text in UTF-8 from a file, or from stdin. Raises: SourceError."""
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return raw.decode("utf-8-sig")  # without the mark that some editors write at the beginning

@@ -1,34 +1,36 @@
 """Commands to see a model: tree, diff, explain, plot, page."""
 
-import json
 import math
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, BadParameter, Option
 
+from .. import parity
 from ..errors import CheckpointError
-from .app import Json, Offline, OptionalSource, Revision, SourceArgument, app, out, print_table, say
+from ..files.write import check_target, whole_file
+from ..loading import execute
+from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
+from ..view.page import to_html
+from ..view.subjects import Subject, subject
+from .app import Force, Json, MaybeArch, MaybeSource, Offline, Revision, Source, app, out, print_json, print_table, say
 
-if TYPE_CHECKING:
-    from ..parity import Report
-    from ..view.subjects import Subject
-
-Weights = Annotated[bool, typer.Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
-
+Weights = Annotated[bool, Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
 WIDTH = 100  # of explanations, at most
 MOST = 20  # tensors that differ which are listed, unless all are asked for
 
 
 @app.command()
 def tree(
-    source: OptionalSource = None,
-    depth: Annotated[int | None, typer.Option(help="levels to show", min=1)] = None,
+    source: MaybeSource = None,
+    depth: Annotated[int | None, Option(help="levels to show", min=1)] = None,
     reference: Annotated[
-        bool, typer.Option("--reference", help="transformers' tree beside ours, each join compared number by number")
+        bool, Option("--reference", help="transformers' tree beside ours, each join compared number by number")
     ] = False,
     weights: Weights = False,
     revision: Revision = None,
@@ -36,20 +38,15 @@ def tree(
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    from ..view import reference_tree, trees
-    from ..view.subjects import subject
-
     model = subject(source, revision=revision, offline=offline, headers_only=not weights)
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
-        print(json.dumps({"model": model.name, **compared, "modules": rows}, indent=2))
+        print_json({"model": model.name, **compared, "modules": rows})
         return
-    cells = [trees.as_text(row) for row in rows]
-    if reference:
-        names = {"join": "", "theirs": "transformers", "their_kind": "its kind"}
-        cells = [cell | {name: row[key] for key, name in names.items()} for cell, row in zip(cells, rows, strict=True)]
-    say(f"{model.name}: {sum(p.numel() for p in model.model.parameters()):,} parameters")
+    names = {"join": "", "theirs": "transformers", "their_kind": "its kind"} if reference else {}
+    cells = [trees.as_text(row) | {name: row[key] for key, name in names.items()} for row in rows]
+    say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
     _print_likes([model])
     print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
     if reference:
@@ -60,8 +57,8 @@ def tree(
 
 @app.command()
 def diff(
-    sources: Annotated[list[str], typer.Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
-    everything: Annotated[bool, typer.Option("--all", help="also what is the same")] = False,
+    sources: Annotated[list[str], Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
+    everything: Annotated[bool, Option("--all", help="also what is the same")] = False,
     weights: Weights = False,
     offline: Offline = False,
     as_json: Json = False,
@@ -70,20 +67,20 @@ def diff(
 
     A Hub id may carry a revision, as NAME@step3000.
     """
-    from ..view import fact_table, tensor_differences
-    from ..view.subjects import subject
-
     if len(sources) < 2:
-        raise typer.BadParameter(f"found {len(sources)} model, expected two or more to compare")
+        raise BadParameter(f"found {len(sources)} model, expected two or more to compare")
     models = [subject(source, offline=offline, headers_only=not weights) for source in sources]
     rows = fact_table.diff(models)
     apart = list(tensor_differences.tensors(*models)) if len(models) == 2 else []
     if as_json:
-        print(json.dumps({"models": [model.name for model in models], "facts": rows, "tensors": apart}, indent=2))
+        print_json({"models": [model.name for model in models], "facts": rows, "tensors": apart})
         return
     listed = [row for row in rows if everything or not row["same"]]
     if listed:
-        print_table(fact_table.side_by_side(models, _once(listed)))
+        cells = fact_table.side_by_side(models, listed)
+        for above, row in reversed([*pairwise(cells)]):  # a part is named where it begins
+            row["part"] = "" if row["part"] == above["part"] else row["part"]
+        print_table(cells)
     _print_likes(models)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
     if not listed:
@@ -98,20 +95,17 @@ def diff(
 
 @app.command()
 def explain(
-    source: Annotated[str | None, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")] = None,
-    pattern: Annotated[str | None, typer.Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
+    source: MaybeArch = None,
+    pattern: Annotated[str | None, Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
     revision: Revision = None,
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """What each part of a model does, its shape, and where each tensor lies in the checkpoint; from headers alone."""
-    from ..view import explaining
-    from ..view.subjects import subject
-
     model = subject(source, revision=revision, offline=offline)
     rows = explaining.explain(model, pattern)
     if as_json:
-        print(json.dumps({"model": model.name, "parts": rows}, indent=2))
+        print_json({"model": model.name, "parts": rows})
         return
     width = min(WIDTH, out.width) if out.is_terminal else WIDTH
     for row in rows:
@@ -126,53 +120,45 @@ def explain(
 
 @app.command()
 def plot(
-    source: SourceArgument,
-    kind: Annotated[str, typer.Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
-    name: Annotated[str | None, typer.Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
-    prompt: Annotated[str | None, typer.Option(help="the text, for attention and norms")] = None,
-    layer: Annotated[int | None, typer.Option(help="for attention; the first")] = None,
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    source: Source,
+    kind: Annotated[str, Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
+    name: Annotated[str | None, Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
+    output: Annotated[Path, Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
+    prompt: Annotated[str | None, Option(help="the text, for attention and norms")] = None,
+    layer: Annotated[int | None, Option(help="for attention; the first")] = None,
+    force: Force = False,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
-    from ..files.write import check_target
-    from ..view import plotting
-    from ..view.subjects import subject
-
     check_target(output, tuple(plotting.UNDATED), force=force)
+    looked_at = partial(subject, source, revision=revision, offline=offline)
     try:
-        model = subject(source, revision=revision, offline=offline)
+        model = looked_at()
     except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
-        model = subject(source, revision=revision, offline=offline, headers_only=False)
+        model = looked_at(headers_only=False)
     plotting.check(model, kind, name=name, layer=layer, prompt=prompt)
     if not model.at_hand and kind in plotting.OF_ALL:
-        model = subject(source, revision=revision, offline=offline, headers_only=False)
-    figure = plotting.plot(model, kind, name=name, layer=layer, prompt=prompt)
-    plotting.save(figure, output, force=force)
+        model = looked_at(headers_only=False)
+    plotting.save(plotting.plot(model, kind, name=name, layer=layer, prompt=prompt), output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
 
 
 @app.command()
 def page(
-    source: Annotated[str, typer.Argument(help="a folder, a Hub id or an ARCH", metavar="SOURCE|ARCH")],
-    other: Annotated[str | None, typer.Argument(help="one to compare it with", metavar="[OTHER]")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="an .html file")] = Path("page.html"),
-    verify: Annotated[bool, typer.Option("--verify", help="compare with transformers, and show the verdict")] = False,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="draw nothing")] = False,
+    source: Annotated[str, Argument(help="a folder, a Hub id or an ARCH", metavar="SOURCE|ARCH")],
+    other: Annotated[str | None, Argument(help="one to compare it with", metavar="[OTHER]")] = None,
+    output: Annotated[Path, Option("--output", "-o", help="an .html file")] = Path("page.html"),
+    verify: Annotated[bool, Option("--verify", help="compare with transformers, and show the verdict")] = False,
+    no_plots: Annotated[bool, Option("--no-plots", help="draw nothing")] = False,
     weights: Weights = False,
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    force: Force = False,
     offline: Offline = False,
 ) -> None:
     """All there is to see of a model, or of two side by side, as one HTML file that needs no network.
 
     With --verify the exit code is 1 when it is not the same model as transformers'.
     """
-    from ..files.write import check_target, whole_file
-    from ..view.page import to_html
-    from ..view.subjects import subject
-
     check_target(output, (".html", ".htm"), force=force)
     names = [source] if other is None else [source, other]
     models = [subject(name, offline=offline, headers_only=not (weights or verify)) for name in names]
@@ -184,30 +170,16 @@ def page(
     sys.exit(not all(report.ok for report in verdicts))
 
 
-def _verified(model: "Subject") -> "Sequence[Report]":
-    """The verdict on a checkpoint, or those on every variant of an architecture."""
-    from .. import parity
-    from ..loading import execute
-
+def _verified(model: Subject) -> Sequence[parity.Report]:
     if model.plan is None:
         return parity.verify_architecture(model.architecture.name)
     return [parity.verify(execute(model.plan), dtype="float32")]
 
 
-def _print_likes(models: "Sequence[Subject]") -> None:
-    """Whose sizes those are that only an architecture was named for."""
+def _print_likes(models: Sequence[Subject]) -> None:
     likes = dict.fromkeys(f"{model.name} at the sizes of {model.like}" for model in models if model.like)
     if likes:
         say(", ".join(likes))
-
-
-def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the name of a part only where it begins."""
-    previous = [""] + [row["part"] for row in rows]
-    return [
-        row | {"part": "" if row["part"] == before else row["part"]}
-        for row, before in zip(rows, previous, strict=False)
-    ]
 
 
 def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
@@ -215,8 +187,6 @@ def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:
     say(f"{len(differ)} of {len(rows)} tensors differ")
     listed = rows if everything else differ[:MOST]
     if listed:
-        from ..view.tensor_differences import as_text
-
-        print_table([as_text(row) for row in listed])
+        print_table([tensor_differences.as_text(row) for row in listed])
     if len(listed) < len(differ):
         say(f"and {len(differ) - len(listed)} more: --all")

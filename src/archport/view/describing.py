@@ -6,7 +6,7 @@ A class of your own: `describe.register(GatedMLP, lambda part, subject, path: De
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -28,9 +28,9 @@ class Fact(NamedTuple):
 class Description:
     """What is said of one part: in a text, with its `source`, and in `facts` to compare with another model's.
 
-    `kind` is what its parameters are counted as: embedding, attention, mlp, norm or head. `children` describe parts
-    that mean something only where they stand, by their names in this one. `cached` is how many numbers a token an
-    attention keeps, `sides` what lies along the axes of its weight, `fused` whether that makes q, k and v at once.
+    `kind` is what its parameters count as: embedding, attention, mlp, norm or head. `children` are its own parts, by
+    name. `cached` is how many numbers a token it keeps, `sides` what lies along its weight's axes, `fused` if those are
+    q, k and v at once.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Description:
 
 
 @singledispatch
-def describe(part: nn.Module, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def describe(part: nn.Module, subject: Subject, path: str) -> Description:
     """What one part of a model is and does, by its class."""
     return Description(f"no description of {type(part).__name__} yet", sides=("row", "column"), known=False)
 
@@ -66,13 +66,10 @@ def honest(part: nn.Module, subject: Subject, path: str) -> Description:
     return description
 
 
-# --- facts of any part ---
-
-
 def biases(kind: str, part: nn.Module) -> list[Fact]:
     """Which linear maps of a part have a bias."""
-    linears = {name: module for name, module in part.named_modules() if isinstance(module, nn.Linear)}
-    without = [name for name, linear in linears.items() if linear.bias is None]
+    linears = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
+    without = [name for name in linears if part.get_submodule(name).bias is None]
     value = "yes" if not without else "no" if len(without) == len(linears) else f"yes, but not in {', '.join(without)}"
     return [Fact(kind, "biases", value)] if linears else []
 
@@ -83,11 +80,8 @@ def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: bool = False
     return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
 
 
-# --- torch's own, wherever they stand ---
-
-
 @describe.register
-def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:
     bias = " and adds a learned bias" if getattr(part, "bias", None) is not None else ""
     learned = f", then multiplies by a learned gain{bias}" if part.elementwise_affine else ""
     text = f"""Shifts and scales each position's {part.normalized_shape[-1]:,} numbers to mean 0 and variance 1, adding
@@ -97,7 +91,7 @@ def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:  # noqa: 
 
 
 @describe.register
-def _(part: nn.Dropout, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: nn.Dropout, subject: Subject, path: str) -> Description:
     return dropout("what it is given", part)
 
 
@@ -112,26 +106,22 @@ def dropout(what: str, part: nn.Module) -> Description:
     return Description(text, "Dropout, Srivastava et al. 2014")
 
 
-def rate(part: nn.Module) -> str:
+def rate(of: str, part: nn.Module) -> Fact:
     """The rate of a dropout."""
-    return f"{part.p:g}" if isinstance(part, nn.Dropout) else "not known"
+    return Fact("dropout", of, f"{part.p:g}" if isinstance(part, nn.Dropout) else "not known")
 
 
-def _gelu(part: Any) -> str:
+@describe.register
+def _(part: nn.GELU, subject: Subject, path: str) -> Description:
     tanh = "GELU by its tanh approximation, which differs from the exact one by less than 0.0005."
     exact = "GELU, exact: x times the normal distribution's share below x."
-    return f"{tanh if part.approximate == 'tanh' else exact} {NONLINEAR}"
+    return Description(f"{tanh if part.approximate == 'tanh' else exact} {NONLINEAR}", "GELU, arXiv 1606.08415")
 
 
-TEXTS: dict[type[nn.Module], tuple[Callable[[Any], str], str]] = {
-    nn.ModuleList: (lambda _: "", ""),
-    nn.GELU: (_gelu, "GELU, arXiv 1606.08415"),
-    nn.ReLU: (lambda _: f"ReLU: negative numbers become 0. {NONLINEAR}", "ReLU, Nair and Hinton 2010"),
-    nn.Linear: (lambda one: f"A linear map: {one.in_features:,} numbers in, {one.out_features:,} out.", ""),
-    nn.Embedding: (
-        lambda one: f"One learned vector of {one.embedding_dim:,} numbers for each of {one.num_embeddings:,} indices.",
-        "",
-    ),
-}
-for _class, (_text, _source) in TEXTS.items():
-    describe.register(_class, lambda part, _, __, text=_text, source=_source: Description(text(part), source))
+for _class, _text, _source in (
+    (nn.ModuleList, "", ""),
+    (nn.ReLU, f"ReLU: negative numbers become 0. {NONLINEAR}", "ReLU, Nair and Hinton 2010"),
+    (nn.Linear, "A linear map: {0.in_features:,} numbers in, {0.out_features:,} out.", ""),
+    (nn.Embedding, "One learned vector of {0.embedding_dim:,} numbers for each of {0.num_embeddings:,} indices.", ""),
+):
+    describe.register(_class, lambda part, _, __, text=_text, source=_source: Description(text.format(part), source))

@@ -1,15 +1,18 @@
 """Every part of a model described: archport's own embedding, blocks, MLP and head, and what the other files know."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from .. import layers
-from ..layers import MLP, Decoder, Embed, PositionedEmbed, Rotary
-from . import describing_attention
+from ..layers import MLP, Attention, Decoder, Embed, PositionedEmbed, Rotary
 from .describing import Description, Fact, biases, describe, dropout, honest, in_checkpoint, rate, unknown
 from .subjects import Subject
+
+SOURCE = "Attention Is All You Need, arXiv 1706.03762"
 
 
 def described(subject: Subject) -> dict[str, Description]:
@@ -22,11 +25,8 @@ def described(subject: Subject) -> dict[str, Description]:
     return descriptions
 
 
-# --- the decoder, its embedding and its head ---
-
-
 @describe.register
-def _(part: Decoder, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: Decoder, subject: Subject, path: str) -> Description:
     children = {"norm": _before("the output head", part.norm, subject, "norm")}
     if isinstance(part.head, nn.Linear):
         children["head"] = _head(part.head, part.tied)
@@ -34,18 +34,19 @@ def _(part: Decoder, subject: Subject, path: str) -> Description:  # noqa: ARG00
 
 
 def _head(head: nn.Linear, tied: bool) -> Description:
-    own = "Its weight is its own, though of the embedding's shape."
-    how = "It has no weight of its own: it is the token embedding, used twice." if tied else own
+    weight = "the token embedding, used twice" if tied else "its own"
+    own = f"Its weight is {weight}, though of the embedding's shape."
+    how = f"It has no weight of its own: it is {weight}." if tied else own
     bias = "" if head.bias is None else " It has a bias, which few GPTs do."
     text = f"""Turns each position's vector into {head.out_features:,} scores, one a token: logits of the token that
     comes next. {how}{bias}"""
-    weight = Fact("head", "weight", "the token embedding, used twice" if tied else "its own")
-    return Description(text, kind="head", facts=(weight, Fact("head", "bias", "yes" if bias else "no")))
+    facts = (Fact("head", "weight", weight), Fact("head", "bias", "yes" if bias else "no"))
+    return Description(text, kind="head", facts=facts)
 
 
 @describe.register(PositionedEmbed)
 @describe.register
-def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
+def _(part: Embed, subject: Subject, path: str) -> Description:
     width, tied = f"{part.tokens.embedding_dim:,}", subject.model.tied
     where = ""
     if isinstance(part, PositionedEmbed):
@@ -54,8 +55,8 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
         where = "; where a token stands is said later, inside attention, by rotary angles"
     text = f"""Turns each token id into a vector of {width} numbers{where}. The result is the residual stream: every
     block reads it and adds to it, none replaces it."""
-    used = "is this same table, used a second time: its rows are what the last vector is compared with."
-    used = used if tied else "has a table of its own."
+    twice = "is this same table, used a second time: its rows are what the last vector is compared with."
+    used = twice if tied else "has a table of its own."
     tokens = f"""One learned vector of {width} numbers for each of {part.tokens.num_embeddings:,} tokens; a lookup, no
     arithmetic. A checkpoint may hold more rows than its tokenizer has tokens, to make the size a round number: no token
     selects those rows, but they get scores all the same. The output head {used}"""
@@ -64,7 +65,7 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
         "tokens": Description(tokens, shared, sides=("token", "element")),
         "dropout": dropout("the embedding", part.dropout),
     }
-    facts = [Fact("dropout", "embedding", rate(part.dropout))]
+    facts = [rate("embedding", part.dropout)]
     if isinstance(part, PositionedEmbed):
         count = f"{part.positions.num_embeddings:,}"
         learned = f"""One learned vector for each of {count} positions, added to the token's. There is none for position
@@ -75,31 +76,19 @@ def _(part: Embed, subject: Subject, path: str) -> Description:  # noqa: ARG001
     return Description(text, kind="embedding", facts=facts, children=children)
 
 
-# --- blocks and norms ---
-
-BRANCHES = {"norm_attn": "attention", "norm_mlp": "the MLP"}
+NORMS = {"norm_attn": "attention", "norm_mlp": "the MLP"}
+TOGETHER = "attention and the MLP read the same stream{}, and both are added to it."
 WIRINGS: dict[type[nn.Module], tuple[dict[str, str], str]] = {
-    layers.SequentialBlock: (
-        BRANCHES,
-        "attention is added to the stream first, then the MLP reads what attention left.",
-    ),
-    layers.ParallelBlock: (
-        BRANCHES,
-        "attention and the MLP read the same stream, each through its own norm, and both are added to it.",
-    ),
-    layers.SharedNormBlock: (
-        {"norm": "attention and the MLP, once for both"},
-        "attention and the MLP read the same stream through one norm, and both are added to it.",
-    ),
+    layers.SequentialBlock: (NORMS, "attention is added to the stream first, then the MLP reads what attention left."),
+    layers.ParallelBlock: (NORMS, TOGETHER.format(", each through its own norm")),
+    layers.SharedNormBlock: ({"norm": "attention and the MLP, once for both"}, TOGETHER.format(" through one norm")),
 }
 
 
 def _block(part: Any, subject: Subject, path: str) -> Description:
     norms, wiring = next(WIRINGS[one] for one in type(part).__mro__ if one in WIRINGS)
     own = dict(part.named_children())
-    children = {
-        name: _before(branch, own[name], subject, f"{path}.{name}") for name, branch in norms.items() if name in own
-    }
+    children = {name: _before(norms[name], own[name], subject, f"{path}.{name}") for name in norms if name in own}
     text = f"One of {len(subject.model.blocks)} layers, {getattr(part, 'wiring', type(part).__name__)}: {wiring}"
     return Description(text, "adding to a stream: Deep Residual Learning, arXiv 1512.03385", children=children)
 
@@ -114,9 +103,6 @@ def _before(what: str, norm: nn.Module, subject: Subject, path: str) -> Descript
     text = description.text[:1].lower() + description.text[1:]
     stream = " The stream itself stays as it is." if description.known else ""
     return replace(description, text=f"Before {what}: {text}{stream}")
-
-
-# --- the MLP ---
 
 
 @describe.register
@@ -135,11 +121,82 @@ def _(part: MLP, subject: Subject, path: str) -> Description:
         Fact("mlp", "activation", name + (", by tanh" if getattr(activation, "approximate", "") == "tanh" else "")),
         *biases("mlp", part),
         *in_checkpoint("mlp", subject, f"{path}.up.weight"),
-        Fact("dropout", "residual", rate(part.dropout)),
+        rate("residual", part.dropout),
     ]
     children = {
         "up": Description(f"Up-projects: {width:,} numbers in, {mlp_width:,} out."),
         "down": Description(f"Down-projects and writes to the stream: {mlp_width:,} numbers in, {width:,} out."),
         "dropout": dropout("what the MLP adds to the stream", part.dropout),
     }
-    return Description(text, describing_attention.SOURCE, "mlp", facts, children)
+    return Description(text, SOURCE, "mlp", facts, children)
+
+
+@describe.register
+def _(part: Attention, subject: Subject, path: str) -> Description:
+    heads, kv_heads, head_width = part.heads, part.kv_heads, part.head_width
+    grouped, cached = kv_heads < heads, 2 * kv_heads * head_width
+    scaled = _scaling([one.scale for one in subject.model.modules() if isinstance(one, Attention)], head_width)
+    share = part.score_dropout
+    groups = f", in {kv_heads} groups that share a key and a value," if grouped else ""
+    dropped = f" In training {share:.0%} of these attention weights are dropped." if share else ""
+    text = f"""Lets each position gather from itself and those before it: {heads} heads of {head_width} numbers
+    each{groups} compare its query with the keys of all it may see, turn the scores, {scaled}, into weights that sum to
+    1, and mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what
+    lets one pass train all positions at once, and a cache of keys and values ({cached:,} numbers a token in this layer)
+    replace reading the text again.{dropped}"""
+    in_heads = f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")
+    facts = [
+        Fact("attention", "heads", in_heads),
+        *biases("attention", part),
+        Fact("attention", "scores", scaled),
+        *in_checkpoint("attention", subject, f"{path}.qkv.weight", fused=True),
+        Fact("dropout", "attention", f"{share:g}"),
+        rate("residual", part.dropout),
+    ]
+    children = {"dropout": dropout("what attention adds to the stream", part.dropout)}
+    if isinstance(part.qkv, nn.Linear) and isinstance(part.out, nn.Linear):
+        factors = f"({heads} + 2 x {kv_heads}) x {head_width}" if grouped else f"3 x {heads} x {head_width}"
+        unit, queries = ("group", "queries") if grouped else ("head", "query")
+        qkv = f"""Makes queries, keys and values of all heads in one product: {part.qkv.in_features:,} numbers in,
+        {factors} = {part.qkv.out_features:,} out. Our rows go {unit} by {unit}, and within a {unit} its {queries}, its
+        key, its value. Checkpoints disagree about this order, and a wrong one still computes something."""
+        width, gathered = part.out.out_features, part.out.in_features
+        sizes = f"{width:,} in and out" if gathered == width else f"{gathered:,} numbers in, {width:,} out"
+        out = f"Mixes what the {heads} heads gathered and writes it to the stream: {sizes}."
+        children |= {"qkv": Description(qkv, fused=True), "out": Description(out)}
+    if isinstance(part.rotary, Rotary) and honest(part.rotary, subject, path).known:
+        children["rotary"] = _rotary(part.rotary, subject, f" of the {head_width}", head_width - part.rotary.width)
+    return Description(text, SOURCE, "attention", facts, children, cached)
+
+
+@describe.register
+def _(part: Rotary, subject: Subject, path: str) -> Description:
+    return _rotary(part, subject, "", 0)
+
+
+def _rotary(part: Rotary, subject: Subject, of: str, rest: int) -> Description:
+    halves = part.pairing == "halves"
+    pairs = "element i with element i + width / 2" if halves else "neighbours: element 2i with 2i + 1"
+    slower = f", {part.factor:g} times slower than trained at first, to reach further" if part.factor != 1 else ""
+    stretched = f", stretched {part.factor:g} times" if part.factor != 1 else ""
+    passed = f"; the other {rest} pass unturned" if rest else ""
+    text = f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
+    how far apart two tokens are, not on where they stand. {part.width}{of} elements of each head are turned{passed}.
+    Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here is learned or stored."""
+    facts = (
+        Fact("positions", "kind", "rotary"),
+        Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
+        Fact("positions", "rotary width", f"{part.width}{of.replace(' the', '')} of each head"),
+        Fact("positions", "rotary pairs", "i and i + width / 2" if halves else "2i and 2i + 1"),
+        Fact("positions", "rotary base", f"{part.base:g}{stretched}"),
+    )
+    return Description(text, "RoFormer, arXiv 2104.09864", facts=facts)
+
+
+def _scaling(scales: Sequence[float], head_width: int) -> str:
+    for usual, phrase, joint in ((head_width**-0.5, "divided", " and"), (1.0, "not divided", ", but")):
+        if all(math.isclose(scale, usual) for scale in scales):
+            return f"{phrase} by sqrt(head width)"
+        if all(math.isclose(scale, usual / (layer + 1)) for layer, scale in enumerate(scales)):
+            return f"{phrase} by sqrt(head width){joint} by layer + 1"
+    return f"multiplied by {', '.join(f'{scale:g}' for scale in dict.fromkeys(scales))}"

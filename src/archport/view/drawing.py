@@ -1,7 +1,7 @@
 """How each figure is drawn: images and curves of numbers, in colours and lines that print in grey."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def positions(model: str, name: str, weight: Tensor) -> "Figure":
         curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=style)
     curves.set(xlabel="position", ylabel="value")
     curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=CURVES, frameon=False)
-    return _titled(figure, model, f"{name}, {_sizes(weight.shape)}{_odd(weight)}")
+    return _titled(figure, model, _in_words(name, weight))
 
 
 def strongest(weight: Tensor) -> list[int]:
@@ -63,37 +63,36 @@ def weights(model: str, name: str, weight: Tensor, sides: tuple[str, str], corne
     """A tensor as an image or a curve; `sides` are what lies down and across, and a block of it begins at `corner`."""
     figure = new_figure()
     axes = figure.subplots()
-    if weight.ndim == 1:
+    if weight.ndim > 1:
+        _image(axes, weight, sides, corner)
+    else:
         axes.plot(range(corner[0], corner[0] + len(weight)), weight.numpy(), linewidth=0.8)
         axes.set(xlabel="element", ylabel="value")
-    else:
-        _image(axes, weight, sides, corner)
-    return _titled(figure, model, f"{name}, {_sizes(weight.shape)}{_odd(weight)}")
+    return _titled(figure, model, _in_words(name, weight))
 
 
 def spectrum(model: str, spectra: Mapping[str, Sequence[Spectrum]]) -> "Figure":
     """Singular values of every matrix, each with its shape, a curve a layer."""
-    figure = new_figure()
-    rows = -(-len(spectra) // 2)
+    from matplotlib import colormaps
+
+    figure, rows = new_figure(), -(-len(spectra) // 2)
     figure.set_size_inches(9, max(6, 3 * rows))
     grid = figure.subplots(rows, 2, squeeze=False).flatten()
-    shades = _shades(1 + max(one.layer for several in spectra.values() for one in several))
+    layers = sorted({one.layer for several in spectra.values() for one in several})
     handles = {}
     for axes, (matrix, several) in zip(grid, spectra.items(), strict=False):
         for layer, _, values in several:
-            style = STYLES[layer % len(STYLES)]
-            label = f"layer {layer}"
-            [handles[layer]] = axes.plot(values.numpy(), color=shades[layer], linestyle=style, linewidth=1, label=label)
+            colour = colormaps["viridis"](0.8 * layer / max(1, layers[-1]))
+            style, label = STYLES[layer % len(STYLES)], f"layer {layer}"
+            [handles[layer]] = axes.plot(values.numpy(), color=colour, linestyle=style, linewidth=1, label=label)
         sizes = " and ".join(dict.fromkeys(_sizes(one.shape) for one in several))
         axes.set(title=f"{matrix}, {sizes}", xlabel="number", ylabel="singular value")
         _scaled(axes, [one.values for one in several])
     for axes in grid[len(spectra) :]:
         axes.set_axis_off()
-    layers = sorted(handles)
     few = [layers[at] for at in sorted({round(part * (len(layers) - 1) / 6) for part in range(7)})]
-    lines = [handles[layer] for layer in few]
-    figure.legend(lines, [f"layer {layer}" for layer in few], loc="outside right center", handlelength=3)
-    return _titled(figure, model, f"singular values of the matrices of {len(layers)} layer{'s' * (len(layers) > 1)}")
+    figure.legend(handles=[handles[layer] for layer in few], loc="outside right center", handlelength=3)
+    return _titled(figure, model, f"singular values of the matrices of {_counted(len(layers), 'layer')}")
 
 
 def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str]) -> "Figure":
@@ -109,17 +108,16 @@ def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str
     labels = [_label(words[at]) for at in ticks]
     # Among many tokens few get much of it: of the numbers that may be above 0 the largest hundredth is black.
     most = _largest(probabilities[:, torch.ones(tokens, tokens).tril().bool()], 0.99) if tokens > LABELS else 1
-    for head, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flatten()):
-        if head >= heads:
-            axes.set_axis_off()
-            continue
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in grid[heads:]:
+        axes.set_axis_off()
+    for head, axes in enumerate(grid[:heads]):
         image = axes.imshow(probabilities[head].numpy(), cmap="Greys", vmin=0, vmax=most)
         image.set_interpolation(_interpolation(axes, probabilities[head]))
         axes.set_xticks(ticks, labels, rotation=90, fontsize=SMALL, parse_math=False)
         axes.set_yticks(ticks, labels, fontsize=SMALL, parse_math=False)
         axes.set_title(f"head {head}", fontsize=8)
-    thinned = f", one in {every} named" if every > 1 else ""
-    counted = f"{heads} head{'s' * (heads > 1)}, {tokens} tokens{thinned}"
+    counted = f"{_counted(heads, 'head')}, {tokens} tokens" + (f", one in {every} named" if every > 1 else "")
     meaning = f"each row is a token and what it looks at, white 0, black {'1' if most == 1 else f'{most:.2g} or more'}"
     return _titled(figure, model, f"attention of layer {layer}, {counted}", meaning)
 
@@ -143,14 +141,8 @@ def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
     axes.set_yscale("log" if all(curve.any() for curve in curves) else "linear")
 
 
-# --- images ---
-
-
 def _image(axes: "Axes", weight: Tensor, sides: tuple[str, str], corner: Sequence[int] = (0, 0)) -> None:
-    """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped.
-
-    `sides` are what lies down and across, `corner` the row and the column at which a block begins.
-    """
+    """Numbers as colours, the scale the same to both sides of 0; the largest hundredth of a percent clipped."""
     from matplotlib import colormaps
 
     bound = _largest(weight[weight.isfinite()].abs(), 0.9999)
@@ -181,28 +173,12 @@ def not_finite(weight: Tensor) -> int:
     return int((~weight.isfinite()).sum())
 
 
-def _odd(weight: Tensor) -> str:
-    count = not_finite(weight)
-    return f"; {count:,} not finite{f', {ODD}' if weight.ndim > 1 else ''}" if count else ""
-
-
-def _shades(count: int) -> list[Any]:
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.8 * number / max(1, count - 1)) for number in range(count)]
-
-
-# --- words ---
-
-
 def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":
     """The figure under a title in lines that fit, with the end of a long name."""
-    whole = _in_letters(model)
-    name = whole[-NAME:]
+    letters = _in_letters(model)
     title = figure.suptitle("", fontsize=TITLE, parse_math=False)
-    for start in range(len(name)):
-        end = "".join(name[start:])
-        title.set_text(end if len(name) == len(whole) and start == 0 else MORE + end)
+    for start in range(max(0, len(letters) - NAME), len(letters)):
+        title.set_text(MORE * (start > 0) + "".join(letters[start:]))
         # matplotlib wraps between words only, so a name has to fit by itself.
         if title.get_window_extent().width < 0.95 * figure.bbox.width:
             break
@@ -213,24 +189,30 @@ def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":
 def _label(word: str) -> str:
     """A token as a label: spaces and line ends visible, clipped."""
     letters = _in_letters(word.replace(" ", "\N{OPEN BOX}"))
-    if sum(map(len, letters)) <= LETTERS:
-        return "".join(letters)
-    while sum(map(len, letters)) > LETTERS - 1:
-        letters.pop()
-    return "".join(letters) + MORE
+    if sum(map(len, letters)) > LETTERS:
+        letters.append(MORE)
+    while sum(map(len, letters)) > LETTERS:
+        letters[-2:] = [MORE]
+    return "".join(letters)
 
 
 def _in_letters(text: str) -> list[str]:
     """Letters, each as itself or, where the font lacks it or it is invisible, its escape."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    font = get_font(findfont(FontProperties()))
-    has = [font.get_char_index(ord(letter)) for letter in text]
-    return [
-        printable(letter) if there else letter.encode("unicode_escape").decode()
-        for letter, there in zip(text, has, strict=True)
-    ]
+    has = get_font(findfont(FontProperties())).get_char_index
+    return [printable(one) if has(ord(one)) else one.encode("unicode_escape").decode() for one in text]
 
 
 def _sizes(shape: Sequence[int]) -> str:
     return " x ".join(f"{size:,}" for size in shape)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number > 1)}"
+
+
+def _in_words(name: str, weight: Tensor) -> str:
+    odd = not_finite(weight)
+    colour = f", {ODD}" if weight.ndim > 1 else ""
+    return f"{name}, {_sizes(weight.shape)}" + (f"; {odd:,} not finite{colour}" if odd else "")

@@ -1,7 +1,7 @@
 """What each part of a model does, and where each of its tensors lies in a checkpoint."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,35 +12,36 @@ from .descriptions import described
 from .layouts import layout
 from .selecting import nearest_names
 from .subjects import Subject
-from .trees import Line, folded
+from .trees import every, folded
 
 
 def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]]:
-    """A row a module: what it does, and for each of its tensors the shape, the checkpoint's keys and their layout.
+    """A row a module, alike blocks once, as `blocks.{n}`: what it does, its tensors' shapes, keys and layout there.
 
-    `pattern` is a part of a module's path, of a tensor's name or of its key, or a glob of one; blocks that are alike
-    are explained once, as `blocks.{n}`. Raises: ConfigError for a pattern that nothing matches, with the nearest names.
+    `pattern` is a part of a path, of a tensor's name or of its key, or a glob of one. Raises: ConfigError.
     """
-    descriptions = described(subject)
-    rows = _merged([_row(subject, descriptions, line) for line in folded(subject.model)])
-    rows = [row for row in rows if row["text"] or row["tensors"]]
+    merged: dict[str, dict[str, Any]] = {}  # of blocks that were not folded but say the same, as of two types, one
+    for count, row in _rows(subject):
+        if row["text"] or row["tensors"]:
+            merged.setdefault(str(row), row)["count"] += count
+    rows = list(merged.values())
     if pattern is None:
         return rows
     layer = re.search(r"(?:^|\.)(\d+)(?:\.|$)", pattern)
     if layer and int(layer[1]) >= subject.config.layers:
         raise ConfigError({"pattern": f"found layer {layer[1]}, expected 0 to {subject.config.layers - 1}"}, "explain")
-    table = subject.architecture.table
-    matching = [row for row in rows if any(_matches(pattern, name) for name in _names(row, table))]
+    wanted = every(pattern)
+    names = [_names(row, subject.architecture.table) for row in rows]
+    matching = [
+        row
+        for row, called in zip(rows, names, strict=True)
+        if any(wanted in name or fnmatchcase(name, wanted) for name in called)
+    ]
     if not matching:
-        near = nearest_names(every(pattern), {name: () for row in rows for name in _names(row, table)})
+        near = nearest_names(wanted, {name: () for called in names for name in called})
         message = f"found {pattern!r}, which names nothing here; the nearest are {', '.join(near)}"
         raise ConfigError({"pattern": message}, "explain")
     return matching
-
-
-def every(path: str) -> str:
-    """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
 
 
 def heading(row: Mapping[str, Any]) -> str:
@@ -59,50 +60,28 @@ def stored(subject: Subject, descriptions: Mapping[str, Description], name: str,
     return layout(subject.architecture.table.row(name), ndim, fused=owner.fused)
 
 
-def _merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of blocks that were not folded but say the same, as of two types of numbers, as one."""
-    merged: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        same = merged.setdefault(str(row | {"count": 0}), row | {"count": 0})
-        same["count"] += row["count"]
-    return list(merged.values())
-
-
-def _names(row: dict[str, Any], table: Table) -> list[str]:
+def _names(row: dict[str, Any], table: Table) -> dict[str, None]:
     """All that a part may be called: by us, by its file, and by others of its kind."""
     names = [row["path"], every(table.module(row["path"].replace("{n}", "0")) or row["path"])]
     for tensor in row["tensors"]:
         known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0")) for key in row_of.keys}
         aliases = (other for other, key in table.aliases.items() if every(key) in known)
         names += [tensor["name"], *tensor["keys"], *known, *aliases]
-    return list(dict.fromkeys(names))
+    return dict.fromkeys(names)
 
 
-def _matches(pattern: str, name: str) -> bool:
-    wanted = every(pattern)
-    return wanted in name or fnmatchcase(name, wanted)
-
-
-def _row(subject: Subject, descriptions: Mapping[str, Description], line: Line) -> dict[str, Any]:
-    table = subject.architecture.table
+def _rows(subject: Subject) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A row for each line of the tree, not counted yet, and its count."""
+    table, descriptions = subject.architecture.table, described(subject)
     in_file = {step.name: step.keys for step in subject.plan.mapped} if subject.plan else {}
-    tensors = []
-    for name, parameter in subject.model.get_submodule(line.path).named_parameters(line.path, recurse=False):
-        keys = in_file.get(name, table.row(name).keys)
-        tied = subject.model.tied and name in table.tied
-        how = (
-            f"the same tensor as {table.tied[name]}; a file may leave it out"
-            if tied
-            else stored(subject, descriptions, name, parameter.ndim)
-        )
-        shape = list(parameter.shape)
-        tensors.append({"name": every(name), "shape": shape, "keys": [every(key) for key in keys], "stored": how})
-    description = descriptions[line.path]
-    return {
-        "path": every(line.path),
-        "count": 1 if line.shared else line.count,
-        "kind": line.kind.removeprefix(f"{line.count} x "),
-        "text": " ".join(description.text.split()),
-        "source": description.source,
-        "tensors": tensors,
-    }
+    for line in folded(subject.model):
+        tensors = []
+        for name, parameter in subject.model.get_submodule(line.path).named_parameters(line.path, recurse=False):
+            keys = [every(key) for key in in_file.get(name, table.row(name).keys)]
+            how = stored(subject, descriptions, name, parameter.ndim)
+            if subject.model.tied and name in table.tied:
+                how = f"the same tensor as {table.tied[name]}; a file may leave it out"
+            tensors.append({"name": every(name), "shape": list(parameter.shape), "keys": keys, "stored": how})
+        said, kind = descriptions[line.path], line.kind.removeprefix(f"{line.count} x ")
+        row = {"path": every(line.path), "count": 0, "kind": kind, "text": " ".join(said.text.split())}
+        yield 1 if line.shared else line.count, row | {"source": said.source, "tensors": tensors}

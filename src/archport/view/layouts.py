@@ -5,10 +5,13 @@ from ..translate.table import Row
 
 def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
     """How a checkpoint stores a weight that is ours as (out, in), or a bias; `fused` if of queries, keys and values."""
-    regrouped = _regrouped(row)
-    phrases = ["stored (in, out): transposed"] if ndim > 1 and _transposed(row) else []
+    theirs, ours, transposed, regrouped = _sides(row)
+    phrases = ["stored (in, out): transposed"] if ndim > 1 and transposed else []
     if len(row.keys) > 1:
-        phrases.append(f"{len(row.keys)} weights, {_together(row)}")
+        # Several become one by the first axis of the group that they lie in.
+        stack, first = theirs.split()[0], ours.partition("(")[2].split()[0]
+        together = "one after the other" if first == stack else f"put together {first} by {first}"
+        phrases.append(f"{len(row.keys)} weights, {together}")
     elif regrouped:
         columns = "columns are " if ndim > 1 else ""
         phrases.append(f"{columns}all queries, then keys, then values: regrouped head by head")
@@ -17,23 +20,14 @@ def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
 
 def in_short(row: Row, *, fused: bool = False) -> str:
     """The order of a weight's axes in a checkpoint, as briefly as can be."""
-    axes = "(in, out)" if _transposed(row) else "(out, in)"
+    _, _, transposed, regrouped = _sides(row)
+    axes = "(in, out)" if transposed else "(out, in)"
     if len(row.keys) > 1:
         return f"{len(row.keys)} weights, {axes}"
-    return axes + ((", all q, all k, all v" if _regrouped(row) else ", q, k, v of each head") if fused else "")
+    return axes + ((", all q, all k, all v" if regrouped else ", q, k, v of each head") if fused else "")
 
 
-def _together(row: Row) -> str:
-    """How several weights become one: by the first axis of the group that they lie in."""
+def _sides(row: Row) -> tuple[str, str, bool, bool]:
+    """The sides of a row's pattern, and whether it transposes and regroups."""
     theirs, _, ours = (row.pattern or "").partition(" -> ")
-    stack, first = theirs.split()[0], ours.partition("(")[2].split()[0]
-    return "one after the other" if first == stack else f"put together {first} by {first}"
-
-
-def _transposed(row: Row) -> bool:
-    theirs, _, ours = (row.pattern or "").partition(" -> ")
-    return theirs.startswith("...") and ours.endswith("...")
-
-
-def _regrouped(row: Row) -> bool:
-    return "(qkv head dim)" in (row.pattern or "").partition(" -> ")[0]
+    return theirs, ours, theirs.startswith("...") and ours.endswith("..."), "(qkv head dim)" in theirs

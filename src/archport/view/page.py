@@ -1,7 +1,7 @@
 """One file of HTML with all there is to see of one model or two: trees, facts, parts, keys, plots, the verdict."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,59 +9,37 @@ from ..errors import ArchportError, SourceError
 from ..parity import Report
 from . import plotting
 from .descriptions import described
-from .explaining import every, explain, heading, sentence, stored
+from .explaining import explain, heading, sentence, stored
 from .fact_table import diff, facts, side_by_side, titles
-from .notebook import report_values
 from .reference_tree import MARKS, TINY, Joined, joined, legend
-from .rendering import source, whole_page
+from .rendering import report_values, source, whole_page
 from .subjects import Subject
 from .tensor_differences import RELATIVE, as_text, tensors
-from .trees import Line, folded
-
-HINT = (
-    "Point at a line, or reach it with Tab and the arrow keys: what belongs to it lights up in every tree, and is "
-    "explained below. Left and right go to the same part in the next tree, Enter to what explains it, Escape back."
-)
-NUMBERS = "The number behind a dot counts parameters."
+from .trees import Line, every, folded, parameter_count
 
 Values = dict[str, Any]
 
 
 def to_html(subjects: Sequence[Subject], *, verdicts: Iterable[Report] = (), plots: bool = True) -> str:
-    """The page of one model, or of two with what differs; `plots` are drawn of those whose weights are at hand.
-
-    Raises: whatever `diff` and `explain` raise.
-    """
+    """The page of one model, or of two with what differs; `plots` are drawn of those whose weights are at hand."""
     names = zip(subjects, titles(subjects), strict=True)
     subjects = [subject if subject.name == name else replace(subject, name=name) for subject, name in names]
     pairs = [_joined(subject) for subject in subjects]
     tiny = "".join(f"; {subject.name}: {TINY}" for subject in subjects if not subject.at_hand)
-    values: Values = {
-        "title": " and ".join(subject.name for subject in subjects),
-        "lines": [_in_a_line(subject) for subject in subjects],
-        "verdicts": [report_values(report) for report in verdicts],
-        "hint": HINT,
-        "trees": _trees(subjects, pairs),
-        "meanings": MARKS,
-        "legend": f"{NUMBERS} {legend(mark for pair in pairs for mark in pair.marks.values())}{tiny}",
+    return whole_page(
+        "model.html",
+        script=source("page.js"),
+        title=" and ".join(subject.name for subject in subjects),
+        subjects=[(subject, parameter_count(subject.model)) for subject in subjects],
+        verdicts=[report_values(report) for report in verdicts],
+        trees=_trees(subjects, pairs),
+        meanings=MARKS,
+        legend=legend(mark for pair in pairs for mark in pair.marks.values()) + tiny,
+        parts=_parts(subjects, pairs),
+        plots=[plot for subject in subjects for plot in _plots(subject)] if plots else [],
         **_facts(subjects),
-        "parts": _parts(subjects, pairs),
-        "keys": _keys(subjects),
-        "plots": [plot for subject in subjects for plot in _plots(subject)] if plots else [],
-    }
-    facts_section = "differences" if len(subjects) > 1 else "facts"
-    optional = {name: [name] if values[key] else [] for name, key in (("verdict", "verdicts"), ("plots", "plots"))}
-    sections = [*optional["verdict"], "trees", facts_section, "parts", "keys", *optional["plots"]]
-    return whole_page("model.html", script=source("page.js"), sections=sections, facts_section=facts_section, **values)
-
-
-def _in_a_line(subject: Subject) -> str:
-    count = sum(parameter.numel() for parameter in subject.model.parameters())
-    like = f", at the sizes of {subject.like}" if subject.like else ""
-    return f"{subject.name}: {subject.architecture.name}, {count:,} parameters{like}"
-
-
-# --- the trees ---
+        **_keys(subjects),
+    )
 
 
 def _joined(subject: Subject) -> Joined:
@@ -87,23 +65,22 @@ def _trees(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> list[Values]
     return trees
 
 
-# --- facts, parts, keys ---
-
-
 def _facts(subjects: Sequence[Subject]) -> Values:
     """The facts of one model; of two what differs, for checkpoints of one architecture tensor by tensor too."""
     if len(subjects) == 1:
-        return {"facts": [fact._asdict() for fact in facts(subjects[0])], "classes": [], "tensors": None}
+        return {"facts": [fact._asdict() for fact in facts(subjects[0])], "tensors": []}
     rows, apart = diff(subjects), list(tensors(*subjects))
     differ = sum(not row["same"] for row in apart)
-    caption = f"{differ} of {len(apart)} tensors differ; relative is {RELATIVE}"
-    by_tensor = {"rows": [as_text(row) for row in apart], "classes": _classes(apart), "caption": caption}
-    of_both = {"facts": side_by_side(subjects, rows), "classes": _classes(rows)}
-    return of_both | {"tensors": by_tensor if apart else None}
+    return {
+        "facts": _judged(side_by_side(subjects, rows), rows),
+        "tensors": _judged([as_text(row) for row in apart], apart),
+        "caption": f"{differ} of {len(apart)} tensors differ; relative is {RELATIVE}",
+    }
 
 
-def _classes(rows: Sequence[Values]) -> list[str]:
-    return ["same" if row["same"] else "differs" for row in rows]
+def _judged(cells: Sequence[dict[str, str]], rows: Sequence[Values]) -> list[dict[str, str]]:
+    verdicts = ["same" if row["same"] else "differs" for row in rows]
+    return [cell | {"in all": verdict} for cell, verdict in zip(cells, verdicts, strict=True)]
 
 
 def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> dict[str, list[Values]]:
@@ -113,13 +90,12 @@ def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> dict[str, li
         name = f"{subject.name}: " if len(subjects) > 1 else ""
         for row in explain(subject):
             joins = [
-                f"in transformers: {' + '.join(map(every, pair.joins[line.path]))}: {MARKS[pair.marks[line.path]]}"
-                for line in pair.ours
-                if every(line.path) == row["path"] and line.path in pair.joins
+                f"in transformers: {' + '.join(map(every, paths))}: {MARKS[pair.marks[path]]}"
+                for path, paths in pair.joins.items()
+                if every(path) == row["path"] and path in pair.marks
             ]
             heads = list(dict.fromkeys((name + heading(row), *joins)))
-            part = {"heads": heads, "text": sentence(row), "tensors": row["tensors"]}
-            parts.setdefault(row["path"], []).append(part)
+            parts.setdefault(row["path"], []).append(row | {"heads": heads, "text": sentence(row)})
     return parts
 
 
@@ -134,33 +110,32 @@ def _keys(subjects: Sequence[Subject]) -> Values:
             key = cells["ours"] if cells["ours"] != "-" else f"- {cells['theirs']}"
             row = rows.setdefault(key, {"ours": cells["ours"]})
             row |= {column: cells[name] for name, column in columns.items()}
-    named = [every(row["ours"].rpartition(".")[0]) for row in rows.values()]
-    return {"rows": [empty | row for row in rows.values()], "parts": named}
+    parts = [every(row["ours"].rpartition(".")[0]) for row in rows.values()]
+    return {"keys": [empty | row for row in rows.values()], "key_parts": parts}
 
 
 def _key_table(subject: Subject) -> list[dict[str, str]]:
     """A row a tensor: of a checkpoint by its plan, of an architecture by its key table."""
     descriptions, table, plan = described(subject), subject.architecture.table, subject.plan
-    rows = plan.key_table if plan else []
-    for step, row in zip(plan.steps if plan else (), rows, strict=True):
+    if plan is None:
+        return [
+            {"ours": name, "shape": str(tuple(parameter.shape)), "theirs": " + ".join(table.row(name).keys)}
+            | {"how": stored(subject, descriptions, name, parameter.ndim)}
+            for name, parameter in subject.model.named_parameters()
+        ]
+    rows = plan.key_table
+    for step, row in zip(plan.steps, rows, strict=True):
         if step.name and step.kind not in ("tied", "ignored"):
             row["how"] = f"{stored(subject, descriptions, step.name, len(step.shape))}; {step.kind}"
-    for name, parameter in subject.model.named_parameters() if plan is None else ():
-        row = {"ours": name, "shape": str(tuple(parameter.shape)), "theirs": " + ".join(table.row(name).keys)}
-        rows.append(row | {"how": stored(subject, descriptions, name, parameter.ndim)})
     return rows
 
 
-# --- plots ---
-
-
-def _plots(subject: Subject) -> Iterator[Values]:
+def _plots(subject: Subject) -> list[Values]:
     """Every picture that can be drawn of a model, or the reason why one is missing, each reason once."""
     if not subject.at_hand:
         reason = "its weights were not fetched" if subject.plan else "an architecture has no weights"
-        yield {"heading": "", "reason": f"{subject.name}: nothing to draw, {reason}"}
-        return
-    title, reasons = subject.name, set()
+        return [{"heading": "", "reason": f"{subject.name}: nothing to draw, {reason}"}]
+    plots: list[Values] = []
     for kind in plotting.drawable(subject):
         try:
             figure = plotting.plot(subject, kind)
@@ -170,7 +145,5 @@ def _plots(subject: Subject) -> Iterator[Values]:
             words = " ".join(figure.get_suptitle().split())
             data = base64.b64encode(plotting.drawn(figure, ".svg")).decode("ascii")
             plot = {"reason": "", "title": words, "data": data}
-        if plot["reason"] not in reasons:
-            yield {"heading": title} | plot
-            title = ""
-            reasons |= {plot["reason"]} - {""}
+        plots += [plot] if plot not in plots else []
+    return [{"heading": "" if number else subject.name} | plot for number, plot in enumerate(plots)]

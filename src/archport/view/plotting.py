@@ -18,7 +18,7 @@ from ..observing import observe, sites
 from ..registry import skeleton
 from . import drawing
 from .descriptions import described
-from .selecting import tensor
+from .selecting import fault, tensor
 from .subjects import Subject
 
 if TYPE_CHECKING:
@@ -36,22 +36,20 @@ def plot(
 ) -> "Figure":
     """A figure of one of KINDS: `name` is the tensor, for weights; `layer` is for attention, `prompt` for norms too.
 
-    The layer is 0 and the prompt PROMPT where none is given. Only the tensors that are drawn are read.
-    Raises: whatever `check` raises; ConfigError for what cannot be drawn; SourceError where no weights were fetched.
+    Only the tensors that are drawn are read. Raises: ConfigError; SourceError, also where no weights were fetched.
     """
     check(subject, kind, name=name, layer=layer, prompt=prompt)
-    plan = _plan(subject)
+    plan, layer = _plan(subject), layer or 0
     if not subject.at_hand and (kind in OF_ALL or not plan.checkpoint.remote):
         raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
-    if kind == "positions":
-        step, _ = tensor(plan, _learned_positions(subject))
-        return drawing.positions(subject.name, step.name or "", own_weight(plan, step).float())
-    if kind == "weights":
-        step, ranges = tensor(plan, name)
-        weight = own_weight(plan, step).float()[tuple(ranges)]
-        place = ", ".join(f"{part.start}:{part.stop}" for part in ranges)
-        title = f"{step.name}[{place}]" if weight.shape != step.shape else f"{step.name}"
-        sides = described(subject)[(step.name or "").rpartition(".")[0]].sides
+    if kind in ("positions", "weights"):
+        step, ranges = tensor(plan, name or _learned_positions(subject))
+        weight, title = own_weight(plan, step).float()[tuple(ranges)], str(step.name)
+        if kind == "positions":
+            return drawing.positions(subject.name, title, weight)
+        if weight.shape != step.shape:
+            title += f"[{', '.join(f'{part.start}:{part.stop}' for part in ranges)}]"
+        sides = described(subject)[str(step.name).rpartition(".")[0]].sides
         return drawing.weights(subject.name, title, weight, sides, [part.start for part in ranges])
     if kind == "spectrum":
         return drawing.spectrum(subject.name, _spectra(plan))
@@ -60,16 +58,16 @@ def plot(
         warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
         model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
     if kind == "attention":
-        values = probabilities(model, ids, layer or 0)
-        if not values.isfinite().all():
-            raise _fault(kind, f"found numbers in layer {layer or 0} that are not finite, expected finite ones")
-        return drawing.attention(subject.name, layer or 0, values, words)
-    norms = stream_norms(model, ids)
-    good = norms.isfinite().all(-1).tolist()
-    if not all(good):
-        where = f"after {good.index(False)} layers" if good[0] else "in the embedding"
-        raise _fault(kind, f"found numbers {where} that are not finite, expected finite ones")
-    return drawing.norms(subject.name, norms, subject.config.width)
+        values, where = probabilities(model, ids, layer), f"in layer {layer}"
+    else:
+        values = stream_norms(model, ids)
+        good = values.isfinite().all(-1).tolist()
+        where = f"after {(*good, False).index(False)} layers" if good[0] else "in the embedding"
+    if not values.isfinite().all():
+        raise fault(kind, f"found numbers {where} that are not finite, expected finite ones")
+    if kind == "attention":
+        return drawing.attention(subject.name, layer, values, words)
+    return drawing.norms(subject.name, values, subject.config.width)
 
 
 def drawable(subject: Subject) -> list[str]:
@@ -82,12 +80,11 @@ def check(
 ) -> None:
     """Check the arguments of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
     if kind not in KINDS:
-        raise _fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
-    given = {"name": name, "layer": layer, "prompt": prompt}
+        raise fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
     faults = {
-        option: f"found {given[option]!r}, but {kind} has none: it is for {' and '.join(kinds)}"
-        for option, kinds in OPTIONS.items()
-        if given[option] is not None and kind not in kinds
+        option: f"found {value!r}, but {kind} has none: it is for {' and '.join(OPTIONS[option])}"
+        for option, value in {"name": name, "layer": layer, "prompt": prompt}.items()
+        if value is not None and kind not in OPTIONS[option]
     }
     if faults:
         raise ConfigError(faults, "plot")
@@ -95,11 +92,11 @@ def check(
     if kind == "positions" and _learned_positions(subject) is None:
         rotary = any(isinstance(part, Rotary) for part in subject.model.modules())
         what = "rotary positions, which are angles and not learned" if rotary else "no PositionedEmbed of archport"
-        raise _fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
+        raise fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
     if kind == "weights" and len((step := tensor(plan, name)[0]).shape) not in (1, 2):
-        raise _fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
+        raise fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
     if layer is not None and not 0 <= layer < subject.config.layers:
-        raise _fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
+        raise fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
     if kind == "attention":
         _probabilities_site(subject.model, layer or 0)
     drawing.new_figure()
@@ -127,37 +124,26 @@ def _plan(subject: Subject) -> LoadPlan:
     return subject.plan
 
 
-def _fault(field: str, what: str) -> ConfigError:
-    return ConfigError({field: what}, "plot")
-
-
-# --- the numbers that are drawn ---
-
-
 def _learned_positions(subject: Subject) -> str | None:
-    """The name of the learned positions of a model, if it has any."""
-    for path, part in subject.model.named_modules():
-        if isinstance(part, PositionedEmbed):
-            return f"{path}.positions.weight"
-    return None
+    paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))
+    return next((f"{path}.positions.weight" for path in paths), None)
 
 
 def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
-    """For each matrix of the blocks, by its name within one, the singular values in every layer that has it."""
+    """The singular values of each matrix of a block, by its name within one, in every layer that has it."""
     spectra: dict[str, list[drawing.Spectrum]] = {}
     for step in plan.mapped:
-        first, _, rest = (step.name or "").partition(".")
-        layer, _, matrix = rest.partition(".")
-        if first != "blocks" or len(step.shape) != 2:
+        if not str(step.name).startswith("blocks.") or len(step.shape) != 2:
             continue
+        _, layer, matrix = str(step.name).split(".", 2)
         weight = own_weight(plan, step).float()
         if odd := drawing.not_finite(weight):
             numbers = f"{odd:,} of {weight.numel():,} numbers not finite"
-            raise _fault("spectrum", f"{step.name}: found {numbers}, expected none")
+            raise fault("spectrum", f"{step.name}: found {numbers}, expected none")
         spectrum = drawing.Spectrum(int(layer), step.shape, torch.linalg.svdvals(weight))
         spectra.setdefault(matrix.removesuffix(".weight"), []).append(spectrum)
     if not spectra:
-        raise _fault("spectrum", "found no matrices in the blocks, expected some")
+        raise fault("spectrum", "found no matrices in the blocks, expected some")
     return spectra
 
 
@@ -168,26 +154,23 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
     tokenizer = text.tokenizer(model)
     ids, most = text.encoded(tokenizer, prompt), subject.config.context
     if len(ids) < 2:
-        raise _fault("prompt", f"found {len(ids)} tokens, expected at least 2")
+        raise fault("prompt", f"found {len(ids)} tokens, expected at least 2")
     if len(ids) > most:
-        raise _fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
+        raise fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
     words = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
-    whole = [word and "\N{REPLACEMENT CHARACTER}" not in word for word in words]
-    return torch.tensor([ids]), [
-        word if good else str(tokenizer.id_to_token(token)) for word, good, token in zip(words, whole, ids, strict=True)
-    ]
+    for at, word in enumerate(words):
+        if not word or "\N{REPLACEMENT CHARACTER}" in word:
+            words[at] = str(tokenizer.id_to_token(ids[at]))
+    return torch.tensor([ids]), words
 
 
 def _probabilities_site(model: Decoder, layer: int) -> str:
-    """The name of the attention probabilities of a layer. Raises: ConfigError where `observe` has none there."""
-    prefix = f"blocks.{layer}."
-    names = [site.name for site in sites(model) if site.name.startswith(prefix)]
-    for name in names:
-        if name.endswith(".probabilities"):
-            return name
+    for site in sites(model):
+        if site.name.startswith(f"blocks.{layer}.") and site.name.endswith(".probabilities"):
+            return site.name
     parts = ", ".join(type(part).__name__ for part in model.blocks[layer].children())
     message = f"layer {layer} has no attention probabilities to observe, as {Attention.__name__} has: found {parts}"
-    raise _fault("attention", message)
+    raise fault("attention", message)
 
 
 @torch.no_grad()

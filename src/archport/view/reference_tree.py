@@ -20,13 +20,12 @@ from ..translate.fields import write_config
 from ..translate.pattern import Layout
 from ..translate.table import Table
 from .subjects import Subject
-from .trees import Line, folded, tree
+from .trees import Line, every, folded, tree
 
 LEGEND = (
     "= the same numbers in both, after the rearrangement of the key table, or without numbers the same function; "
     "! not the same; - no module of its own on the other side"
 )
-NOT_COMPARED = "; ? not compared, as it cannot be run alone"
 MARKS = {
     "=": "the same in both",
     "!": "NOT the same in both",
@@ -40,12 +39,7 @@ CLOSE = 1e-12  # of two functions in float64: the reference may compute the same
 
 @dataclass(frozen=True)
 class Joined:
-    """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks what became of each line.
-
-    A mark is `=` where both hold the same numbers after the row's rearrangement, or without numbers compute the same;
-    `!` where not, `?` where nobody can tell, `-` where the other side has no module of its own, and empty for what
-    only holds other modules.
-    """
+    """Two trees: `joins` gives for a path of ours those of theirs that do the same, the marks one of MARKS a line."""
 
     ours: list[Line]
     theirs: list[Line]
@@ -55,60 +49,45 @@ class Joined:
 
 
 def joined(subject: Subject) -> Joined:
-    """A model's tree and that of transformers' model of the same config, joined by the key table and compared.
-
-    A checkpoint's own weights are compared, or where they are not here those of a tiny loud model.
-
-    Raises: SourceError when there is no reference to be had.
-    """
-    reference = _reference(subject)
+    """A model's tree and that of transformers' model of the same config, joined and compared. Raises: SourceError."""
+    arch, origin = subject.architecture, subject.plan.checkpoint.origin.hf if subject.plan else None
+    with torch.device("meta"), without_drawing():
+        reference = references.of_config(write_config(arch.table, subject.config, arch.name, origin), torch.float32)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
     joins = _joins(subject, reference, {path: line.path for line in theirs for path in _paths(line)})
     same = _same(subject)
-    marks = {line.path: _mark(line, same) if line.path in joins else _alone(line, ours) for line in ours}
-    pairs = [(marks[line.path], path) for line in ours for path in joins.get(line.path, ())]
-    worst = {path: mark for mark, path in sorted(pairs, key=lambda pair: "=?!".index(pair[0]))}
-    their_marks = {line.path: worst[line.path] if line.path in worst else _alone(line, theirs) for line in theirs}
-    return Joined(ours, theirs, joins, marks, their_marks)
+    marks = {line.path: _mark(line, same) for line in ours if line.path in joins}
+    pairs = [(marks[line], path) for line in marks for path in joins[line]]
+    their_marks = {path: _worst(mark for mark, other in pairs if other == path) for _, path in pairs}
+    return Joined(ours, theirs, joins, _alone(ours) | marks, _alone(theirs) | their_marks)
 
 
 def legend(marks: Iterable[str]) -> str:
     """What the marks mean."""
-    return LEGEND + (NOT_COMPARED if "?" in marks else "")
+    return LEGEND + ("; ? not compared, as it cannot be run alone" if "?" in marks else "")
 
 
 def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str, Any]]:
-    """The rows of `tree` in our order, and of each the module of transformers that the key table joins it with.
-
-    `join` is the mark of `joined`. Raises: SourceError.
-    """
+    """The rows of `tree`, each with its mark and the module of transformers it is joined with. Raises: SourceError."""
     pair = joined(subject)
-    rows = tree(subject.model)
+    rows, places = tree(subject.model), []
     their_lines = {line.path: line for line in pair.theirs}
-    rows_of_both: list[dict[str, Any]] = []
-    places: list[str] = []  # the path in the reference of each of them
     for row in rows:
-        others = [their_lines[path] for path in pair.joins.get(row["path"], ())]
-        rows_of_both.append(row | _their_cells(others, pair.marks[row["path"]]))
-        places.append(others[-1].path if others else "")
-    claimed = {path for paths in pair.joins.values() for path in paths}
+        paths = pair.joins.get(row["path"], [])
+        row |= _their_cells([their_lines[path] for path in paths], pair.marks[row["path"]])
+        places.append(paths[-1] if paths else "")
+    claimed = {f"{path}." for paths in pair.joins.values() for path in paths}
     for path, line in their_lines.items():
-        if path not in claimed and not any(other.startswith(f"{path}.") for other in claimed):
+        if not any(other.startswith(f"{path}.") for other in claimed):
             at = _end_of(path.rpartition(".")[0], places)
             empty = dict.fromkeys(rows[0], "") | {"depth": line.depth, "parameters": 0, "share": 0.0}
-            rows_of_both.insert(at, empty | _their_cells([line], pair.their_marks[path]))
+            rows.insert(at, empty | _their_cells([line], pair.their_marks[path]))
             places.insert(at, path)
-    return [row for row in rows_of_both if depth is None or row["depth"] <= depth]
-
-
-# --- which belong together ---
+    return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
 def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
-    """Our module paths with those of the reference that hold the same tensors, or do the same without any.
-
-    `lines` gives for every path of the reference that of the line it was folded into.
-    """
+    """Our paths with those of the reference that do the same; `lines` gives the line each is folded into."""
     table = subject.architecture.table
     branches = {ours: [path] for ours, path in counterparts(subject.model, theirs, table).items()}
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
@@ -123,22 +102,19 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
 
 
 def _paths(line: Line) -> list[str]:
-    """The path of a line, in every layer that was folded into it."""
-    layer = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
-    if layer is None:
-        return [line.path]
-    layers = range(int(layer[0]), int(layer[0]) + line.count)
-    return [f"{line.path[: layer.start()]}{number}{line.path[layer.end() :]}" for number in layers]
+    first = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
+    return [every(line.path).replace("{n}", str(int(first[0] if first else 0) + more)) for more in range(line.count)]
 
 
-def _alone(line: Line, lines: Iterable[Line]) -> str:
-    """The mark of a line that is joined with none: `-`, but for one that only holds others."""
-    return "" if any(other.path.startswith(f"{line.path}.") for other in lines) else "-"
+def _alone(lines: list[Line]) -> dict[str, str]:
+    """The marks of lines that are joined with none: `-`, but empty for one that only holds others."""
+    paths = [line.path for line in lines]
+    return {path: "" if any(other.startswith(f"{path}.") for other in paths) else "-" for path in paths}
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
-    layers = r"\.0(?=\.|$)"
-    names = [re.sub(layers, f".0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
+    layers = re.compile(r"(?<=\.)0(?=\.|$)")
+    names = [layers.sub(f"0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
     kinds = [f"{line.kind} {line.shape}".strip() for line in lines]
     return {
         "join": join,
@@ -148,59 +124,37 @@ def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
 
 
 def _end_of(parent: str, places: list[str]) -> int:
-    """Behind the last row that lies in a module of the reference, or in one around it."""
+    """Behind the last row that lies in a module of theirs, or in one around it."""
     while parent:
-        inside = [at for at, path in enumerate(places) if path == parent or path.startswith(f"{parent}.")]
+        inside = [at for at, path in enumerate(places) if f"{path}.".startswith(f"{parent}.")]
         if inside:
             return inside[-1] + 1
         parent = parent.rpartition(".")[0]
     return len(places)
 
 
-# --- whether they hold the same ---
+def _mark(line: Line, same: Mapping[str, str]) -> str:
+    paths = (*_paths(line), every(line.path))
+    return _worst(mark for name, mark in same.items() if any(f"{name}.".startswith(f"{path}.") for path in paths))
 
 
-def _mark(line: Line, same: Mapping[str, bool | None]) -> str:
-    """Whether all of a module, and of those folded with it, is the same in both."""
-    inside = {same[name] for path in _paths(line) for name in same if name == path or name.startswith(f"{path}.")}
-    return "!" if False in inside else "?" if None in inside else "="
+def _worst(marks: Iterable[str]) -> str:
+    return min(marks, key="!?=".index, default="=")
 
 
-def _reference(subject: Subject) -> nn.Module:
-    """transformers' model of the same config, on `meta`."""
-    origin = subject.plan.checkpoint.origin.hf if subject.plan else None
-    hf = write_config(subject.architecture.table, subject.config, subject.architecture.name, origin)
-    with torch.device("meta"), without_drawing():
-        return references.of_config(hf, torch.float32)
-
-
-def _same(subject: Subject) -> dict[str, bool | None]:
-    """For each parameter of ours, and each joined module without any, whether transformers' own is the same."""
-    arch = subject.architecture
-    if subject.at_hand and subject.plan and subject.plan.checkpoint.origin.folder:
-        folder = subject.plan.checkpoint.origin.folder
+def _same(subject: Subject) -> dict[str, str]:
+    """The mark of each parameter of ours and each joined module without any; of a tiny model that of each row."""
+    arch, table = subject.architecture, subject.architecture.table
+    if subject.at_hand and subject.plan and (folder := subject.plan.checkpoint.origin.folder):
         reference = references.of_folder(folder, subject.dtype, "eager")
-        return _compared(port.load(folder, dtype=subject.dtype), reference, arch.table)
-    own = {name: getattr(subject.config, name) for name in arch.table.config}
-    sizes = own | references.variants(arch)[arch.name]
+        return _compared(port.load(folder, dtype=subject.dtype), reference, table)
+    sizes = {name: getattr(subject.config, name) for name in table.config} | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
-    hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
-    same = _compared(port.from_state_dict(hf, reference.state_dict()), reference, arch.table)
-    # Of a tiny model there are other layers; what holds for its layers holds for the table's row.
-    names = [name for name, _ in subject.model.named_parameters(remove_duplicate=False)]
-    names += [name for name, _ in _joined_modules(subject.model, arch.table)]
-    return {name: _of_all({same[other] for other in _of_row(name, same)}) for name in names}
-
-
-def _of_all(results: set[bool | None]) -> bool | None:
-    return False if False in results else None if None in results else True
-
-
-def _of_row(name: str, names: Iterable[str]) -> list[str]:
-    first, *rest = name.split(".")
-    if first != "blocks":
-        return [other for other in names if other == name]
-    return [other for other in names if other.split(".")[0] == first and other.split(".")[2:] == rest[1:]]
+    hf = write_config(table, arch.config_class(**sizes), arch.name, None)
+    of_rows: dict[str, str] = {}
+    for name, mark in _compared(port.from_state_dict(hf, reference.state_dict()), reference, table).items():
+        of_rows[every(name)] = _worst((mark, of_rows.get(every(name), "=")))
+    return of_rows
 
 
 def _joined_modules(model: nn.Module, table: Table) -> Iterator[tuple[str, str]]:
@@ -210,22 +164,19 @@ def _joined_modules(model: nn.Module, table: Table) -> Iterator[tuple[str, str]]
             yield name, path
 
 
-def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, bool | None]:
+def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, str]:
     theirs = {canonical(table, key): tensor for key, tensor in reference.state_dict().items()}
     same: dict[str, bool | None] = {}
     for name, parameter in ours.named_parameters(remove_duplicate=False):
-        row = table.row(name)
-        layout = Layout(row.pattern, len(row.keys), ours.config.axes)
-        pieces = zip(layout.parts(parameter.detach()), row.keys, strict=True)
+        keys, pattern = table.row(name)
+        layout = Layout(pattern, len(keys), ours.config.axes)
+        pieces = zip(layout.parts(parameter.detach()), keys, strict=True)
         same[name] = all(key in theirs and same_bytes(piece, layout.split(theirs[key])) for piece, key in pieces)
     modules = dict(reference.named_modules())
     for name, path in _joined_modules(ours, table):
         if path in modules:
             same[name] = does_the_same(ours.get_submodule(name), modules[path])
-    return same
-
-
-# --- whether modules without parameters do the same, by the class of ours ---
+    return {name: {True: "=", None: "?", False: "!"}[result] for name, result in same.items()}
 
 
 @singledispatch
@@ -246,7 +197,6 @@ def _(ours: nn.Dropout, theirs: Any) -> bool | None:
 
 @does_the_same.register
 def _(ours: Rotary, theirs: Any) -> bool | None:
-    """Whether the angles agree, of each pair or in a table of sines and cosines."""
     if isinstance(frequencies := getattr(theirs, "inv_freq", None), Tensor):
         return torch.allclose(ours.frequencies(frequencies.device), frequencies)
     if isinstance(table := getattr(theirs, "embed_positions", None), Tensor):

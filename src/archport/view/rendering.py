@@ -1,14 +1,25 @@
-"""HTML from templates that escape whatever they are given, in pages of one file that no network touches."""
+"""HTML from templates that escape whatever they are given: whole pages, and what a notebook shows."""
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from ..config import dtype_name
 from ..errors import printable
+from ..layers import Decoder
+from ..loading import LoadPlan
+from ..parity.report import HEADINGS, Report
+from .trees import as_text, parameter_count, tree
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: Any) -> str:
@@ -19,28 +30,22 @@ def render(template: str, **values: Any) -> str:
 def whole_page(template: str, *, script: str = "", **values: Any) -> str:
     """A whole page. What it may do is written into it: its own style, `script` and pictures, no more."""
     style = source("page.css")
-    script_digest = _digest(script) if script else "'none'"
-    policy = [
-        "default-src 'none'",
-        "img-src data:",
-        f"style-src {_digest(style)}",
-        f"script-src {script_digest}",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    return render(template, style=style, script=script, policy="; ".join(policy), **values)
+    may_run = _digest(script) if script else "'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
+        f"script-src {may_run}; base-uri 'none'; form-action 'none'"
+    )
+    return render(template, style=style, script=script, policy=policy, **values)
 
 
 def source(name: str) -> str:
     """The text of a file beside the templates."""
-    loader: Any = _environment().loader
-    text: str = loader.get_source(_environment(), name)[0]
-    return text
+    return (TEMPLATES / name).read_text("utf-8")
 
 
 @cache
 def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
     def finalize(value: Any) -> Any:
@@ -51,17 +56,47 @@ def _environment() -> "Environment":
         inner = text.lstrip(" ")
         return Markup("&nbsp;") * (len(text) - len(inner)) + escape(inner)  # an indent is seen without a style too
 
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    strict: Any = {"autoescape": True, "undefined": StrictUndefined, "finalize": finalize}
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, **strict)
     environment.filters |= {"indented": indented, "tuple": tuple}
     return environment
 
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
+
+
+def report_page(reports: Sequence[Report]) -> str:
+    """One page in HTML of any number of reports."""
+    title = ", ".join(report.name for report in reports[:3])
+    return whole_page("reports.html", title=title, reports=map(report_values, reports))
+
+
+def report_values(report: Report) -> dict[str, Any]:
+    """What a template needs to show a report."""
+    lines = [report.verdict, *([report.fault.words] if report.fault else [])]
+    rows = [dict(zip(HEADINGS, row, strict=True)) for row in report.rows()]
+    return {"name": report.name, "lines": lines, "rows": rows}
+
+
+def _of_decoder(model: Decoder) -> str:
+    packed = not isinstance(getattr(model.head, "weight", None), nn.Parameter)  # as the linear maps of fast/
+    missing = ", not counting its linear maps, which are packed" if packed else ""
+    name = getattr(model, "architecture", type(model).__name__)
+    return render(
+        "notebook.html",
+        rows=[as_text(row) for row in tree(model)],
+        caption=f"{name}: {parameter_count(model):,} parameters{missing}",
+    )
+
+
+def _of_plan(plan: LoadPlan) -> str:
+    what = f"{plan.checkpoint.origin.name}: {plan.architecture.name}, {plan.parameters:,} parameters"
+    memory = f"{plan.bytes_in_place:,} bytes used in place, {plan.bytes_copied:,} copied"
+    return render("notebook.html", rows=plan.key_table, caption=f"{what} in {dtype_name(plan.dtype)}; {memory}")
+
+
+# None of the classes knows how it is shown.
+setattr(Decoder, "_repr_html_", _of_decoder)  # noqa: B010
+setattr(LoadPlan, "_repr_html_", _of_plan)  # noqa: B010
+setattr(Report, "_repr_html_", lambda report: render("notebook.html", report=report_values(report)))  # noqa: B010

@@ -11,39 +11,35 @@ from ..translate.tensors import TensorStep
 
 
 def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
-    """The step of a tensor, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range for each axis.
-
-    A checkpoint's key will do where it makes one tensor of ours alone. Raises: ConfigError.
-    """
+    """The step of a tensor, by our name or its key, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range an axis."""
     if not text:
-        raise _fault("found no name, expected that of a tensor, as embed.tokens.weight")
+        raise fault("weights", "found no name, expected that of a tensor, as embed.tokens.weight")
     name, bracket, block = text.partition("[")
     names = _names(plan)
     spellings = {name, *plan.architecture.table.canonical(name)}
     matching = [name] if name in names else [ours for ours, keys in names.items() if spellings & set(keys)]
     if not matching:
         near = ", ".join(nearest_names(name, names))
-        raise _fault(f"found {name!r}, expected the name of a tensor; the nearest are {near}")
+        raise fault("weights", f"found {name!r}, expected the name of a tensor; the nearest are {near}")
     if len(matching) > 1:
-        raise _fault(f"found {name!r}, which is a part of several: expected one of {', '.join(matching)}")
+        raise fault("weights", f"found {name!r}, which is a part of several: expected one of {', '.join(matching)}")
     step = _step(plan, matching[0])
     if step is None:
-        raise _fault(
-            f"found {name!r}, which is tied: expected {plan.architecture.table.tied[matching[0]]}, which it is"
-        )
+        tied = plan.architecture.table.tied[matching[0]]
+        raise fault("weights", f"found {name!r}, which is tied: expected {tied}, which it is")
     if name not in names and len(step.keys) > 1:
-        raise _fault(f"found {name!r}, which is a part of {step.name}: expected that")
+        raise fault("weights", f"found {name!r}, which is a part of {step.name}: expected that")
     if name not in names and bracket and step.pattern and (len(step.shape) > 1 or regroups(step.pattern)):
-        raise _fault(f"found a block of {name!r}, which lies in another order: expected one of {step.name}")
+        raise fault("weights", f"found a block of {name!r}, which lies in another order: expected one of {step.name}")
     return step, _ranges(block, step.shape) if bracket else [slice(0, size) for size in step.shape]
 
 
 def _step(plan: LoadPlan, name: str) -> TensorStep | None:
     """The step of one of ours; none where it is another's weight. Headers alone cannot tell if a file's head is."""
-    step = next((step for step in plan.steps if step.name == name), None)
-    if step and step.kind == "tied" and plan.checkpoint.files:
-        return next((step for step in settle_tie(plan).mapped if step.name == name), None)
-    return step
+    steps = {step.name: step for step in plan.steps}
+    if name in steps and steps[name].kind == "tied" and plan.checkpoint.files:
+        steps = {step.name: step for step in settle_tie(plan).mapped}
+    return steps.get(name)
 
 
 def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
@@ -54,10 +50,7 @@ def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
 
 
 def nearest_names(text: str, names: Mapping[str, Sequence[str]]) -> list[str]:
-    """The three names that are likest to one that is none, or whose other spellings are.
-
-    Its last two parts count, wherever they are in a name; of equals the one most like all of it comes first.
-    """
+    """The three names, each with other spellings, that are likest to the last two parts of one that is none."""
     text = text[-100:].lower()
     words = text.split(".")[-2:]
 
@@ -84,8 +77,9 @@ def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
     if len(parts) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
         return [slice(*bounds) for bounds in full]
     wanted = ", ".join(f"0:{size}" for size in shape)
-    raise _fault(f"found the block [{block}, expected one within [{wanted}]")
+    raise fault("weights", f"found the block [{block}, expected one within [{wanted}]")
 
 
-def _fault(what: str) -> ConfigError:
-    return ConfigError({"weights": what}, "plot")
+def fault(field: str, what: str) -> ConfigError:
+    """What is wrong with an argument of `plot`."""
+    return ConfigError({field: what}, "plot")

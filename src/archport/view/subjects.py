@@ -47,20 +47,16 @@ class Subject:
 def subject(
     source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, headers_only: bool = True
 ) -> Subject:
-    """A folder, a Hub id or an architecture by its name; without a source, or by `bundled`, what ships with archport.
-
-    A Hub id may carry its revision, as `EleutherAI/pythia-70m@step3000`.
-
-    Raises: ConfigError for an architecture that has no sizes to show it at, and whatever `plan` raises.
-    """
-    if isinstance(source, str) and is_architecture(source) and not Path(source).exists():
-        arch = architecture(source)
+    """A folder, a Hub id, as NAME or NAME@step3000, or an architecture; without one, what ships with archport."""
+    named = isinstance(source, str) and not Path(source).exists()
+    if named and is_architecture(str(source)):
+        arch = architecture(str(source))
         like, sizes = arch.example()
         return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
-    if source == "bundled" and not Path(source).exists():
+    if named and source == "bundled":
         source = None
-    if isinstance(source, str) and revision is None and not Path(source).exists():
-        source, _, at = source.partition("@")
+    elif named and revision is None:
+        source, _, at = str(source).partition("@")
         revision = at or None
     try:
         plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)

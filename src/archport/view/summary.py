@@ -11,25 +11,23 @@ from ..layers import Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan
 
 PROMPT = "def __init__("
+SCALES = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 
 def in_words(model: Decoder) -> str:
     """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
-    cfg = model.config
-    block = model.blocks[0]
-    learned = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
-    rotary = next((part for part in model.modules() if isinstance(part, Rotary)), None)
-    positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}" if rotary else learned
+    cfg, block = model.config, model.blocks[0]
+    positions = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
+    if rotary := next((part for part in model.modules() if isinstance(part, Rotary)), None):
+        positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}"
     wiring = getattr(block, "wiring", type(block).__name__)
-    head = "tied head" if model.tied else "untied head"
     sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
-    return f"{sizes}, {positions}, {wiring}, {head}"
+    return f"{sizes}, {positions}, {wiring}, {'tied' if model.tied else 'untied'} head"
 
 
 def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
     """What a load did: where from, what it is, the tensor account, memory."""
-    origin = plan.checkpoint.origin
-    ignored = Counter(step.why for step in plan.of_kind("ignored"))
+    origin, files = plan.checkpoint.origin, plan.checkpoint
     mapped = {step.name for step in plan.mapped}
     explained = {key for step in plan.steps for key in step.keys}
     return {
@@ -39,17 +37,17 @@ def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
         "commit": origin.commit,
         "architecture": plan.architecture.name,
         "in_words": in_words(model),
-        "files": list(plan.checkpoint.names),
-        "file_bytes": plan.checkpoint.file_bytes,
+        "files": list(files.names),
+        "file_bytes": files.file_bytes,
         "mapped": len(plan.mapped),
         "missing": sum(name not in mapped for name, _ in model.named_parameters()),
-        "unexplained": len(plan.checkpoint.headers.keys() - explained),
+        "unexplained": len(files.headers.keys() - explained),
         "tied": len(plan.of_kind("tied")),
-        "ignored": dict(ignored),
+        "ignored": dict(Counter(step.why for step in plan.of_kind("ignored"))),
         "bytes_in_place": plan.bytes_in_place,
         "bytes_copied": plan.bytes_copied,
         "peak_bytes": plan.peak_bytes,
-        "mappable": plan.checkpoint.mapped,
+        "mappable": files.mapped,
         "parameters": plan.parameters,
         "dtype": dtype_name(plan.dtype),
         "unknown_fields": list(plan.unknown_fields),
@@ -61,26 +59,23 @@ def account(facts: dict[str, Any]) -> str:
     ignored = sum(facts["ignored"].values())
     reasons = f": {'; '.join(facts['ignored'])}" if ignored else ""
     tied = f", {facts['tied']} tied" if facts["tied"] else ""
-    return (
-        f"{facts['mapped']} mapped{tied}, {facts['missing']} missing, {facts['unexplained']} unexplained, "
-        f"{ignored} ignored{reasons}"
-    )
+    lacking = f"{facts['missing']} missing, {facts['unexplained']} unexplained"
+    return f"{facts['mapped']} mapped{tied}, {lacking}, {ignored} ignored{reasons}"
 
 
 def memory(facts: dict[str, Any]) -> str:
     """How many bytes are used where they lie, how many are copied, and the most at once."""
+    used, copied, peak = facts["bytes_in_place"], facts["bytes_copied"], facts["peak_bytes"]
+    if not facts["mappable"]:
+        used, peak = facts["file_bytes"], facts["file_bytes"] + copied
     place = "used in place" if facts["mappable"] else "read into memory"
-    used = facts["bytes_in_place"] if facts["mappable"] else facts["file_bytes"]
-    peak = facts["peak_bytes"] if facts["mappable"] else facts["file_bytes"] + facts["bytes_copied"]
-    return f"{size(used)} {place}, {size(facts['bytes_copied'])} copied, {size(peak)} at the peak"
+    return f"{size(used)} {place}, {size(copied)} copied, {size(peak)} at the peak"
 
 
 def size(count: int) -> str:
     """Bytes for people: 1 MB is a million."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
+    units = (f"{count / scale:.1f} {unit}" for unit, scale in SCALES.items() if count >= scale)
+    return next(units, f"{count} bytes")
 
 
 @torch.no_grad()
@@ -89,7 +84,4 @@ def next_tokens(model: Decoder, prompt: str = PROMPT, count: int = 3) -> list[tu
     tokenizer = text.tokenizer(model)
     logits = model(torch.tensor([text.encoded(tokenizer, prompt)]))[0, -1].float()
     best = logits[: tokenizer.get_vocab_size()].softmax(-1).topk(count)
-    return [
-        (tokenizer.decode([index]), value)
-        for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    return [(tokenizer.decode([int(index)]), float(value)) for value, index in zip(*best, strict=True)]

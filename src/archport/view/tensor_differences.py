@@ -15,18 +15,14 @@ PIECE = 1 << 18  # numbers that are compared at a time, so that they stay near t
 
 
 def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
-    """How far each parameter of two checkpoints is apart, a piece of one pair in memory at a time.
+    """How far each parameter of two checkpoints of one architecture that are at hand is apart, one pair at a time.
 
-    There are no rows unless both are of one architecture and their weights at hand.
-    `largest` is the largest difference, `relative` is what RELATIVE says; None where it is not finite, the shapes
-    differ or only one has the tensor.
+    `largest` and `relative` are None where they are not finite, the shapes differ or only one has the tensor.
     """
-    if one.plan is None or other.plan is None or one.architecture != other.architecture:
+    if not (one.at_hand and other.at_hand and one.plan and other.plan and one.architecture == other.architecture):
         return
-    if not (one.at_hand and other.at_hand):
-        return
-    theirs = {step.name: step for step in other.plan.mapped}
-    ours = {step.name: step for step in one.plan.mapped}
+    files, others = one.plan.checkpoint, other.plan.checkpoint
+    ours, theirs = ({step.name: step for step in plan.mapped} for plan in (one.plan, other.plan))
     for name in dict.fromkeys((*ours, *theirs)):
         a, b = ours.get(name), theirs.get(name)
         row: dict[str, Any] = {"tensor": name, "shapes": [list(step.shape) if step else None for step in (a, b)]}
@@ -34,17 +30,14 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
             yield row | {"same": False, "largest": None, "relative": None}
             continue
         # A row rearranges both in the same way, so numbers are compared where they lie in the files.
-        pairs = [
-            (one.plan.checkpoint.read(key), other.plan.checkpoint.read(same))
-            for key, same in zip(a.keys, b.keys, strict=True)
-        ]
+        pairs = [(files.read(key), others.read(same)) for key, same in zip(a.keys, b.keys, strict=True)]
         if all(same_bytes(first, second) for first, second in pairs):
             yield row | {"same": True, "largest": 0.0, "relative": 0.0}
         else:
             yield row | _apart(pairs)
         for first, second in pairs:
-            one.plan.checkpoint.release(first)
-            other.plan.checkpoint.release(second)
+            files.release(first)
+            others.release(second)
 
 
 def _apart(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
@@ -56,23 +49,19 @@ def _apart(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
             numbers += a.to(wide).norm().item() ** 2
             apart += difference.norm().item() ** 2
             largest = max(largest, difference.abs_().max().item(), key=lambda number: (math.isnan(number), number))
-    relative = math.sqrt(apart / numbers) if numbers else math.inf
-    return {"same": largest == 0, "largest": _finite(largest), "relative": _finite(relative) if largest else 0.0}
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+    relative = (math.sqrt(apart / numbers) if numbers else math.inf) if largest else 0.0
+    values = {"largest": largest, "relative": relative}
+    return {"same": largest == 0} | {key: one if math.isfinite(one) else None for key, one in values.items()}
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `tensors` as people read it."""
     first, second = (tuple(shape) if shape else None for shape in row["shapes"])
     lacking = "not finite" if first == second else "other shapes" if first and second else "in one alone"
+    relative = lacking if row["largest"] is None else "the first is 0"
     return {
         "tensor": row["tensor"],
         "shape": str(first) if first == second else f"{first or '-'} / {second or '-'}",
         "largest difference": lacking if row["largest"] is None else f"{row['largest']:.3g}",
-        "relative": (lacking if row["largest"] is None else "the first is 0")
-        if row["relative"] is None
-        else f"{row['relative']:.2%}",
+        "relative": relative if row["relative"] is None else f"{row['relative']:.2%}",
     }

@@ -1,9 +1,11 @@
 """The tree of a model's modules, repeated blocks folded."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,10 +14,7 @@ from ..config import dtype_name
 
 @dataclass(frozen=True)
 class Line:
-    """One module, or several alike: `path` names the first, `count` says how many there are.
-
-    A `shared` one is a single module that several parts use.
-    """
+    """A module that `path` names, or `count` alike of which it names the first; several parts use a `shared` one."""
 
     path: str
     label: str
@@ -28,63 +27,71 @@ class Line:
     shared: bool = False
 
 
-@dataclass(frozen=True)
-class _Shared:
+class _Shared(NamedTuple):
     """Of each parameter, by its id, the first name it has; of each module how often it is used."""
 
     owners: Mapping[int, str]
     uses: Mapping[int, int]
 
 
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers a model has, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def every(path: str) -> str:
+    """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
+
+
 def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    rows = [_row(line, total) for line in folded(model)]
+    total = parameter_count(model)
+    rows = [
+        {key: value for key, value in vars(line).items() if key not in ("label", "shared")}
+        | {"module": line.label, "share": line.parameters / total if total else 0.0}
+        for line in folded(model)
+    ]
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row as people read it: the module by its depth, numbers with separators and units."""
-    parameters = row["parameters"]
-    return {
-        "module": "  " * (row["depth"] - 1) + row["module"],
-        "kind": row["kind"],
-        "shape": row["shape"],
-        "parameters": f"{parameters:,}" if parameters else "",
-        "share": f"{row['share']:.1%}" if parameters else "",
-        "dtype": row["dtype"],
-    }
+    count = row["parameters"]
+    cells = {"module": "  " * (row["depth"] - 1) + row["module"], "kind": row["kind"], "shape": row["shape"]}
+    cells |= {"parameters": f"{count:,}" if count else "", "share": f"{row['share']:.1%}" if count else ""}
+    return cells | {"dtype": row["dtype"]}
 
 
 def folded(model: nn.Module) -> Iterator[Line]:
-    """Every module below a model, in order; runs of blocks with the same insides become one.
-
-    A parameter that several modules share is counted where it comes first.
-    """
+    """Every module below a model, runs of blocks with the same insides as one; shared parameters count once."""
     owners = {id(parameter): name for name, parameter in model.named_parameters()}
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    yield from _below(model, "", 1, _Shared(owners, uses))
+    return _below(model, "", 1, _Shared(owners, uses))
 
 
 def _below(module: nn.Module, prefix: str, depth: int, shared: _Shared) -> Iterator[Line]:
     children = [(prefix + name, child) for name, child in module.named_children()]
-    if isinstance(module, nn.ModuleList):
-        insides = [
-            [_line(path, child, depth, shared), *_below(child, f"{path}.", depth + 1, shared)]
-            for path, child in children
-        ]
-        start = 0
-        while start < len(insides):
-            end = start + 1
-            while end < len(insides) and _inside(insides[start]) == _inside(insides[end]):
-                end += 1
-            yield from _repeated(insides[start], start, end)
-            start = end
+    if not isinstance(module, nn.ModuleList):
+        for path, child in children:
+            is_list = isinstance(child, nn.ModuleList)
+            if not is_list:
+                yield _line(path, child, depth, shared)
+            yield from _below(child, f"{path}.", depth if is_list else depth + 1, shared)
         return
-    for path, child in children:
-        if not isinstance(child, nn.ModuleList):
-            yield _line(path, child, depth, shared)
-        yield from _below(child, f"{path}.", depth if isinstance(child, nn.ModuleList) else depth + 1, shared)
+    insides = (
+        [_line(path, child, depth, shared), *_below(child, f"{path}.", depth + 1, shared)] for path, child in children
+    )
+    end = 0
+    for _, alike in groupby(insides, _inside):
+        (first, *rest), *others = alike
+        count = 1 + len(others)
+        end += count
+        label = ".".join(first.path.split(".")[-2:])
+        if others:
+            label, first = f"{label}-{end - 1}", replace(first, kind=f"{count} x {first.kind}")
+        for line in (replace(first, label=label), *rest):
+            yield replace(line, count=count, parameters=line.parameters * count)
 
 
 def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
@@ -93,26 +100,15 @@ def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
     return [(line.path[start:], line.kind, line.shape, line.parameters, line.dtype) for line in lines]
 
 
-def _repeated(lines: list[Line], start: int, end: int) -> Iterator[Line]:
-    first, *rest = lines
-    several = end - start > 1
-    label = ".".join(first.path.split(".")[-2:]) + (f"-{end - 1}" if several else "")
-    kind = f"{end - start} x {first.kind}" if several else first.kind
-    for line in (replace(first, label=label, kind=kind), *rest):
-        yield replace(line, count=end - start, parameters=line.parameters * (end - start))
-
-
 def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
     owners, uses = shared.owners, shared.uses[id(module)]
     own = [parameter for parameter in module.parameters() if owners[id(parameter)].startswith(f"{path}.")]
-    weight = getattr(module, "weight", None)
-    shape = ""
+    weight, shape, kind = getattr(module, "weight", None), "", type(module).__name__
     if isinstance(weight, Tensor):
         # transformers' Conv1D is a linear map that stores (in, out).
-        linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         sizes = weight.shape[::-1] if isinstance(module, nn.Linear) else weight.shape
+        linear = isinstance(module, nn.Linear) or kind == "Conv1D"
         shape = (" -> " if linear else " x ").join(f"{size:,}" for size in sizes)
-    kind = type(module).__name__
     if isinstance(weight, nn.Parameter) and not owners[id(weight)].startswith(f"{path}."):
         kind += f", the weight of {owners[id(weight)].removesuffix('.weight')}"
     elif not own and (settings := module.extra_repr().replace(", inplace=False", "")):
@@ -121,10 +117,4 @@ def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
         kind += f", used {uses} times"
     dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in own)
     count = sum(parameter.numel() for parameter in own)
-    name = path.rpartition(".")[2]
-    return Line(path, name, depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)
-
-
-def _row(line: Line, total: int) -> dict[str, Any]:
-    row = {key: value for key, value in vars(line).items() if key not in ("label", "shared")}
-    return row | {"module": line.label, "share": line.parameters / total if total else 0.0}
+    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)

@@ -1,4 +1,3 @@
-
 "use strict";
 
 for (const one of document.querySelectorAll("[data-script]")) one.hidden = false;
@@ -32,9 +31,8 @@ function light(item) {
     copy.removeAttribute("data-part");
     copy.classList.remove("lit");
   }
-  const sentence = document.createElement("p");
-  sentence.textContent = `${item.textContent}${alone}`;
-  about.replaceChildren(...(copies.length ? copies : [sentence]));
+  about.replaceChildren(...copies);
+  if (!copies.length) about.appendChild(document.createElement("p")).textContent = `${item.textContent}${alone}`;
   about.scrollTop = 0;
 }
 
