@@ -293,7 +293,7 @@ def test_two_revisions_of_a_repository(hub, folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "text"),
     [
         ({}, "divided by sqrt(head width)"),
         ({"scale_attn_weights": False}, "not divided by sqrt(head width)"),
@@ -310,7 +310,7 @@ def test_what_is_done_to_the_scores(tmp_path, settings, text):
     )
 
 
-@pytest.mark.parametrize(("tokens", "said"), [(100, "100 tokens, 31 rows that none selects"), (140, "9 without a row")])
+@pytest.mark.parametrize(("tokens", "text"), [(100, "100 tokens, 31 rows that none selects"), (140, "9 without a row")])
 def test_a_vocabulary_and_its_tokenizer(tmp_path, tokens, text):
     from tokenizers import Tokenizer, models
 

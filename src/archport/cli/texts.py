@@ -74,8 +74,9 @@ def generate(
     options |= {"seed": seed, "vocabulary": text.size(tokenizer), "slide": slide, "compiled": compiled}
     try:
         if samples == 1 and not as_json and not no_stream:
+            tokens = stream(model, ids, **options)  # which looks at the options before anything is printed
             print(given, end="", flush=True)
-            for piece in text.pieces(stream(model, ids, **options), tokenizer, stops):
+            for piece in text.pieces(tokens, tokenizer, stops):
                 print(piece, end="", flush=True)
             print()
             return
