@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-LARGE = 1 << 26  # bytes of an empty tensor that must be a weight
+LARGE = 1 << 20  # bytes of an empty tensor that must be a weight
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def parameters_on_meta() -> Iterator[None]:
         moved: nn.Parameter = on_meta[parameter]
         return moved
 
-    with _registering(move), without_drawing(), _large_empties_on_meta():
+    with _registering(move), _large_weights_on_meta():
         yield
 
 
@@ -63,7 +63,7 @@ class without_drawing(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _large_empties_on_meta(TorchFunctionMode):
+class _large_weights_on_meta(without_drawing):
     """Large weights get no memory, not even for a moment; what is small may be filled and read by who makes it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,7 +72,7 @@ class _large_empties_on_meta(TorchFunctionMode):
             on_meta = torch.empty(*args, **kwargs | {"device": "meta"})
             if on_meta.nbytes > LARGE:
                 return on_meta
-        return func(*args, **kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def _(part: Block) -> Iterable[Site]:
 @sites_of.register
 def _(part: Attention) -> Iterable[Site]:
     if type(part).forward is not Attention.forward:  # its steps may not be run
-        yield Site("", STREAM, "what attention adds to the stream")
+        yield Site("", "", _result(part))
         return
     yield Site("q", HEADS, "queries", step="project", index=0, by_head=True)
     yield Site("k", KV_HEADS, "keys", step="project", index=1, by_head=True)
@@ -148,14 +148,17 @@ def _(part: Attention) -> Iterable[Site]:
     yield Site("heads", HEADS, "what each head has gathered", step="attend", by_head=True)
     if isinstance(part.out, nn.Linear) and _alike(part, "output", "output_by_head", "project_heads"):
         by_head = ("output", "output_by_head")
-        meaning = "what each head adds to the stream; the bias of the output comes on top"
+        meaning = "what each head adds to the stream, before a bias of the output"
         yield Site("projected_heads", "(batch, seq, heads, width)", meaning, step="project_heads", instead=by_head)
-    yield Site("out", STREAM, "what all heads add to the stream, with the bias", step="output")
+    yield Site("out", STREAM, "what all heads add to the stream", step="output")
     yield Site("", STREAM, "what attention adds to the stream")
 
 
 @sites_of.register
-def _(part: MLP) -> Iterable[Site]:  # noqa: ARG001
+def _(part: MLP) -> Iterable[Site]:
+    if type(part).forward is not MLP.forward:
+        yield Site("", "", _result(part))
+        return
     yield Site("up", "(batch, seq, mlp_width)", "up-projected", part="up")
     yield Site("activation", "(batch, seq, mlp_width)", "after the activation", part="activation")
     yield Site("down", STREAM, "down-projected", part="down")

@@ -90,6 +90,10 @@ def _counts_from_0(embed: Any) -> bool:
     return isinstance(embed.positions, nn.Embedding) and not isinstance(embed.positions, faulty_parts.OffByOne)
 
 
+def _reads_positions(model: Decoder) -> bool:
+    return any(isinstance(module, PositionedEmbed | Rotary) for module in model.modules())
+
+
 def _could_be_tied(model: Decoder) -> bool:
     return (
         not model.tied
@@ -316,7 +320,8 @@ CATALOGUE: tuple[Fault, ...] = (
                 "lets them see all", "KVCache and Decoder.stream",
                 Decoder, faulty_parts.ForgetfulDecoder, line="logits, cached"),
     class_fault("cached positions restart", "positions after the cache start at 0 again", "goes on counting",
-                "positions in Decoder.stream", Decoder, faulty_parts.RestartingDecoder, line="logits, cached"),
+                "positions in Decoder.stream", Decoder, faulty_parts.RestartingDecoder, where=_reads_positions,
+                line="logits, cached"),
     class_fault("padding counted as positions", "padding counts as positions", "counts tokens only",
                 "positions in Decoder.stream", Decoder, faulty_parts.PaddingCounted,
                 where=lambda model: isinstance(model.embed, PositionedEmbed), line="logits, left-padded"),

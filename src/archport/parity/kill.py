@@ -4,10 +4,12 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import isfunction
 
 import torch
 from torch import nn
 
+from ..errors import SourceError
 from ..layers import Decoder
 from ..port import DEMO, load
 from ..registry import architecture
@@ -70,6 +72,10 @@ def kill_table(model: str) -> KillTable:
     """Plant every fault that can exist in a model: an architecture's tiny loud one, or the bundled checkpoint."""
     comparison = bundled_comparison() if model == BUNDLED else _tiny_comparison(model)
     port = comparison.port_of(comparison.reference)
+    checks = [*comparison.logits(port), comparison.cached(port), comparison.padded(port)]
+    if (wrong := find_cause(comparison, port, checks)) or not all(check.ok for check in checks):
+        words = f": {wrong.words}" if wrong else ""
+        raise SourceError(f"{model}: the port differs from the reference before a fault is planted: verify it{words}")
     faults = faults_for(port.architecture)
     return KillTable(tuple(_kills(model, port, faults, comparison)), coverage(model, port, faults))
 
@@ -97,14 +103,24 @@ def coverage(name: str, port: Decoder, faults: Sequence[Fault]) -> Coverage:
     """
     possible = [(fault, sites) for fault in faults if (sites := fault.sites(port))]
     covered = {site for fault, sites in possible if not fault.equivalent for site in sites} | {"", "blocks"}
+    own_kinds = {kind for fault, _ in possible for kind in fault.classes}
     uncovered: dict[str, list[str]] = {}
     for path, module in port.named_modules():
+        if path in covered and type(module) not in own_kinds and (steps := _own_steps(type(module))):
+            uncovered.setdefault(f"{type(module).__name__}'s own {', '.join(steps)}", []).append(path)
         of_torch = type(module).__module__.startswith("torch.")
         holder = path.rpartition(".")[0]
         if path in covered or isinstance(module, NO_PARTS) or (of_torch and holder in covered and holder):
             continue
         uncovered.setdefault(type(module).__name__, []).append(path)
     return Coverage(name, len(possible), len(faults), tuple(_in_short(*one) for one in uncovered.items()))
+
+
+def _own_steps(kind: type[nn.Module]) -> list[str]:
+    """The methods of a class, and of those between it and archport's or torch's, that no fault knows."""
+    known = next(at for at, one in enumerate(kind.__mro__) if one.__module__.partition(".")[0] in ("archport", "torch"))
+    methods = {name for one in kind.__mro__[:known] for name, value in vars(one).items() if isfunction(value)}
+    return sorted(name for name in methods if not name.startswith("_") and name != "extra_repr")
 
 
 def _in_short(kind: str, paths: list[str]) -> str:

@@ -21,6 +21,7 @@ from .running import run
 # Inside a float64 run the reference drops to float32 in places: for rotary tables, in some families for scores and
 # softmax, in others for norms; and a port may. There it is allowed what the reference's own float32 is off by.
 TIGHT, LOOSE, ALLOWANCE = 1e-10, 1e-5, 8
+EPS = torch.finfo(torch.float32).eps
 DECODER = "decoder"  # the model as a whole
 
 
@@ -43,7 +44,8 @@ class Trace:
         attention = next((holder for holder in _holders(module) if holder in self.attention), None)
         if attention is not None and attention in self.rounding:
             return max(LOOSE, ALLOWANCE * self.rounding[attention])
-        return max(TIGHT, ALLOWANCE * self.rounding.get(module, 0.0)) if module in self.loose else TIGHT
+        # Where a weight is 1, float32 and what drops to it inside float64 are the same, and differ by nothing.
+        return ALLOWANCE * max(EPS, self.rounding.get(module, 0.0)) if module in self.loose else TIGHT
 
     def loosened(self, modules: Iterable[str]) -> "Trace":
         """The same, with more modules allowed to drop to float32, and those that hold them."""
@@ -182,5 +184,10 @@ def relative_error(ours: Any, theirs: Tensor) -> float:
 
 
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor in the dtype of another, and in its shape where only axes of length one differ."""
+    """A tensor in the dtype of another, and in its shape where only axes of length one differ.
+
+    Heads may come before the sequence in one and after it in the other, as where a norm of each head is applied.
+    """
+    if tensor.ndim == like.ndim == 4 and tensor.shape != like.shape == tensor.transpose(1, 2).shape:
+        tensor = tensor.transpose(1, 2)
     return (tensor.reshape(like.shape) if tensor.numel() == like.numel() else tensor).to(like.dtype)

@@ -68,6 +68,7 @@ def never_varied(arch: Architecture) -> list[str]:
         for name in arch.table.config
         if name != "init_std"
         and not name.endswith("_dropout")  # which act on fresh weights and in train mode only
+        and len(set(arch.table.field(name).values.values())) != 1  # the only value there is
         and all(given.get(name, defaults[name]) == defaults[name] for given in variants(arch).values())
     ]
 

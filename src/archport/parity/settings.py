@@ -31,10 +31,10 @@ def require_port(port: Decoder) -> None:
     if empty:
         raise SourceError(f"{port.architecture}: {empty} is on meta and has no values")
     for name, module in port.named_modules():
-        if "forward" in vars(module):
-            raise SourceError(
-                f"{name or port.architecture} has a forward of its own set on the instance: make it a class"
-            )
+        own = [key for key, value in vars(module).items() if callable(value) and hasattr(type(module), key)]
+        if own:
+            whose = name or port.architecture
+            raise SourceError(f"{whose} has a {own[0]} of its own set on the instance: make it a class")
 
 
 def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:

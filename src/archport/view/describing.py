@@ -42,6 +42,7 @@ class Description:
     sides: tuple[str, str] = ("out", "in")
     fused: bool = False
     known: bool = True
+    complete: bool = True  # not where a subclass has steps of its own
 
 
 @singledispatch
@@ -62,7 +63,7 @@ def honest(part: nn.Module, subject: Subject, path: str) -> Description:
         return replace(unknown(part, subject, path), kind=description.kind)
     if changed and description.known:
         note = f"{type(part).__name__} has its own {', '.join(changed)}, of which there is no description yet."
-        return replace(description, text=f"{description.text} {note}")
+        return replace(description, text=f"{description.text} {note}", complete=False)
     return description
 
 

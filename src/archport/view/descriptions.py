@@ -136,25 +136,27 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
     heads, kv_heads, head_width = part.heads, part.kv_heads, part.head_width
     grouped, cached = kv_heads < heads, 2 * kv_heads * head_width
     scaled = _scaling([one.scale for one in subject.model.modules() if isinstance(one, Attention)], head_width)
+    own = any(getattr(type(part), step) is not getattr(Attention, step) for step in ("attend", "scores"))
     share = part.score_dropout
     groups = f", in {kv_heads} groups that share a key and a value," if grouped else ""
     dropped = f" In training {share:.0%} of these attention weights are dropped." if share else ""
+    weighed = "turn the scores" + ("" if own else f", {scaled},")
     text = f"""Lets each position gather from itself and those before it: {heads} heads of {head_width} numbers
-    each{groups} compare its query with the keys of all it may see, turn the scores, {scaled}, into weights that sum to
-    1, and mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what
-    lets one pass train all positions at once, and a cache of keys and values ({cached:,} numbers a token in this layer)
-    replace reading the text again.{dropped}"""
+    each{groups} compare its query with the keys of all it may see, {weighed} into weights that sum to 1, and mix the
+    values by them. It looks backwards only: output i has seen tokens 0 to i, no later ones; that is what lets one pass
+    train all positions at once, and a cache of keys and values ({cached:,} numbers a token in this layer) replace
+    reading the text again.{dropped}"""
     in_heads = f"{heads} of {head_width}" + (f", {kv_heads} of keys and values" if grouped else "")
     facts = [
         Fact("attention", "heads", in_heads),
         *biases("attention", part),
-        Fact("attention", "scores", scaled),
+        Fact("attention", "scores", f"those of {type(part).__name__}" if own else scaled),
         *in_checkpoint("attention", subject, f"{path}.qkv.weight", fused=True),
         Fact("dropout", "attention", f"{share:g}"),
         rate("residual", part.dropout),
     ]
     children = {"dropout": dropout("what attention adds to the stream", part.dropout)}
-    if isinstance(part.qkv, nn.Linear) and isinstance(part.out, nn.Linear):
+    if isinstance(getattr(part, "qkv", None), nn.Linear) and isinstance(getattr(part, "out", None), nn.Linear):
         factors = f"({heads} + 2 x {kv_heads}) x {head_width}" if grouped else f"3 x {heads} x {head_width}"
         unit, queries = ("group", "queries") if grouped else ("head", "query")
         qkv = f"""Makes queries, keys and values of all heads in one product: {part.qkv.in_features:,} numbers in,

@@ -68,7 +68,8 @@ def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) ->
 
 def _positions(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
     if not any(fact.part == "positions" for one in descriptions.values() for fact in one.facts):
-        yield Fact("positions", "kind", "none" if all(one.known for one in descriptions.values()) else NOT_KNOWN)
+        known = all(one.known and one.complete for one in descriptions.values())
+        yield Fact("positions", "kind", "none" if known else NOT_KNOWN)
         yield Fact("positions", "context", f"{subject.config.context:,} tokens")
 
 
