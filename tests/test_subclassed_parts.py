@@ -1,5 +1,6 @@
 """A plugin that subclasses archport's attention: grouped heads by three maps, a norm of each head. Oracle: Qwen3."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +19,7 @@ from archport.errors import SourceError
 from archport.layers import Attention, Decoder, Embed, Rotary, SequentialBlock
 from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
 from archport.parity import kill_table, references, verify_architecture
+from archport.parity.catalogue import CATALOGUE
 from archport.parity.locate import fitted
 from archport.registry import architecture
 from archport.translate.table import Table, config_field
@@ -187,3 +189,39 @@ def test_heads_before_or_after_the_sequence_are_the_same_numbers():
     ours = torch.randn(2, 6, 24, 14)
     assert torch.equal(fitted(ours, torch.empty(2, 24, 6, 14)), ours.transpose(1, 2))
     assert fitted(ours, torch.empty(2, 6, 24, 14)) is ours or torch.equal(fitted(ours, torch.empty(2, 6, 24, 14)), ours)
+
+
+class Penalised(ThreeMaps):
+    """Has scores of its own, which fall with distance."""
+
+    def scores(self, q, k, context):
+        distance = context.places[:, None] - torch.arange(context.keys, device=q.device)
+        return super().scores(q, k, context) - distance
+
+    def attend(self, q, k, v, context):
+        return self.attend_eagerly(q, k, v, context)
+
+
+def test_what_its_own_scores_do_is_not_told_from_the_class_above(monkeypatch):
+    plain = output("diff", NAME, "gpt2", "--all")
+    monkeypatch.setitem(globals(), "ThreeMaps", Penalised)
+    monkeypatch.setitem(globals(), "Rotary", lambda *_, **__: None)
+    text = " ".join(output("explain", NAME).split())
+    assert "turn the scores into weights" in text
+    assert "Penalised has its own attend, project, scores" in text
+    facts = output("diff", NAME, "gpt2", "--all")
+    assert "those of Penalised" in facts
+    assert "those of" not in plain
+    assert re.search(r"positions +kind +not known +learned", facts), facts
+
+
+def test_where_no_part_reads_positions_no_fault_restarts_them(monkeypatch):
+    fault = next(fault for fault in CATALOGUE if fault.name == "cached positions restart")
+    config = Config(**SIZES)
+    assert fault.sites(build(config)) == ["decoder"]
+    monkeypatch.setitem(globals(), "Rotary", lambda *_, **__: None)
+    assert fault.sites(build(config)) == []
+
+
+def test_a_field_with_one_value_is_not_called_untested():
+    assert references.never_varied(architecture(NAME)) == ["tied"]
