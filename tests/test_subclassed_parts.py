@@ -225,3 +225,17 @@ def test_where_no_part_reads_positions_no_fault_restarts_them(monkeypatch):
 
 def test_a_field_with_one_value_is_not_called_untested():
     assert references.never_varied(architecture(NAME)) == ["tied"]
+
+
+class Distant(Attention):
+    """All that this model knows of positions."""
+
+    def scores(self, q, k, context):
+        return super().scores(q, k, context)
+
+
+@pytest.mark.parametrize(("attention", "positions"), [(Attention, "none"), (Distant, "not known")])
+def test_positions_may_be_in_a_step_of_ones_own(monkeypatch, attention, positions):
+    monkeypatch.setattr("archport.models.gpt_neox.Attention", attention)
+    monkeypatch.setattr("archport.models.gpt_neox.Rotary", lambda *_, **__: None)
+    assert re.search(rf"positions +kind +{positions} +learned", output("diff", "gpt_neox", "gpt2"))
