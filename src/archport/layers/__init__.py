@@ -1,29 +1,52 @@
 """The parts a decoder is made of: pure mathematics."""
 
-from .attention import QKV, Attention
-from .block import Block, ParallelBlock, SequentialBlock, SharedNormBlock
+from .attention import QKV, Attention, NormedLastAttention, Sinks
+from .block import Block, ParallelBlock, PostNormBlock, SandwichBlock, ScaledBlock, SequentialBlock, SharedNormBlock
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
-from .embed import Embed, PositionedEmbed
-from .mlp import ACTIVATIONS, MLP
+from .embed import Embed, PositionedEmbed, ScaledEmbed, ScaledEmbedding
+from .finish import LogitScale, SoftCap
+from .mask import Alibi, Chunked, Window
+from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
+from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, RMSNorm
 from .rotary import Rotary, Rotation
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "QKV",
+    "AcrossHeads",
+    "Alibi",
     "Attention",
     "AttentionContext",
     "Block",
     "Cache",
+    "Chunked",
     "Decoder",
     "Embed",
+    "GatedMLP",
+    "LateRMSNorm",
     "LayerCache",
+    "LayerNormByHead",
+    "LogitScale",
+    "NormedLastAttention",
+    "OffsetRMSNorm",
     "ParallelBlock",
     "PositionedEmbed",
+    "PostNormBlock",
+    "QuickGELU",
+    "RMSNorm",
+    "ReLUSquared",
     "Rotary",
     "Rotation",
+    "SandwichBlock",
+    "ScaledBlock",
+    "ScaledEmbed",
+    "ScaledEmbedding",
     "SequentialBlock",
     "SharedNormBlock",
+    "Sinks",
+    "SoftCap",
+    "Window",
     "initialise",
 ]

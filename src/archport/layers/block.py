@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .context import AttentionContext
-from .mlp import MLP
 
 
 class Block(nn.Module):
@@ -14,10 +13,12 @@ class Block(nn.Module):
 
     wiring: ClassVar[str]
     attn: Attention
-    mlp: MLP
+    mlp: nn.Module
     norm: nn.Module
     norm_attn: nn.Module
+    norm_attn_out: nn.Module
     norm_mlp: nn.Module
+    norm_mlp_out: nn.Module
 
     def __init__(self, **parts: nn.Module) -> None:
         super().__init__()
@@ -59,3 +60,44 @@ class SharedNormBlock(Block):
         """The branches are added first, as the reference does, so that both round alike."""
         normed = self.norm(x)
         return self.attn(normed, context) + self.mlp(normed) + x
+
+
+class SandwichBlock(Block):
+    """Sequential, each branch normed before and after. Source: Gemma 2, arXiv 2408.00118."""
+
+    wiring = "sequential residual, norms before and after each branch"
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = x + self.norm_attn_out(self.attn(self.norm_attn(x), context))
+        return x + self.norm_mlp_out(self.mlp(self.norm_mlp(x)))
+
+
+class PostNormBlock(Block):
+    """Sequential, each branch normed after it only. Source: OLMo 2, arXiv 2501.00656."""
+
+    wiring = "sequential residual, norms after each branch"
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = x + self.norm_attn_out(self.attn(x, context))
+        return x + self.norm_mlp_out(self.mlp(x))
+
+
+class ScaledBlock(Block):
+    """Sequential, with each branch times `scale`. Source: `GraniteDecoderLayer`."""
+
+    wiring = "sequential residual, scaled branches"
+
+    def __init__(self, *, scale: float, **parts: nn.Module) -> None:
+        super().__init__(**parts)
+        self.scale = scale
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = x + self.attn(self.norm_attn(x), context) * self.scale
+        return x + self.mlp(self.norm_mlp(x)) * self.scale
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"scale={self.scale:g}"

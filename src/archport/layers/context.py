@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .rotary import Rotary, Rotation
 
@@ -41,17 +41,19 @@ class AttentionContext:
 
     `positions` count the tokens of each text; `places` are the indices of the queries' own tokens among all `keys`.
     `mask` is true where a query may look. Without one, each sees itself and the tokens before it where `causal`, and
-    else all keys.
+    else all keys. `rotations` and `masks` are what layers share: made by the first of them.
     """
 
     positions: Tensor  # (seq) or (batch, seq)
     places: Tensor  # (seq)
     keys: int
+    key_positions: Tensor  # (batch or 1, keys)
     mask: Tensor | None = None  # (batch or 1, 1, seq, keys)
     causal: bool = True
     dtype: torch.dtype = torch.float32  # of the stream
     cache: LayerCache | None = None
     rotations: dict[Rotary, Rotation] = field(default_factory=dict)
+    masks: dict[nn.Module, tuple[Tensor | None, bool]] = field(default_factory=dict)
 
     @property
     def visible(self) -> Tensor:  # (batch or 1, 1, seq, keys)
@@ -70,6 +72,23 @@ class AttentionContext:
             positions = self.positions if self.positions.ndim == 1 else self.positions[:, None]
             self.rotations[rotary] = rotary(positions, self.dtype)
         return self.rotations[rotary](x)
+
+    def masked(self, narrower: nn.Module | None) -> tuple[Tensor | None, bool]:  # (batch or 1, 1 or heads, seq, keys)
+        """The mask, and whether it is the causal one that need not be written out; narrowed by a part that does so."""
+        if narrower is None:
+            return self.mask, self.causal
+        if narrower not in self.masks:
+            mask = narrower(self)
+            self.masks[narrower] = (self.mask, self.causal) if mask is None else (mask, False)
+        return self.masks[narrower]
+
+    def hidden(self, scores: Tensor, narrower: nn.Module | None) -> Tensor:  # (batch, heads, seq, keys), same out
+        """Scores that are minus infinity where a query may not look, plus what the mask adds elsewhere."""
+        mask, causal = self.masked(narrower)
+        mask = self.visible if mask is None and causal else mask
+        if mask is None:
+            return scores
+        return scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # (batch, kv_heads, seq, ..) -> (.., keys, ..)
         """Put keys and values after those of the tokens before."""
@@ -96,12 +115,13 @@ def of_pass(
     if positions is not None and positions.shape not in ((seq,), (batch, seq), (1, seq)):
         raise ValueError(f"positions of shape {tuple(positions.shape)}, expected {(seq,)} or {(batch, seq)}")
     places = torch.arange(seq, device=device) + past
+    counted = torch.arange(keys, device=device)[None] if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)
     if positions is None:
-        positions = places if mask is None else (mask.long().cumsum(-1) - 1).clamp(min=0)[:, places]
+        positions = places if mask is None else counted[:, places]
     if mask is not None or (keys > seq and (seq > 1 or isinstance(past, Tensor))):
-        return AttentionContext(positions, places, keys, visible(mask, places, keys), causal=False)
+        return AttentionContext(positions, places, keys, counted, visible(mask, places, keys), causal=False)
     # One token alone sees all that there is; several without a cache see those before them.
-    return AttentionContext(positions, places, keys, causal=keys == seq)
+    return AttentionContext(positions, places, keys, counted, causal=keys == seq)
 
 
 def visible(mask: Tensor | None, places: Tensor, keys: int) -> Tensor:  # (batch or 1, 1, seq, keys)

@@ -14,7 +14,7 @@ from .embed import Embed
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer: embed, blocks, norm, head. `tied` makes the head the token embedding.
+    """A decoder-only transformer: embed, blocks, norm, head, finish. `tied` makes the head the token embedding.
 
     `config`, `architecture` and `origin` say what it is and where it came from; `archport.build` and `archport.load`
     set them.
@@ -31,6 +31,7 @@ class Decoder(nn.Module):
         blocks: Sequence[Block],
         norm: nn.Module,
         head: nn.Linear,
+        finish: nn.Module | None = None,
         tied: bool = False,
     ) -> None:
         super().__init__()
@@ -38,6 +39,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.head = head
+        self.finish = finish
         self.tied = tied
         self.tie()
 
@@ -81,9 +83,9 @@ class Decoder(nn.Module):
         return self.logits(stream[:, -1:])[:, -1].float()
 
     def logits(self, stream: Tensor) -> Tensor:  # (batch, seq, width) -> (batch, seq, vocab_size)
-        """What comes after the last block: norm and head."""
+        """What comes after the last block: norm, head, and in some models a finish."""
         logits: Tensor = self.head(self.norm(stream))
-        return logits
+        return logits if self.finish is None else self.finish(logits)
 
     def stream(
         self,
@@ -152,7 +154,7 @@ def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
-            writes_to_stream = name.endswith((".attn.out", ".mlp.down"))
+            writes_to_stream = name.endswith((".attn.out", ".down"))
             module.weight.normal_(0.0, residual_std if writes_to_stream else std)
         elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             module.weight.fill_(1.0)

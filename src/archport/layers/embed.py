@@ -1,14 +1,27 @@
 """Token ids to vectors, with or without learned positions."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 
 class Embed(nn.Module):
-    """Token ids to vectors."""
+    """Token ids to vectors, times `scale` and normed by `norm` where given; row `padding` gets no gradient."""
 
-    def __init__(self, vocab_size: int, width: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        padding: int | None = None,
+        scale: float | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, width)
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=padding)
+        self.scale, self.norm = scale, norm
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # (batch, seq), (seq) -> (batch, seq, width)
@@ -17,25 +30,59 @@ class Embed(nn.Module):
 
     def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002  # (batch, seq, width), (seq)
         """What becomes of token vectors before the first block; positions come later, inside attention."""
-        return self.dropout(vectors)
+        return self.dropout(self.scaled(vectors))
+
+    def scaled(self, vectors: Tensor) -> Tensor:  # (batch, seq, width), same out
+        """Token vectors times the scale, and normed, in models that do."""
+        vectors = vectors if self.scale is None else vectors * self.scale
+        return vectors if self.norm is None else self.norm(vectors)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return "" if self.scale is None else f"scale={self.scale:g}"
 
 
 class PositionedEmbed(Embed):
-    """Token ids to vectors, plus a learned vector for each position up to `context`.
+    """Token ids to vectors, plus a learned vector for each position up to `context`, which lie from row `offset` on.
 
-    Source: GPT-2, Radford et al. 2019.
+    Source: GPT-2, Radford et al. 2019; the offset: `OPTLearnedPositionalEmbedding`.
     """
 
-    def __init__(self, vocab_size: int, width: int, *, context: int, dropout: float = 0.0) -> None:
-        super().__init__(vocab_size, width, dropout=dropout)
-        self.positions = nn.Embedding(context, width)
+    def __init__(self, vocab_size: int, width: int, *, context: int, offset: int = 0, **more: Any) -> None:
+        super().__init__(vocab_size, width, **more)
+        self.offset = offset
+        self.positions = nn.Embedding(context + offset, width)
 
     def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
         """Add the learned positions. Raises: ValueError past the last of them."""
-        learned = self.positions.num_embeddings
+        learned = self.positions.num_embeddings - self.offset
         if positions.shape[-1] > learned:
             raise ValueError(f"{positions.shape[-1]} tokens, but this model has learned {learned} positions")
-        return self.dropout(vectors + look_up(self.positions, positions, "position"))
+        return self.dropout(self.scaled(vectors) + look_up(self.positions, positions + self.offset, "position"))
+
+
+class ScaledEmbedding(nn.Embedding):
+    """A table whose rows come out times `scale`, which is rounded to their precision. Source: `Gemma3TextModel`."""
+
+    def __init__(self, rows: int, width: int, *, scale: float, padding: int | None = None) -> None:
+        super().__init__(rows, width, padding_idx=padding)
+        self.scale = scale
+
+    def forward(self, indices: Tensor) -> Tensor:  # (..) -> (.., width)
+        """Look up and scale."""
+        return super().forward(indices) * torch.tensor(self.scale, dtype=self.weight.dtype)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"{super().extra_repr()}, scale={self.scale:g}"
+
+
+class ScaledEmbed(Embed):
+    """Token ids to vectors that are scaled inside the lookup, so that vectors in the place of ids are not."""
+
+    def __init__(self, vocab_size: int, width: int, *, scale: float, padding: int | None = None, **more: Any) -> None:
+        super().__init__(vocab_size, width, **more)
+        self.tokens = ScaledEmbedding(vocab_size, width, scale=scale, padding=padding)
 
 
 def look_up(table: nn.Embedding, indices: Tensor, what: str) -> Tensor:  # (..) -> (.., width)

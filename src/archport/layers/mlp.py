@@ -1,31 +1,78 @@
-"""What happens at each position alone: up-project, activate, down-project."""
+"""What happens at each position alone: up-project, activate, down-project; in some models through a gate."""
 
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 
+
+class QuickGELU(nn.Module):
+    """GELU by a sigmoid. Source: arXiv 1606.08415."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each element alone."""
+        return x * torch.sigmoid(1.702 * x)
+
+
+class ReLUSquared(nn.Module):
+    """The square of what is positive. Source: Primer, arXiv 2109.08668."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each element alone."""
+        return x.relu().square()
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "quick_gelu": QuickGELU,
     "relu": nn.ReLU,
+    "relu_squared": ReLUSquared,
+    "silu": nn.SiLU,
 }
 
 
 class MLP(nn.Module):
     """Two linear maps with an activation between, at each position alone. Raises: ConfigError."""
 
-    def __init__(self, width: int, mlp_width: int, *, activation: str, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, mlp_width: int, *, activation: str, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ConfigError({"activation": f"found {activation!r}, expected one of {', '.join(ACTIVATIONS)}"})
-        self.up = nn.Linear(width, mlp_width)
-        self.activation = ACTIVATIONS[activation]()
-        self.down = nn.Linear(mlp_width, width)
+        self.up = nn.Linear(width, mlp_width, bias=bias)
+        self.activation = activation_called(activation)
+        self.down = nn.Linear(mlp_width, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, seq, width), same out
         """Up-project, activate, down-project."""
         return self.dropout(self.down(self.activation(self.up(x))))
+
+
+class GatedMLP(nn.Module):
+    """An MLP whose up-projection is multiplied by a second one, which is activated: the gate.
+
+    Raises: ConfigError. Source: arXiv 2002.05202.
+    """
+
+    def __init__(
+        self, width: int, mlp_width: int, *, activation: str, bias: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, mlp_width, bias=bias)
+        self.up = nn.Linear(width, mlp_width, bias=bias)
+        self.activation = activation_called(activation)
+        self.down = nn.Linear(mlp_width, width, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, seq, width), same out
+        """Gate and up-project, multiply, down-project."""
+        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+
+
+def activation_called(name: str) -> nn.Module:
+    """A new activation by its name. Raises: ConfigError."""
+    if name not in ACTIVATIONS:
+        raise ConfigError({"activation": f"found {name!r}, expected one of {', '.join(ACTIVATIONS)}"})
+    return ACTIVATIONS[name]()

@@ -1,0 +1,89 @@
+"""Norms that torch lacks: RMSNorm in the roundings that families use, and norms of queries and keys as a whole.
+
+All are computed in float32 or wider; where the weight is multiplied before or after the cast shows in half precision.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root of the mean square of the last axis: normed, cast, then weighted.
+
+    Source: arXiv 1910.07467; `LlamaRMSNorm`.
+    """
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:  # (.., width), same out
+        """Norm, each position alone."""
+        return self.weighted(F.rms_norm(_wide(x), x.shape[-1:], eps=self.eps), x.dtype)
+
+    def weighted(self, normed: Tensor, dtype: torch.dtype) -> Tensor:  # (.., width), same out
+        """Give each element its weight."""
+        return self.weight * normed.to(dtype)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        return f"{len(self.weight)}, eps={self.eps:g}"
+
+
+class LateRMSNorm(RMSNorm):
+    """RMSNorm that is weighted first and cast last. Source: `Olmo2RMSNorm`."""
+
+    def weighted(self, normed: Tensor, dtype: torch.dtype) -> Tensor:  # (.., width), same out
+        """Give each element its weight."""
+        return (self.weight * normed).to(dtype)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm whose weights are kept as their distance from one, cast last. Source: `GemmaRMSNorm`."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__(width, eps=eps)
+        nn.init.zeros_(self.weight)
+
+    def weighted(self, normed: Tensor, dtype: torch.dtype) -> Tensor:  # (.., width), same out
+        """Give each element its weight."""
+        return (normed * (1.0 + _wide(self.weight))).to(dtype)
+
+
+class AcrossHeads(nn.Module):
+    """Norms the heads of queries or keys as one vector, with a norm of that width. Source: `Olmo2Attention`."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
+        """Norm all heads of a position together."""
+        heads = x.transpose(1, 2)
+        whole: Tensor = self.norm(heads.flatten(-2))
+        return whole.view(heads.shape).transpose(1, 2)
+
+
+class LayerNormByHead(nn.Module):
+    """LayerNorm of each head with weights of its own, without bias. Source: `CohereLayerNorm`."""
+
+    def __init__(self, heads: int, head_width: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(heads, head_width))
+
+    def forward(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
+        """Norm each head of a position alone; weighted first, cast last."""
+        normed = F.layer_norm(_wide(x), x.shape[-1:], eps=self.eps)
+        return (normed * self.weight[:, None]).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The settings, for print."""
+        heads, head_width = self.weight.shape
+        return f"heads={heads}, head_width={head_width}, eps={self.eps:g}"
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
