@@ -608,7 +608,7 @@ def test_the_real_key_list_of_pythia_12b_plans_without_a_fault(shared):
     model = skeleton(arch, config)
     shapes = {}
     for name, parameter in model.named_parameters():
-        shapes[arch.table.rows(name)[0].keys[0]] = tuple(parameter.shape)
+        shapes[arch.table.row(name, config).keys[0]] = tuple(parameter.shape)
     headers = {key: Header(shapes.get(key, (1,)), torch.float16) for key in index["weight_map"]}
     result = plan(arch.table, config, model, headers, dtype=torch.float16, where="pythia-12b")
     assert unknown == ()

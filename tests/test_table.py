@@ -176,7 +176,7 @@ def test_every_swapped_pair_of_rows_is_caught_by_shape_or_by_the_logits(variant)
                 by_plan += 1
                 continue
             # The same shape in both places: only the numbers can tell.
-            swapped = swap(arch.table, state, one, other, hf)
+            swapped = swap(arch, state, one, other, hf)
             ours = archport.from_state_dict(hf, swapped)(ids)
             assert (ours - right).abs().max() > 1e-2, f"{one} and {other} swapped go unnoticed"
             by_logits += 1
@@ -184,14 +184,15 @@ def test_every_swapped_pair_of_rows_is_caught_by_shape_or_by_the_logits(variant)
     assert by_logits == {"gpt2 untied": 2, "gptj": 0, "gpt_neox": 2}[variant]  # norm_attn and norm_mlp; embed and head
 
 
-def swap(table, state, one, other, hf):
+def swap(arch, state, one, other, hf):
     """A state dict whose tensors for two rows have changed places."""
     result = dict(state)
     layers = hf.get("n_layer") or hf.get("num_hidden_layers")
+    table, cfg = arch.table, read_config(arch.table, arch.config_class, hf, "config")[0]
     for n in range(layers):
         for star in ("weight", "bias"):
             names = [name.replace("{n}", str(n)).replace("*", star) for name in (one, other)]
-            keys = [table.rows(name)[0].keys[0] for name in names]
+            keys = [table.rows(name, cfg)[0].keys[0] for name in names]
             keys = [key if key in state else "lm_head.weight" for key in keys]
             if keys[0] in state and keys[1] in state:
                 result[keys[0]], result[keys[1]] = state[keys[1]], state[keys[0]]
@@ -285,10 +286,10 @@ def test_every_field_of_the_reference_s_config_is_classified(name):
     config_class, model_class = CLASSES[name]
     table = architecture(name).table
     written = set(config_class().to_dict()) | set(transformers.PretrainedConfig().to_dict())
-    opened = {field.partition(".")[0] for field in table.known_fields}
-    assert written - table.known_fields - opened == set()
+    opened = {field.partition(".")[0] for field in table.fields}
+    assert {field for field in written - opened if not table.knows(field)} == set()
     rope = config_class().to_dict().get("rope_parameters") or {}
-    assert {f"rope_parameters.{field}" for field in rope} <= table.known_fields
+    assert {f"rope_parameters.{field}" for field in rope} <= table.fields
     assert model_class.__name__ in table.classes
     assert config_class.model_type == name
 
@@ -380,9 +381,9 @@ def published_headers(name):
 def test_an_ignored_pattern_is_anchored():
     """transformers' own pattern for the mask also matches c_attn.bias; ours must not."""
     for name in ARCHITECTURES:
-        table = architecture(name).table
+        table, cfg = architecture(name).table, architecture(name).config_class(**architecture(name).sizes)
         for template in table.weights:
-            for row in table.rows(template.replace("{n}", "0").replace("*", "bias")):
+            for row in table.rows(template.replace("{n}", "0").replace("*", "bias"), cfg):
                 assert all(table.reason(key) is None for key in row.keys)
 
 

@@ -102,7 +102,8 @@ class DecoderConfig:
     @property
     def axes(self) -> dict[str, int]:
         """Lengths of the axes that the patterns of a key table may name."""
-        return {"qkv": 3, "head": self.heads, "dim": self.head_width}
+        kv = self.kv_heads
+        return {"qkv": 3, "head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
 
     @property
     def residual_init_std(self) -> float:

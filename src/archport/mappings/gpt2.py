@@ -41,7 +41,9 @@ TABLE = Table(
         "embed.tokens.weight": "transformer.wte.weight",
         "embed.positions.weight": "transformer.wpe.weight",
         "blocks.{n}.norm_attn.*": "transformer.h.{n}.ln_1.*",
-        "blocks.{n}.attn.qkv.*": rearranged("transformer.h.{n}.attn.c_attn.*", f"... (qkv head dim) -> {QKV} ..."),
+        "blocks.{n}.attn.qkv.*": rearranged(
+            "transformer.h.{n}.attn.c_attn.*", f"... ([group k v] kv dim) -> {QKV} ..."
+        ),
         "blocks.{n}.attn.out.*": rearranged("transformer.h.{n}.attn.c_proj.*", TRANSPOSED),
         "blocks.{n}.norm_mlp.*": "transformer.h.{n}.ln_2.*",
         "blocks.{n}.mlp.up.*": rearranged("transformer.h.{n}.mlp.c_fc.*", TRANSPOSED),

@@ -38,7 +38,7 @@ TABLE = Table(
     weights={
         "embed.tokens.weight": "transformer.wte.weight",
         "blocks.{n}.norm.*": "transformer.h.{n}.ln_1.*",
-        "blocks.{n}.attn.qkv.weight": rearranged(THREE, f"qkv (head dim) ... -> {QKV} ..."),
+        "blocks.{n}.attn.qkv.weight": rearranged(THREE, f"{QKV} ... -> {QKV} ..."),
         "blocks.{n}.attn.out.weight": "transformer.h.{n}.attn.out_proj.weight",
         "blocks.{n}.mlp.up.*": "transformer.h.{n}.mlp.fc_in.*",
         "blocks.{n}.mlp.down.*": "transformer.h.{n}.mlp.fc_out.*",

@@ -130,7 +130,7 @@ class _ByBlock:
             if meaning in theirs
         }
         for tied, source in table.tied.items():
-            head, embedding = (theirs[table.rows(name)[0].keys[0]] for name in (tied, source))
+            head, embedding = (theirs[table.row(name, self.plan.config).keys[0]] for name in (tied, source))
             keys.setdefault(head, keys[embedding])
         return keys
 

@@ -99,7 +99,7 @@ class Comparison:
     def _pairs(self) -> dict[str, str]:
         table = architecture(self.clean.architecture).table
         pairs = counterparts(self.clean, self.reference, table)
-        return {name: path for name, path in pairs.items() if keeps_order(table, name)}
+        return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
 
     @cached_property
     def _logits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -234,7 +234,7 @@ class Comparison:
         """The port's tensors, exported: the reference's own bytes."""
         table = architecture(port.architecture).table
         state = {canonical(table, key): tensor for key, tensor in self.reference.state_dict().items()}
-        tensors = export_tensors(table, port.config, dict(port.named_parameters()))
+        tensors = export_tensors(table, port.config, dict(port.named_parameters()), present=state)
         differ = [key for key, one in tensors.items() if key not in state or not same_bytes(one.make(), state[key])]
         note = f"{len(tensors)} tensors, " + (f"{len(differ)} of them different" if differ else "byte for byte")
         return Check("export", float(len(differ)), 0.0, 0.0, differ[0] if differ else "", note)

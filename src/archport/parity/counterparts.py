@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..config import DecoderConfig
 from ..layers import Decoder
 from ..translate.pattern import regroups
 from ..translate.table import Table
@@ -16,7 +17,7 @@ def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str
     """
     theirs = {canonical(table, key): key for key in reference.state_dict()}
     ours = {
-        name: [theirs[key] for row in table.rows(name) for key in row.keys if key in theirs]
+        name: [theirs[key] for row in table.rows(name, model.config, theirs) for key in row.keys if key in theirs]
         for name, _ in model.named_parameters(remove_duplicate=False)
     }
     pairs: dict[str, str] = {}
@@ -34,9 +35,9 @@ def canonical(table: Table, key: str) -> str:
     return table.aliases.get(key, key)
 
 
-def keeps_order(table: Table, name: str) -> bool:
+def keeps_order(table: Table, name: str, cfg: DecoderConfig) -> bool:
     """Whether outputs of a linear module of ours are in the reference's order: its row only permutes whole axes."""
-    return not any(regroups(row.pattern) for row in table.rows(f"{name}.weight"))
+    return not any(regroups(row.pattern) for row in table.rows(f"{name}.weight", cfg))
 
 
 def first_tensor(values: Any) -> Any:

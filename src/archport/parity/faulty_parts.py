@@ -96,7 +96,7 @@ class NoMask(Attention):
     """Sees every token."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
-        return super().attend(q, k, v, replace(context, mask=None, causal=False))
+        return super().attend(q, k, v, replace(context, mask=None, causal=False, masks={}))
 
 
 class MaskOneTooFar(Attention):
@@ -105,7 +105,7 @@ class MaskOneTooFar(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
         visible = context.visible
         ahead = torch.arange(context.keys, device=q.device) == context.places[:, None] + 1
-        return super().attend(q, k, v, replace(context, mask=visible | ahead, causal=False))
+        return super().attend(q, k, v, replace(context, mask=visible | ahead, causal=False, masks={}))
 
 
 class FiniteMask(EagerAttention):

@@ -38,7 +38,7 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     except ConfigError as error:
         raise ConfigError({sources.get(name, name): text for name, text in error.faults.items()}, where) from None
     _stop(dict(_contradictions(table, cfg, flat, sources)), where)
-    return cfg, tuple(sorted(flat.keys() - table.known_fields))
+    return cfg, tuple(sorted(name for name in flat if not table.knows(name)))
 
 
 def _unlike(table: Table, config_class: type[DecoderConfig]) -> dict[str, str]:
@@ -94,8 +94,8 @@ def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]
                 cell.ours(flat[spelling])
             except KeyError:
                 yield spelling, f"found {flat[spelling]!r}, archport builds {', '.join(map(str, cell.values))}"
-    for name in sorted(flat.keys() - table.known_fields):
-        if "." in name and name.partition(".")[0] in _opened(table):
+    for name in sorted(flat):
+        if "." in name and not table.knows(name):
             yield name, f"found {flat[name]!r}, a setting archport does not know"
 
 
@@ -169,23 +169,32 @@ def _changed(
 
 def _put(hf: dict[str, Any], spelling: str, value: Any) -> None:
     outer, _, inner = spelling.partition(".")
-    hf[outer] = {**(hf.get(outer) or {}), inner: value} if inner else value
+    if inner:
+        hf[outer] = dict(hf.get(outer) or {})
+        _put(hf[outer], inner, value)
+    else:
+        hf[outer] = value
 
 
 def _opened(table: Table) -> set[str]:
     """The config fields that are objects the table looks into."""
-    return {name.partition(".")[0] for name in table.known_fields if "." in name}
+    paths = [name.split(".") for name in table.fields]
+    return {".".join(path[:length]) for path in paths for length in range(1, len(path))}
 
 
 def _flatten(table: Table, hf: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of a config; those inside an object that the table looks into are named `outer.inner`."""
     ignored = {hidden for name, hidden in table.supersedes.items() if hf.get(name)}
-    flat: dict[str, Any] = {}
-    for name, value in hf.items():
-        if name not in _opened(table):
-            flat[name] = value
-        elif isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": v for inner, v in value.items() if name not in ignored}
-        elif value is not None:
-            raise ConfigError({name: f"found {value!r}, expected an object"}, where)
-    return flat
+    opened = _opened(table)
+
+    def flat(outer: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for inner, value in fields.items():
+            name = outer + inner
+            if name not in opened:
+                yield name, value
+            elif isinstance(value, Mapping):
+                yield from flat(f"{name}.", {} if name in ignored else value)
+            elif value is not None:
+                raise ConfigError({name: f"found {value!r}, expected an object"}, where)
+
+    return dict(flat("", hf))

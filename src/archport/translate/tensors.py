@@ -1,22 +1,22 @@
 """What a key table does: tensors of a file to our parameters and back, planned from headers before a byte is read."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
-from einops import EinopsError, rearrange
+from einops import EinopsError
 from torch import Tensor, nn
 
 from ..config import DecoderConfig, dtype_name
 from ..errors import MappingError
 from ..files.header import Header
-from .pattern import Layout, regroups
-from .table import Table
+from .pattern import Layout, Row
+from .table import Table, left_over
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
 PIECE = 2 << 20  # bytes of a source that are copied at a time
@@ -127,7 +127,10 @@ def plan(
     Raises: MappingError with every fault, unless each parameter is made exactly once and each key is explained.
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    rows, faults = table.rows_of([*shapes, *(name for name in table.tied if name not in shapes and table.rows(name))])
+    present = {meaning for key in headers for meaning in table.canonical(key)}
+    tied = [name for name in table.tied if name not in shapes and table.rows(name, cfg)]
+    rows, faults = table.rows_of([*shapes, *tied], cfg, present)
+    faults += left_over(rows, cfg.axes)
     wanted = {key for name in shapes if name in rows for key in rows[name].keys}
     ties = {rows[name].keys[0]: name for name in table.tied if name not in shapes and name in rows}
     spellings = _spellings(table, wanted | ties.keys(), headers, faults)
@@ -140,15 +143,18 @@ def plan(
     for name, shape in shapes.items():
         if name not in rows:
             continue
-        keys, pattern = rows[name]
+        row = rows[name]
+        keys = tuple(dict.fromkeys(row.keys))
         missing = [key for key in keys if key not in spellings]
         faults += [f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed)}" for key in missing]
         if not missing:
-            theirs = {spellings[key]: headers[spellings[key]] for key in keys}
-            faults += _header_faults(name, shape, theirs, Layout(pattern, len(keys), cfg.axes))
-            kind = _kind(pattern, shape, casts=any(header.dtype != dtype for header in theirs.values()))
-            file_dtype = headers[spellings[keys[0]]].dtype
-            steps.append(TensorStep(kind, name, tuple(theirs), shape, file_dtype, dtype, pattern))
+            step_keys = tuple(spellings[key] for key in row.keys)
+            theirs = {key: headers[key] for key in step_keys}
+            own = list(_header_faults(name, shape, theirs, row._replace(keys=step_keys), cfg.axes))
+            faults += own
+            casts = any(header.dtype != dtype for header in theirs.values())
+            kind = _kind(row, shape, tuple(cfg.axes.items()), casts=casts) if not own else StepKind.CAST
+            steps.append(TensorStep(kind, name, step_keys, shape, headers[step_keys[0]].dtype, dtype, row.pattern))
     unused = {key: theirs for key, theirs in spellings.items() if key not in wanted}
     steps += _unused(table, ties, unused, headers, dtype, absent, faults)
     if faults:
@@ -189,16 +195,26 @@ def import_tensor(
     step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]
 ) -> tuple[Tensor, list[Copy]]:
     """One parameter, and the copies that fill it: none where it is the file's own memory."""
-    if not regroups(step.pattern):
+    if step.pattern is None:
         source = read(step.keys[0])
-        same = source.dtype == step.dtype
-        tensor = source if same else torch.empty(source.shape, dtype=step.dtype)
-        copies = [] if same else _pieces(tensor, source, step.name)
-        return tensor if step.pattern is None else rearrange(tensor, step.pattern), copies
-    ours = torch.empty(step.shape, dtype=step.dtype)
-    layout = Layout(step.pattern, len(step.keys), axes)
-    parts = zip(step.keys, layout.parts(ours), strict=True)
-    return ours, [piece for key, part in parts for piece in _pieces(part, layout.split(read(key)), step.name)]
+        if source.dtype == step.dtype:
+            return source, []
+        ours = torch.empty(source.shape, dtype=step.dtype)
+        return ours, list(_pieces(ours, source, step.name))
+    layout = Layout(Row(step.keys, step.pattern), axes)
+    if step.in_place and (view := layout.view(read(step.keys[0]), step.shape)) is not None:
+        return view, []
+    ours = _like_the_view(layout, step) if step.kind == StepKind.CAST else torch.empty(step.shape, dtype=step.dtype)
+    pairs = (pair for key in dict.fromkeys(step.keys) for pair in layout.pairs(key, ours, read(key)))
+    return ours, [piece for pair in pairs for piece in _pieces(*pair, step.name)]
+
+
+def _like_the_view(layout: Layout, step: TensorStep) -> Tensor:
+    """A parameter whose memory is in the order of the file's, so that a cast goes through both from end to end."""
+    source = torch.empty(layout.their_shape(step.keys[0], step.shape), device="meta")
+    view = layout.view(source, step.shape)
+    strided = view is not None and not view.is_contiguous() and view.numel() == source.numel()
+    return torch.empty(step.shape[::-1], dtype=step.dtype).T if strided else torch.empty(step.shape, dtype=step.dtype)
 
 
 def _pieces(target: Tensor, source: Tensor, name: str | None) -> list[Copy]:
@@ -217,39 +233,60 @@ class Outgoing(NamedTuple):
 
 
 def export_tensors(
-    table: Table, cfg: DecoderConfig, parameters: Mapping[str, Tensor], *, dtype: torch.dtype | None = None
+    table: Table,
+    cfg: DecoderConfig,
+    parameters: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    present: Container[str] | None = None,
 ) -> dict[str, Outgoing]:
     """Every tensor of an exported checkpoint under its key; each is made, contiguous, only when asked for.
 
+    Of alternative rows, those whose keys are all `present` are written, or the first.
+
+
     Raises: MappingError for a parameter without its one row, and for a key that two rows name.
     """
-    rows, faults = table.rows_of(parameters)
+    rows, faults = table.rows_of(parameters, cfg, present)
+    faults += left_over(rows, cfg.axes)
     if faults:
         raise MappingError(faults, "key table", "nothing was written")
-    outgoing: dict[str, Outgoing] = {}
+    sources: dict[str, list[tuple[Layout, Tensor]]] = {}
     for name, parameter in parameters.items():
-        keys, pattern = rows[name]
-        layout = Layout(pattern, len(keys), cfg.axes)
-        header = Header(layout.their_shape(tuple(parameter.shape)), dtype or parameter.dtype)
-        for key, part in zip(keys, layout.parts(parameter.detach()), strict=True):
-            outgoing[key] = Outgoing(header, partial(_export_tensor, layout, header, part))
+        layout = Layout(rows[name], cfg.axes)
+        for key in dict.fromkeys(layout.keys):
+            sources.setdefault(key, []).append((layout, parameter.detach()))
+    outgoing: dict[str, Outgoing] = {}
+    for key, parts in sources.items():
+        layout, first = parts[0]
+        header = Header(layout.their_shape(key, tuple(first.shape)), dtype or first.dtype)
+        outgoing[key] = Outgoing(header, partial(_export_tensor, key, header, parts))
     return outgoing
 
 
-def _export_tensor(layout: Layout, header: Header, part: Tensor) -> Tensor:
-    if part.shape == header.shape and part.is_contiguous() and part.dtype == header.dtype:
-        return part
-    theirs = torch.empty(header.shape, dtype=header.dtype, device=part.device)
-    layout.split(theirs).copy_(part)
+def _export_tensor(key: str, header: Header, parts: Sequence[tuple[Layout, Tensor]]) -> Tensor:
+    layout, ours = parts[0]
+    if layout.pattern is None and ours.is_contiguous() and ours.dtype == header.dtype:
+        return ours
+    theirs = torch.empty(header.shape, dtype=header.dtype, device=ours.device)
+    for layout, ours in parts:
+        for part, target in layout.pairs(key, ours, theirs):
+            target.copy_(part)
     return theirs
 
 
-def _kind(pattern: str | None, shape: tuple[int, ...], *, casts: bool) -> StepKind:
-    if regroups(pattern):
+@cache
+def _kind(row: Row, shape: tuple[int, ...], axes: tuple[tuple[str, int], ...], *, casts: bool) -> StepKind:
+    if row.pattern is None:
+        return StepKind.CAST if casts else StepKind.IN_PLACE
+    layout = Layout(row, dict(axes))
+    theirs = torch.empty(layout.their_shape(row.keys[0], shape), device="meta")
+    view = layout.view(theirs, shape)
+    if view is None:
         return StepKind.REARRANGED_CAST if casts else StepKind.REARRANGED
     if casts:
         return StepKind.CAST
-    return StepKind.IN_PLACE if pattern is None or len(shape) == 1 else StepKind.TRANSPOSED
+    return StepKind.IN_PLACE if view.is_contiguous() else StepKind.TRANSPOSED
 
 
 def _spellings(table: Table, known: Collection[str], keys: Iterable[str], faults: list[str]) -> dict[str, str]:
@@ -265,13 +302,16 @@ def _spellings(table: Table, known: Collection[str], keys: Iterable[str], faults
     return spellings
 
 
-def _header_faults(name: str, shape: tuple[int, ...], headers: Mapping[str, Header], layout: Layout) -> Iterator[str]:
-    try:
-        expected = layout.their_shape(shape)
-    except EinopsError:
-        yield f"{name}: the key table's pattern {layout.theirs} -> {layout.ours} does not fit shape {shape}"
-        return
+def _header_faults(
+    name: str, shape: tuple[int, ...], headers: Mapping[str, Header], row: Row, axes: Mapping[str, int]
+) -> Iterator[str]:
+    layout = Layout(row, axes)
     for key, header in headers.items():
+        try:
+            expected = layout.their_shape(key, shape) if row.pattern else shape
+        except EinopsError:
+            yield f"{name}: the key table's pattern {row.pattern} does not fit shape {shape}"
+            return
         if header.shape != expected:
             yield f"{key}: found {header.shape}, expected {expected} for {name} {shape}"
         if not header.dtype.is_floating_point:

@@ -77,7 +77,7 @@ def biases(kind: str, part: nn.Module) -> list[Fact]:
 
 def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: bool = False) -> list[Fact]:
     """The layout of a weight in the files, where a row of the key table says it."""
-    rows = subject.architecture.table.rows(name)
+    rows = subject.architecture.table.rows(name, subject.config)
     return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..config import DecoderConfig
 from ..errors import ConfigError
 from ..translate.table import Table
 from .describing import Description
@@ -31,7 +32,7 @@ def explain(subject: Subject, pattern: str | None = None) -> list[dict[str, Any]
     if layer and int(layer[1]) >= subject.config.layers:
         raise ConfigError({"pattern": f"found layer {layer[1]}, expected 0 to {subject.config.layers - 1}"}, "explain")
     wanted = every(pattern)
-    names = [_names(row, subject.architecture.table) for row in rows]
+    names = [_names(row, subject.architecture.table, subject.config) for row in rows]
     matching = [
         row
         for row, called in zip(rows, names, strict=True)
@@ -57,14 +58,14 @@ def sentence(row: Mapping[str, Any]) -> str:
 def stored(subject: Subject, descriptions: Mapping[str, Description], name: str, ndim: int) -> str:
     """How a checkpoint stores one of our parameters, in words."""
     owner = descriptions[name.rpartition(".")[0]]
-    return layout(subject.architecture.table.row(name), ndim, fused=owner.fused)
+    return layout(subject.architecture.table.row(name, subject.config), ndim, fused=owner.fused)
 
 
-def _names(row: dict[str, Any], table: Table) -> dict[str, None]:
+def _names(row: dict[str, Any], table: Table, cfg: DecoderConfig) -> dict[str, None]:
     """All that a part may be called: by us, by its file, and by others of its kind."""
     names = [row["path"], every(table.module(row["path"].replace("{n}", "0")) or row["path"])]
     for tensor in row["tensors"]:
-        known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0")) for key in row_of.keys}
+        known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0"), cfg) for key in row_of.keys}
         aliases = (other for other, key in table.aliases.items() if every(key) in known)
         names += [tensor["name"], *tensor["keys"], *known, *aliases]
     return dict.fromkeys(names)
@@ -77,7 +78,7 @@ def _rows(subject: Subject) -> Iterator[tuple[int, dict[str, Any]]]:
     for line in folded(subject.model):
         tensors = []
         for name, parameter in subject.model.get_submodule(line.path).named_parameters(line.path, recurse=False):
-            keys = [every(key) for key in in_file.get(name, table.row(name).keys)]
+            keys = [every(key) for key in in_file.get(name, table.row(name, subject.config).keys)]
             how = stored(subject, descriptions, name, parameter.ndim)
             if subject.model.tied and name in table.tied:
                 how = f"the same tensor as {table.tied[name]}; a file may leave it out"

@@ -1,6 +1,6 @@
 """How a checkpoint stores a tensor, in words read off its row of the key table."""
 
-from ..translate.table import Row
+from ..translate.pattern import Row
 
 
 def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
@@ -30,4 +30,4 @@ def in_short(row: Row, *, fused: bool = False) -> str:
 def _sides(row: Row) -> tuple[str, str, bool, bool]:
     """The sides of a row's pattern, and whether it transposes and regroups."""
     theirs, _, ours = (row.pattern or "").partition(" -> ")
-    return theirs, ours, theirs.startswith("...") and ours.endswith("..."), "(qkv head dim)" in theirs
+    return theirs, ours, theirs.startswith("...") and ours.endswith("..."), "([group k v] kv dim)" in theirs

@@ -119,7 +119,11 @@ def _key_table(subject: Subject) -> list[dict[str, str]]:
     descriptions, table, plan = described(subject), subject.architecture.table, subject.plan
     if plan is None:
         return [
-            {"ours": name, "shape": str(tuple(parameter.shape)), "theirs": " + ".join(table.row(name).keys)}
+            {
+                "ours": name,
+                "shape": str(tuple(parameter.shape)),
+                "theirs": " + ".join(table.row(name, subject.config).keys),
+            }
             | {"how": stored(subject, descriptions, name, parameter.ndim)}
             for name, parameter in subject.model.named_parameters()
         ]

@@ -92,7 +92,9 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
     branches = {ours: [path] for ours, path in counterparts(subject.model, theirs, table).items()}
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
     of_leaves = {
-        name.rpartition(".")[0]: [spelling.get(key, key).rpartition(".")[0] for key in table.row(name).keys]
+        name.rpartition(".")[0]: [
+            spelling.get(key, key).rpartition(".")[0] for key in table.row(name, subject.config).keys
+        ]
         for name, _ in subject.model.named_parameters(remove_duplicate=False)
     }
     ends = {path for paths in of_leaves.values() for path in paths}
@@ -168,10 +170,11 @@ def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, st
     theirs = {canonical(table, key): tensor for key, tensor in reference.state_dict().items()}
     same: dict[str, bool | None] = {}
     for name, parameter in ours.named_parameters(remove_duplicate=False):
-        keys, pattern = table.row(name)
-        layout = Layout(pattern, len(keys), ours.config.axes)
-        pieces = zip(layout.parts(parameter.detach()), keys, strict=True)
-        same[name] = all(key in theirs and same_bytes(piece, layout.split(theirs[key])) for piece, key in pieces)
+        [row] = table.rows(name, ours.config, theirs)
+        layout = Layout(row, ours.config.axes)
+        same[name] = all(key in theirs for key in row.keys) and all(
+            same_bytes(*pair) for key in row.keys for pair in layout.pairs(key, parameter.detach(), theirs[key])
+        )
     modules = dict(reference.named_modules())
     for name, path in _joined_modules(ours, table):
         if path in modules:

@@ -46,7 +46,7 @@ def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
     """Our tensors, what is tied too, each with its keys: those in the file and those of an exported one."""
     table = plan.architecture.table
     in_file = {step.name: step.keys for step in plan.steps if step.name}
-    return {name: (*in_file.get(name, ()), *table.row(name).keys) for name in (*in_file, *table.tied)}
+    return {name: (*in_file.get(name, ()), *table.row(name, plan.config).keys) for name in (*in_file, *table.tied)}
 
 
 def nearest_names(text: str, names: Mapping[str, Sequence[str]]) -> list[str]:
