@@ -7,6 +7,10 @@ ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+    "relu2": "relu_squared",
 }
 
 # Fields of every HF config whose other values would change the mathematics or the files.
