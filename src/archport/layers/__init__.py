@@ -7,6 +7,7 @@ from .decoder import Decoder, initialise
 from .embed import Embed, PositionedEmbed
 from .mlp import ACTIVATIONS, MLP
 from .rotary import Rotary, Rotation
+from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,13 +18,19 @@ __all__ = [
     "Block",
     "Cache",
     "Decoder",
+    "DynamicNTK",
     "Embed",
     "LayerCache",
+    "LinearScaling",
+    "Llama3",
+    "LongRope",
     "ParallelBlock",
     "PositionedEmbed",
     "Rotary",
     "Rotation",
+    "Scaling",
     "SequentialBlock",
     "SharedNormBlock",
+    "Yarn",
     "initialise",
 ]
