@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import archport
 from archport.config import DecoderConfig
 from archport.errors import ConfigError, UnsupportedError
+from archport.layers import LinearScaling
 from archport.models import gpt2, gpt_neox, gptj
 from archport.registry import architecture
 from archport.translate.fields import read_config, require_writable, write_config
@@ -79,8 +80,8 @@ def test_linear_rope_scaling_in_its_spellings(key):
     assert (cfg.rotary_scaling, cfg.rotary_factor) == ("linear", 3.0)
     # A factor beside the default type is not used, by the reference or by us.
     model = archport.build("gpt-neox", hf("gpt_neox", rope_scaling={key: "default", "factor": 3.0}), device="meta")
-    assert model.blocks[0].attn.rotary.factor == 1.0
-    with pytest.raises(ConfigError, match="rotary_factor: linear scaling needs a factor"):
+    assert model.blocks[0].attn.rotary.scaling is None
+    with pytest.raises(ConfigError, match="rotary_factor: linear scaling needs it, found none"):
         read("gpt_neox", rope_scaling={key: "linear"})
 
 
@@ -93,8 +94,8 @@ def test_a_field_transformers_writes_but_does_not_read_may_only_repeat():
 
 
 REFUSED = {
-    "other rope type": ("gpt_neox", {"rope_scaling": {"type": "dynamic"}}, r"rope_scaling\.type.*'dynamic'"),
-    "rope type of v5": ("gpt_neox", {"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters\.rope_type.*'yarn'"),
+    "other rope type": ("gpt_neox", {"rope_scaling": {"type": "axial"}}, r"rope_scaling\.type.*'axial'"),
+    "rope type of v5": ("gpt_neox", {"rope_parameters": {"rope_type": "su"}}, r"rope_parameters\.rope_type.*'su'"),
     "cross attention": ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
     "pruned heads": ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     "quantised": ("gpt_neox", {"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -345,7 +346,7 @@ def test_any_rope_settings_are_the_reference_s_or_an_error(changes):
         return
     theirs = transformers.GPTNeoXConfig.from_dict(copy.deepcopy(config))
     expected = transformers.models.gpt_neox.modeling_gpt_neox.GPTNeoXRotaryEmbedding(theirs).inv_freq
-    frequencies = model.blocks[0].attn.rotary.frequencies(torch.device("cpu"))
+    frequencies = model.blocks[0].attn.rotary.frequencies(torch.arange(3))
     assert frequencies.shape == expected.shape
     assert torch.allclose(frequencies, expected, rtol=1e-6)
 
@@ -364,7 +365,7 @@ def test_some_rope_settings_are_accepted():
         {"rope_parameters": {"type": "linear", "factor": 2.0}, "rope_scaling": None},
     ):
         sizes = without(hf("gpt_neox"), "rotary_pct", "rotary_emb_base") | changes
-        assert archport.build("gpt-neox", sizes, device="meta").blocks[0].attn.rotary.factor == 2.0
+        assert archport.build("gpt-neox", sizes, device="meta").blocks[0].attn.rotary.scaling == LinearScaling(2.0)
 
 
 def test_whole_numbers_in_float_fields_become_floats():

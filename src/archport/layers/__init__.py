@@ -10,11 +10,10 @@ from .mask import Alibi, Chunked, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
 from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, RMSNorm
 from .rotary import Rotary, Rotation
+from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 
 __all__ = [
     "ACTIVATIONS",
-    "MLP",
-    "QKV",
     "AcrossHeads",
     "Alibi",
     "Attention",
@@ -23,17 +22,23 @@ __all__ = [
     "Cache",
     "Chunked",
     "Decoder",
+    "DynamicNTK",
     "Embed",
     "GatedMLP",
     "LateRMSNorm",
     "LayerCache",
     "LayerNormByHead",
+    "LinearScaling",
+    "Llama3",
     "LogitScale",
+    "LongRope",
+    "MLP",
     "NormedLastAttention",
     "OffsetRMSNorm",
     "ParallelBlock",
     "PositionedEmbed",
     "PostNormBlock",
+    "QKV",
     "QuickGELU",
     "RMSNorm",
     "ReLUSquared",
@@ -43,10 +48,12 @@ __all__ = [
     "ScaledBlock",
     "ScaledEmbed",
     "ScaledEmbedding",
+    "Scaling",
     "SequentialBlock",
     "SharedNormBlock",
     "Sinks",
     "SoftCap",
     "Window",
+    "Yarn",
     "initialise",
 ]

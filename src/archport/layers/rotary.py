@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .scaling import Scaling, positions_per_radian
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -32,27 +34,34 @@ class Rotary(nn.Module):
     """Rotary position embedding: each pair of elements is turned by an angle proportional to its position.
 
     `width` elements of each head, one more where that is odd, are turned, in pairs of (i, i + pairs) for `halves` or
-    (2i, 2i + 1) for `neighbours`. Pair i turns by position * base ** (-2i / width) / factor radians.
+    (2i, 2i + 1) for `neighbours`. Pair i turns by position * base ** (-2i / width) radians, changed by `scaling`.
 
-    Source: RoFormer, arXiv 2104.09864; `factor`: position interpolation, arXiv 2306.15595.
+    Source: RoFormer, arXiv 2104.09864.
     """
 
-    def __init__(self, width: int, *, base: float = 10000.0, pairing: str = "halves", factor: float = 1.0) -> None:
+    def __init__(
+        self, width: int, *, base: float = 10000.0, pairing: str = "halves", scaling: Scaling | None = None
+    ) -> None:
         super().__init__()
-        self.width, self.base, self.pairing, self.factor = width, base, pairing, factor
+        self.width, self.base, self.pairing, self.scaling = width, base, pairing, scaling
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:  # (seq) or (batch, 1, seq)
         """Angles in float32 from whole positions, cast last: half precision cannot hold position 2049."""
-        angles = positions[..., None].float() * self.frequencies(positions.device)  # (seq, pairs)
-        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
+        return self.rotation(positions[..., None].float() * self.frequencies(positions), dtype)
 
-    def frequencies(self, device: torch.device) -> Tensor:  # (pairs)
-        """Radians a position, for each pair."""
-        exponents = torch.arange(0, self.width, 2, device=device).float() / self.width
-        return 1.0 / self.base**exponents / self.factor
+    def frequencies(self, positions: Tensor) -> Tensor:  # (pairs)
+        """Radians a position for each pair, in a pass over these positions."""
+        plain = 1.0 / positions_per_radian(self.width, self.base, positions.device)
+        if self.scaling is None:
+            return plain
+        return self.scaling.frequencies(plain, self.width, self.base, positions.max() + 1)
+
+    def rotation(self, angles: Tensor, dtype: torch.dtype) -> Rotation:  # (seq, pairs) or (batch, 1, seq, pairs)
+        """Cosines and sines of angles, in the stream's dtype."""
+        factor = 1.0 if self.scaling is None else self.scaling.attention_factor
+        return Rotation((angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype), self.pairing)
 
     def extra_repr(self) -> str:
         """The settings, for print."""
-        return f"{self.width}, base={self.base:g}, pairing={self.pairing!r}" + (
-            f", factor={self.factor:g}" if self.factor != 1 else ""
-        )
+        scaling = "" if self.scaling is None else f", scaling={self.scaling}"
+        return f"{self.width}, base={self.base:g}, pairing={self.pairing!r}{scaling}"

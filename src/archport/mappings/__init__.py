@@ -1,5 +1,9 @@
 """One file an architecture, named by its model_type: TABLE, literal data. Here: what all HF configs share."""
 
+from collections.abc import Mapping
+
+from ..translate.table import Field, config_field
+
 # The activations we build, by HF's names for them. The first name of each is the one exported.
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -93,6 +97,57 @@ COMMON_HARMLESS = frozenset(
         "typical_p",
     }
 )
+
+# The ways to change rotary frequencies, by HF's names for them.
+ROTARY_TYPES = {name: name for name in ("default", "linear", "dynamic", "llama3", "yarn", "longrope")}
+
+# The settings of RotaryConfig but its fraction, by their names in an object of rotary settings.
+ROTARY_SETTINGS = {
+    "base": ("rope_theta",),
+    "scaling": ("rope_type", "type"),
+    "context": ("original_max_position_embeddings",),
+    "factor": ("factor",),
+    "low_factor": ("low_freq_factor",),
+    "high_factor": ("high_freq_factor",),
+    "attention_factor": ("attention_factor",),
+    "beta_fast": ("beta_fast",),
+    "beta_slow": ("beta_slow",),
+    "mscale": ("mscale",),
+    "mscale_all_dim": ("mscale_all_dim",),
+    "truncate": ("truncate",),
+    "short_factors": ("short_factor",),
+    "long_factors": ("long_factor",),
+}
+
+
+def rotary_rows(
+    *objects: str, prefix: str = "rotary_", types: Mapping[str, str] = ROTARY_TYPES, **first: str
+) -> dict[str, Field]:
+    """Config rows of rotary settings that lie in any of some objects; `first` spells settings outside of them.
+
+    As in `rotary_rows("rope_scaling", "rope_parameters.full_attention", base="rope_theta")`. What is spelled outside is
+    written from scratch under that name, the rest into the first object.
+    """
+    return {
+        prefix + setting: config_field(
+            *([first[setting]] if setting in first else []),
+            *(f"{place}.{name}" for place in objects for name in names),
+            values=types if setting == "scaling" else None,
+        )
+        for setting, names in ROTARY_SETTINGS.items()
+    }
+
+
+# Rotary settings lie in `rope_scaling` until transformers 5 and in `rope_parameters` from then on. A table adds the
+# fraction of the head that is turned, or, where its architecture has none, requires the whole head.
+ROTARY_OBJECTS = ("rope_scaling", "rope_parameters")
+ROTARY_SUPERSEDES = {"rope_scaling": "rope_parameters"}
+ROTARY_HARMLESS = frozenset(f"{place}.finetuned" for place in ROTARY_OBJECTS)
+ROTARY = rotary_rows(*ROTARY_OBJECTS, base="rope_theta")
+ROTARY["rotary_context"] = config_field(*ROTARY["rotary_context"].spellings, "original_max_position_embeddings")
+FRACTIONS = ("partial_rotary_factor", *(f"{place}.partial_rotary_factor" for place in ROTARY_OBJECTS))
+ROTARY_FRACTION = {"rotary_fraction": config_field(*FRACTIONS)}
+ROTARY_WHOLE_HEAD: dict[str, tuple[object, ...]] = dict.fromkeys(FRACTIONS, (1.0,))
 
 MASK = "causal mask, which attention makes itself"
 MASK_VALUE = "what masked scores were set to; attention masks exactly"

@@ -1,9 +1,18 @@
 """GPT-NeoX and Pythia: the fused rows already go head by head, so every weight is used as it lies in the file."""
 
 from ..translate.table import Table, config_field
-from . import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES, MASK, MASK_VALUE, ROTARY_TABLE
-
-ROTARY_TYPES = {"default": "default", "linear": "linear"}
+from . import (
+    ACTIVATIONS,
+    COMMON_HARMLESS,
+    COMMON_REQUIRES,
+    FRACTIONS,
+    MASK,
+    MASK_VALUE,
+    ROTARY,
+    ROTARY_HARMLESS,
+    ROTARY_SUPERSEDES,
+    ROTARY_TABLE,
+)
 
 TABLE = Table(
     classes=("GPTNeoXForCausalLM", "GPTNeoXModel"),
@@ -15,18 +24,9 @@ TABLE = Table(
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
         "mlp_width": "intermediate_size",
-        "rotary_fraction": config_field(
-            "rotary_pct", "rope_scaling.partial_rotary_factor", "rope_parameters.partial_rotary_factor"
-        ),
-        "rotary_base": config_field("rotary_emb_base", "rope_scaling.rope_theta", "rope_parameters.rope_theta"),
-        "rotary_scaling": config_field(
-            "rope_scaling.type",
-            "rope_scaling.rope_type",
-            "rope_parameters.type",
-            "rope_parameters.rope_type",
-            values=ROTARY_TYPES,
-        ),
-        "rotary_factor": config_field("rope_scaling.factor", "rope_parameters.factor"),
+        **ROTARY,
+        "rotary_fraction": config_field("rotary_pct", *FRACTIONS[1:]),
+        "rotary_base": config_field("rotary_emb_base", *ROTARY["rotary_base"].spellings[1:]),
         "parallel": "use_parallel_residual",
         "attention_bias": "attention_bias",
         "activation": config_field("hidden_act", values=ACTIVATIONS),
@@ -39,14 +39,9 @@ TABLE = Table(
     },
     # Read by transformers in some places only, or by some versions: they may repeat the value, not decide it.
     must_agree={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
-    supersedes={"rope_scaling": "rope_parameters"},
+    supersedes=ROTARY_SUPERSEDES,
     requires=COMMON_REQUIRES,
-    harmless=COMMON_HARMLESS
-    | {
-        "classifier_dropout",
-        "rope_parameters.original_max_position_embeddings",  # of other rope types
-        "rope_scaling.original_max_position_embeddings",
-    },
+    harmless=COMMON_HARMLESS | ROTARY_HARMLESS | {"classifier_dropout"},
     weights={
         "embed.tokens.weight": "gpt_neox.embed_in.weight",
         "blocks.{n}.norm_attn.*": "gpt_neox.layers.{n}.input_layernorm.*",

@@ -19,6 +19,7 @@ from ..layers import (
     Block,
     Decoder,
     Embed,
+    LongRope,
     ParallelBlock,
     PositionedEmbed,
     Rotary,
@@ -62,7 +63,9 @@ def _is_rotated(attention: Any) -> bool:
 
 
 def _turns_part_of_the_head(attention: Any) -> bool:
-    return isinstance(attention.rotary, Rotary) and attention.rotary.width < attention.head_width
+    rotary = attention.rotary
+    fixed = isinstance(rotary, Rotary) and isinstance(rotary.scaling, LongRope)  # a factor for each of its pairs
+    return isinstance(rotary, Rotary) and rotary.width < attention.head_width and not fixed
 
 
 def _is_scaled(attention: Any) -> bool:
@@ -172,7 +175,8 @@ def _pairing(here: str, there: str) -> Fault:
     words = {"halves": "halves (i, i + width / 2)", "neighbours": "neighbours (2i, 2i + 1)"}
     return Fault(f"rotary {here}", f"rotary pairs {words[here]}", f"turns {words[there]}", "Rotary(pairing=...)",
                  Rotary, sets("pairing", lambda _: here),
-                 where=lambda rotary: rotary.pairing == there, steps=("forward",), shows_at=parent)  # fmt: skip
+                 where=lambda rotary: rotary.pairing == there,
+                 steps=("forward", "rotation"), shows_at=parent)  # fmt: skip
 
 
 def _bias(holder: type[nn.Module], name: str, linear: str, steps: tuple[str, ...]) -> Fault:

@@ -139,16 +139,15 @@ class ShiftedRotary(Rotary):
 class InvertedRotary(Rotary):
     """Turns the other way."""
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        return super().forward(-positions, dtype)
+    def rotation(self, angles: Tensor, dtype: torch.dtype) -> Rotation:
+        return super().rotation(-angles, dtype)
 
 
 class HalfRotary(Rotary):
     """Computes angles in float16."""
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        angles = positions[..., None].half() * self.frequencies(positions.device).half()
-        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype), self.pairing)
+        return self.rotation(positions[..., None].half() * self.frequencies(positions).half(), dtype)
 
 
 class OffByOne(nn.Embedding):

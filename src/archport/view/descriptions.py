@@ -8,7 +8,20 @@ from typing import Any
 from torch import nn
 
 from .. import layers
-from ..layers import MLP, Attention, Decoder, Embed, PositionedEmbed, Rotary
+from ..layers import (
+    MLP,
+    Attention,
+    Decoder,
+    DynamicNTK,
+    Embed,
+    LinearScaling,
+    Llama3,
+    LongRope,
+    PositionedEmbed,
+    Rotary,
+    Scaling,
+    Yarn,
+)
 from .describing import Description, Fact, biases, describe, dropout, honest, in_checkpoint, rate, unknown
 from .subjects import Subject
 
@@ -179,8 +192,7 @@ def _(part: Rotary, subject: Subject, path: str) -> Description:
 def _rotary(part: Rotary, subject: Subject, of: str, rest: int) -> Description:
     halves = part.pairing == "halves"
     pairs = "element i with element i + width / 2" if halves else "neighbours: element 2i with 2i + 1"
-    slower = f", {part.factor:g} times slower than trained at first, to reach further" if part.factor != 1 else ""
-    stretched = f", stretched {part.factor:g} times" if part.factor != 1 else ""
+    slower, stretched = _stretch(part.scaling)
     passed = f"; the other {rest} pass unturned" if rest else ""
     text = f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
     how far apart two tokens are, not on where they stand. {part.width}{of} elements of each head are turned{passed}.
@@ -193,6 +205,27 @@ def _rotary(part: Rotary, subject: Subject, of: str, rest: int) -> Description:
         Fact("positions", "rotary base", f"{part.base:g}{stretched}"),
     )
     return Description(text, "RoFormer, arXiv 2104.09864", facts=facts)
+
+
+def _stretch(scaling: Scaling | None) -> tuple[str, str]:
+    """How rotary frequencies were changed, in a sentence on them and beside their base."""
+    match scaling:
+        case None:
+            return "", ""
+        case LinearScaling(factor):
+            slower, how = f"{factor:g} times slower than trained at first", f"stretched {factor:g} times"
+        case DynamicNTK(factor, context):
+            slower = f"slower the longer a text is past {context:,} tokens"
+            how = f"raised past {context:,} tokens (dynamic NTK, factor {factor:g})"
+        case Llama3(factor, _, _, context) | Yarn(factor, context):
+            slower = f"in slow pairs up to {factor:g} times slower than trained at first on {context:,} tokens"
+            how = f"slow pairs stretched {factor:g} times from {context:,} tokens ({type(scaling).__name__})"
+        case LongRope(context=context):
+            slower = f"in each pair slower by factors of its own, others for texts past {context:,} tokens"
+            how = f"each pair stretched by its own factor, by another past {context:,} tokens (LongRope)"
+        case _:
+            return f", changed by {scaling!r}", f", changed by {scaling!r}"
+    return f", {slower}, to reach further", f", {how}"
 
 
 def _scaling(scales: Sequence[float], head_width: int) -> str:

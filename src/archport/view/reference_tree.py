@@ -1,5 +1,6 @@
 """The reference's tree beside ours: lines joined by the key table, and each join compared number by number."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -201,7 +202,10 @@ def _(ours: nn.Dropout, theirs: Any) -> bool | None:
 @does_the_same.register
 def _(ours: Rotary, theirs: Any) -> bool | None:
     if isinstance(frequencies := getattr(theirs, "inv_freq", None), Tensor):
-        return torch.allclose(ours.frequencies(frequencies.device), frequencies)
+        start = torch.zeros(1, dtype=torch.long, device=frequencies.device)
+        factor = 1.0 if ours.scaling is None else ours.scaling.attention_factor
+        alike = math.isclose(getattr(theirs, "attention_scaling", 1.0), factor)
+        return alike and torch.allclose(ours.frequencies(start), frequencies)
     if isinstance(table := getattr(theirs, "embed_positions", None), Tensor):
         rotation = ours(torch.arange(len(table), device=table.device), torch.float32)
         angles = torch.cat((rotation.sin, rotation.cos), dim=-1)
