@@ -10,11 +10,15 @@ COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tes
 # Fuzzed inputs for each kind of file.
 RUNS := 20000
 
-.PHONY: demo test lint compat compat-oldest compat-newest peers fuzz docs benchmark clean
+.PHONY: demo test families lint compat compat-oldest compat-newest peers fuzz docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
 	$(VENV)/bin/archport verify
+
+# Every architecture in every test that takes one; make test runs a sample.
+families: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -q -n 2 -m families
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest -q -n 2

@@ -15,20 +15,37 @@ os.environ["HF_HUB_OFFLINE"] = "0"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
 import pytest
 import transformers
 
 from .hub_server import REPO, HubServer
-from .references import reference
+from .references import FAMILIES, reference
 
 SMALL = {"vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 
+IN_SAMPLE = 24  # one in so many tests of a family is in the default run
+
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what is about an architecture beside the first three, but for a sample, another one in each test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        words = {str(value).replace(",", " ").partition(" ")[0] for value in values}
+        if words & FAMILIES:
+            test = item.nodeid.partition("[")[0]
+            if (crc32(test.encode()) + seen[test]) % IN_SAMPLE:
+                item.add_marker("families")
+            seen[test] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import transformers
 
 import archport
 from archport.registry import architecture
-from archport.translate.fields import write_config
+from archport.translate.fields import read_config, write_config
 
 # One row an architecture: several rotary pairs, a rotary width below the head width, an MLP that is not four times
 # the width, heads unequal to head width and to three, odd eps and base. `full` is the longest sequence the model takes.
@@ -76,7 +76,9 @@ def _written(arch: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     return write_config(arch.table, arch.config_class(**sizes), arch.name, None)
 
 
-for arch in (architecture(name) for name in archport.architectures() if name not in SIZES):
+# The others, but those that this version of transformers does not have.
+FAMILIES = {name for name in archport.architectures() if name not in SIZES and name in transformers.CONFIG_MAPPING}
+for arch in map(architecture, sorted(FAMILIES)):
     SIZES[arch.name] = _written(arch, dict(arch.sizes))
     VARIANTS[arch.name] = (arch.name, {})
     for variant, changes in arch.variants.items():
@@ -131,7 +133,8 @@ def hf_dict(model: Any) -> dict[str, Any]:
 
 def context(model: Any) -> int:
     """The longest sequence a reference model takes."""
-    return int(model.config.max_position_embeddings)
+    arch = architecture(model.config.model_type)
+    return int(read_config(arch.table, arch.config_class, model.config.to_dict(), "config")[0].context)
 
 
 def sequences(model: Any) -> list[torch.Tensor]:

@@ -14,6 +14,8 @@ from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 
 __all__ = [
     "ACTIVATIONS",
+    "MLP",
+    "QKV",
     "AcrossHeads",
     "Alibi",
     "Attention",
@@ -32,13 +34,11 @@ __all__ = [
     "Llama3",
     "LogitScale",
     "LongRope",
-    "MLP",
     "NormedLastAttention",
     "OffsetRMSNorm",
     "ParallelBlock",
     "PositionedEmbed",
     "PostNormBlock",
-    "QKV",
     "QuickGELU",
     "RMSNorm",
     "ReLUSquared",

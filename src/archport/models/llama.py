@@ -78,9 +78,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tied True": {"tied": True},
     **rotary_variants(5, 19),
 }
-_SMALL = {"vocab_size": 128256, "context": 131072, "rotary_base": 500000.0, "tied": True, "norm_eps": 1e-5}
+_SMALL: dict[str, Any] = {"vocab_size": 128256, "context": 131072, "rotary_base": 500000.0, "tied": True}
 _SMALL |= {"rotary_scaling": "llama3", "rotary_factor": 32.0, "rotary_low_factor": 1.0, "rotary_high_factor": 4.0}
-_SMALL |= {"rotary_context": 8192, "kv_heads": 8, "mlp_width": 8192}
+_SMALL |= {"rotary_context": 8192, "kv_heads": 8, "mlp_width": 8192, "norm_eps": 1e-5}
 PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": {
         "vocab_size": 32000,
