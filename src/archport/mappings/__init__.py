@@ -122,7 +122,7 @@ ROTARY_SETTINGS = {
 
 def rotary_rows(
     *objects: str, prefix: str = "rotary_", types: Mapping[str, str] = ROTARY_TYPES, **first: str
-) -> dict[str, str | Field]:
+) -> dict[str, Field]:
     """Config rows of rotary settings that lie in any of some objects; `first` spells settings outside of them.
 
     As in `rotary_rows("rope_scaling", "rope_parameters.full_attention", base="rope_theta")`. What is spelled outside is
@@ -148,7 +148,7 @@ ROTARY["rotary_context"] = config_field(
     *(f"{place}.original_max_position_embeddings" for place in ROTARY_OBJECTS), "original_max_position_embeddings"
 )
 FRACTIONS = ("partial_rotary_factor", *(f"{place}.partial_rotary_factor" for place in ROTARY_OBJECTS))
-ROTARY_FRACTION: dict[str, str | Field] = {"rotary_fraction": config_field(*FRACTIONS)}
+ROTARY_FRACTION = {"rotary_fraction": config_field(*FRACTIONS)}
 ROTARY_WHOLE_HEAD: dict[str, tuple[object, ...]] = dict.fromkeys(FRACTIONS, (1.0,))
 
 MASK = "causal mask, which attention makes itself"
