@@ -215,6 +215,8 @@ def test_written_back_and_from_scratch_they_read_the_same(kind, spelling):
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(KINDS, 2)))
 def test_a_config_changed_from_one_scaling_to_another_is_the_reference_s_too(before, after):
     """What it leaves of the first scaling is not used."""
+    if OLD and after in ("yarn", "longrope"):
+        pytest.skip("transformers 4 has no truncate yet, and reads longrope's length elsewhere")
     cfg = ours(EXAMPLES[after])
     written = write_config(TABLE, cfg, "llama", EXAMPLES[before])
     assert ours(written) == cfg
@@ -278,12 +280,14 @@ def test_dynamic_scaling_needs_three_elements():
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("rotary_")])
 def test_a_scaled_gpt_neox_is_the_reference_past_the_length_it_was_trained_on(variant):
+    if variant == "rotary_truncate False" and VERSION < (4, 55):
+        pytest.skip("yarn's truncate came with transformers 4.55")
     arch = architecture("gpt_neox")
     config = write_config(arch.table, arch.config_class(**SIZES_OF_NEOX | VARIANTS[variant]), "gpt_neox", None)
     reference = loud(
         transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig.from_dict(copy.deepcopy(config)))
     ).eval()
     port = archport.from_state_dict(config, reference.state_dict())
-    ids = torch.randint(0, 113, (2, 40), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, 113, (2, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert error(port(ids), reference(ids).logits) <= 1e-5

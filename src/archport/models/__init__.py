@@ -118,26 +118,27 @@ class RotaryConfig(DecoderConfig):
 
 
 def rotary_variants(pairs: int, context: int) -> dict[str, dict[str, object]]:
-    """Variants of a tiny model with so many rotary pairs, one or more a scaling, that give each setting a value.
+    """Variants of a tiny model with so many rotary pairs that give each setting a value; `context` is a few tokens.
 
-    `context` should be shorter than the texts it is tested with.
+    Texts of four times `context` take all to where they are scaled but dynamic and longrope, whose frequencies follow
+    the length of a pass: beyond their length a cached pass is another function than the whole one.
     """
-    yarn = {"rotary_scaling": "yarn", "rotary_context": context, "rotary_factor": 3.0}
+    longer = {"context": 4 * context, "rotary_context": context, "rotary_factor": 4.0}
+    yarn = {"rotary_scaling": "yarn", **longer, "rotary_beta_fast": 1.9, "rotary_beta_slow": 0.3}
     return {
         "rotary_scaling linear": {"rotary_scaling": "linear", "rotary_factor": 3.0},
-        "rotary_scaling dynamic": {"rotary_scaling": "dynamic", "rotary_factor": 3.0, "context": context},
+        "rotary_scaling dynamic": {"rotary_scaling": "dynamic", "rotary_factor": 3.0},
         "rotary_scaling llama3": {
             "rotary_scaling": "llama3",
-            "rotary_context": context,
-            "rotary_factor": 3.0,
+            **longer,
             "rotary_low_factor": 0.5,
             "rotary_high_factor": 1.7,
         },
-        "rotary_scaling yarn": yarn | {"rotary_beta_fast": 1.9, "rotary_beta_slow": 0.3, "rotary_truncate": False},
+        "rotary_scaling yarn": yarn,
+        "rotary_truncate False": yarn | {"rotary_truncate": False},  # since transformers 4.55
         "rotary_mscale": yarn | {"rotary_mscale": 1.2, "rotary_mscale_all_dim": 0.4},
         "rotary_scaling longrope": {
             "rotary_scaling": "longrope",
-            "rotary_context": context,
             "rotary_attention_factor": 1.3,
             "rotary_short_factors": tuple(1 + pair / 16 for pair in range(pairs)),
             "rotary_long_factors": tuple(2 + pair / 8 for pair in range(pairs)),
