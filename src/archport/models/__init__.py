@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import DecoderConfig, bounded, derived
+from ..config import DecoderConfig, bounded
 from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Yarn
 
 # The settings that a scaling cannot do without.
@@ -33,7 +33,7 @@ class RotaryConfig(DecoderConfig):
     rotary_base: float = 10000.0
     rotary_fraction: float = 1.0
     rotary_scaling: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
-    rotary_context: int = derived(lambda cfg: cfg.context)
+    rotary_context: int | None = None
     rotary_factor: float | None = None
     rotary_low_factor: float | None = None
     rotary_high_factor: float | None = None
@@ -69,7 +69,7 @@ class RotaryConfig(DecoderConfig):
         if self.rotary_scaling == "yarn" and self.rotary_base == 1:
             yield "rotary_base", "found 1.0, which yarn scaling cannot use"
         if self.rotary_scaling == "longrope":
-            if self.rotary_context == 1:
+            if (self.rotary_context or self.context) == 1:
                 yield "rotary_context", "found 1, which longrope scaling cannot use"
             for name in NEEDED["longrope"]:
                 if len(getattr(self, name)) != pairs:
@@ -84,17 +84,18 @@ class RotaryConfig(DecoderConfig):
     def scaling(self) -> Scaling | None:
         """How rotary frequencies are changed; None where they are not."""
         cfg: Any = self  # faults() has seen to it that what a scaling needs is not None
+        trained = self.rotary_context or self.context
         match self.rotary_scaling:
             case "linear":
                 return LinearScaling(cfg.rotary_factor)
             case "dynamic":
                 return DynamicNTK(cfg.rotary_factor, self.context)
             case "llama3":
-                return Llama3(cfg.rotary_factor, cfg.rotary_low_factor, cfg.rotary_high_factor, self.rotary_context)
+                return Llama3(cfg.rotary_factor, cfg.rotary_low_factor, cfg.rotary_high_factor, trained)
             case "yarn":
                 return Yarn(
                     cfg.rotary_factor,
-                    self.rotary_context,
+                    trained,
                     beta_fast=self.rotary_beta_fast,
                     beta_slow=self.rotary_beta_slow,
                     truncate=self.rotary_truncate,
@@ -104,8 +105,8 @@ class RotaryConfig(DecoderConfig):
                 )
             case "longrope":
                 return LongRope(
-                    self.rotary_factor or self.context / self.rotary_context,
-                    self.rotary_context,
+                    self.rotary_factor or self.context / trained,
+                    trained,
                     short=cfg.rotary_short_factors,
                     long=cfg.rotary_long_factors,
                     magnitude=self.rotary_attention_factor,
