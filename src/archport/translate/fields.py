@@ -143,7 +143,7 @@ def write_config(
     defaults = {item.name: item.default for item in fields(cfg)}
     for name in _changed(table, cfg, flat, hf if origin else None):
         cell, value = table.field(name), getattr(cfg, name)
-        optional = "." in cell.spellings[0] and (cfg.follows(name) or value == defaults[name])
+        optional = "." in cell.spellings[0] and value == defaults[name]
         for spelling in [s for s in cell.spellings if s in flat] or ([] if optional else cell.spellings[:1]):
             _put(hf, spelling, thawed(cell.theirs(value)))
     for spelling, name in table.must_agree.items():
@@ -163,8 +163,7 @@ def _changed(
     for name in table.config:
         value = getattr(cfg, name)
         null = any(flat.get(spelling, value) is None for spelling in table.field(name).spellings)
-        known = before is not None and getattr(before, name) == value and before.follows(name) == cfg.follows(name)
-        if not known or (null and name not in table.nullable):
+        if before is None or getattr(before, name) != value or (null and name not in table.nullable):
             yield name
 
 
