@@ -167,16 +167,21 @@ def test_equals_the_reference_with_its_gradients(family, dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rounds_no_further_from_float64_than_the_reference(family, dtype):
-    errors = torch.zeros(2)
+def test_rounds_as_the_reference_does(family, dtype):
+    errors, equal = torch.zeros(2), []
     for seed in range(4):
         theirs, ours = both(family, dtype, seed)
         x = inputs(2, 31, dtype=dtype, seed=seed)
         exact, _ = both(family, dtype, seed)
         with torch.no_grad():
             y = output(exact.double(), x.double())
-            errors += torch.tensor([(output(m, x).double() - y).square().mean().sqrt() for m in (ours, theirs)])
-    assert errors[0] <= 1.02 * errors[1]
+            rounded = output(ours, x), output(theirs, x)
+            errors += torch.tensor([(one.double() - y).square().mean().sqrt() for one in rounded])
+            equal.append(torch.eq(*rounded).float().mean().item())
+    if family == "gpt_oss":  # whose reference rounds once more before it adds a bias
+        assert errors[0] <= errors[1]
+    else:
+        assert min(equal) > 0.99
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 1), (0, 3), (2, 0)], ids=str)
