@@ -69,6 +69,7 @@ SIZES = {
     "rotary_base": 9973.0,
     "padding": 7,
 }
+_ROTARY = rotary_variants(5, 19)
 VARIANTS: dict[str, dict[str, Any]] = {
     "one kv head": {"kv_heads": 1},
     "as many kv heads": {"kv_heads": 6},
@@ -76,8 +77,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_bias True": {"attention_bias": True},
     "mlp_bias True": {"mlp_bias": True},
     "tied True": {"tied": True},
-    **rotary_variants(5, 19),
+    **_ROTARY,
 }
+# For relatives: each setting once, in as few models as can say them.
+ROTARY_VARIANTS = {name: _ROTARY[name] for name in ("rotary_scaling llama3", "rotary_scaling longrope")}
+ROTARY_VARIANTS["rotary_scaling yarn"] = _ROTARY["rotary_truncate False"] | _ROTARY["rotary_mscale"]
 _SMALL: dict[str, Any] = {"vocab_size": 128256, "context": 131072, "rotary_base": 500000.0, "tied": True}
 _SMALL |= {"rotary_scaling": "llama3", "rotary_factor": 32.0, "rotary_low_factor": 1.0, "rotary_high_factor": 4.0}
 _SMALL |= {"rotary_context": 8192, "kv_heads": 8, "mlp_width": 8192, "norm_eps": 1e-5}
