@@ -47,7 +47,7 @@ PUBLISHED = {
     "mistralai/Mistral-7B-v0.3": _7B | {"vocab_size": 32768, "rotary_base": 1e6, "window": None},
     "mistralai/Mistral-Nemo-Base-2407": {
         "vocab_size": 131072,
-        "context": 128000,
+        "context": 131072,
         "width": 5120,
         "layers": 40,
         "heads": 32,
