@@ -1,0 +1,61 @@
+"""Published models: how many parameters each has at the sizes that are kept of it, and how its config.json reads."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from archport.registry import architecture
+from archport.translate.fields import read_config
+
+# Parameters of published models, a tied head counted once: those of transformers' own class, built without memory from
+# the config.json of each.
+OLDS = {
+    "opt": {"facebook/opt-125m": 125_239_296, "facebook/opt-350m": 331_196_416, "facebook/opt-1.3b": 1_315_758_080},
+}
+COUNTS = OLDS
+
+
+@pytest.mark.parametrize(("name", "model"), [(name, model) for name in COUNTS for model in COUNTS[name]])
+def test_a_published_model_has_its_number_of_parameters(name, model):
+    arch = architecture(name)
+    with torch.device("meta"):
+        port = arch.build(arch.config_class(**arch.published[model]))
+    assert sum(parameter.numel() for parameter in port.parameters()) == COUNTS[name][model]
+
+
+# config.json as published, but for what every config says: special tokens, dtype, version.
+OLDS_CONFIGS: dict[str, dict[str, Any]] = {
+    "facebook/opt-350m": {
+        "activation_dropout": 0.0,
+        "activation_function": "relu",
+        "architectures": ["OPTForCausalLM"],
+        "attention_dropout": 0.0,
+        "do_layer_norm_before": False,
+        "dropout": 0.1,
+        "ffn_dim": 4096,
+        "hidden_size": 1024,
+        "init_std": 0.02,
+        "layerdrop": 0.0,
+        "max_position_embeddings": 2048,
+        "model_type": "opt",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "pad_token_id": 1,
+        "prefix": "</s>",
+        "torch_dtype": "float16",
+        "use_cache": True,
+        "vocab_size": 50272,
+        "word_embed_proj_dim": 512,
+    },
+}
+CONFIGS = OLDS_CONFIGS
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_a_published_config_reads_as_the_sizes_that_are_kept_of_it(model):
+    hf = CONFIGS[model]
+    arch = architecture(hf["model_type"])
+    config, unknown = read_config(arch.table, arch.config_class, hf, model)
+    assert config == arch.config_class(**arch.published[model])
+    assert unknown == ()
