@@ -12,6 +12,7 @@ from archport.translate.fields import read_config
 # the config.json of each.
 OLDS = {
     "opt": {"facebook/opt-125m": 125_239_296, "facebook/opt-350m": 331_196_416, "facebook/opt-1.3b": 1_315_758_080},
+    "gpt_neo": {"EleutherAI/gpt-neo-125m": 125_198_592, "EleutherAI/gpt-neo-1.3B": 1_315_575_808},
 }
 COUNTS = OLDS
 
@@ -47,6 +48,32 @@ OLDS_CONFIGS: dict[str, dict[str, Any]] = {
         "use_cache": True,
         "vocab_size": 50272,
         "word_embed_proj_dim": 512,
+    },
+    "EleutherAI/gpt-neo-125m": {
+        "activation_function": "gelu_new",
+        "architectures": ["GPTNeoForCausalLM"],
+        "attention_dropout": 0,
+        "attention_layers": ["global", "local"] * 6,
+        "attention_types": [[["global", "local"], 6]],
+        "embed_dropout": 0,
+        "gradient_checkpointing": False,
+        "hidden_size": 768,
+        "initializer_range": 0.02,
+        "intermediate_size": None,
+        "layer_norm_epsilon": 1e-05,
+        "max_position_embeddings": 2048,
+        "model_type": "gpt_neo",
+        "num_heads": 12,
+        "num_layers": 12,
+        "resid_dropout": 0,
+        "summary_activation": None,
+        "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True,
+        "summary_type": "cls_index",
+        "summary_use_proj": True,
+        "use_cache": True,
+        "vocab_size": 50257,
+        "window_size": 256,
     },
 }
 CONFIGS = OLDS_CONFIGS
