@@ -13,6 +13,7 @@ from archport.translate.fields import read_config
 OLDS = {
     "opt": {"facebook/opt-125m": 125_239_296, "facebook/opt-350m": 331_196_416, "facebook/opt-1.3b": 1_315_758_080},
     "gpt_neo": {"EleutherAI/gpt-neo-125m": 125_198_592, "EleutherAI/gpt-neo-1.3B": 1_315_575_808},
+    "bloom": {"bigscience/bloom-560m": 559_214_592, "bigscience/bloom-7b1": 7_069_016_064},
 }
 COUNTS = OLDS
 
@@ -74,6 +75,31 @@ OLDS_CONFIGS: dict[str, dict[str, Any]] = {
         "use_cache": True,
         "vocab_size": 50257,
         "window_size": 256,
+    },
+    "bigscience/bloom-560m": {
+        "apply_residual_connection_post_layernorm": False,
+        "architectures": ["BloomForCausalLM"],
+        "attention_dropout": 0.0,
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "hidden_dropout": 0.0,
+        "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05,
+        "masked_softmax_fusion": True,
+        "model_type": "bloom",
+        "n_embed": 1024,
+        "n_inner": None,
+        "n_layer": 24,
+        "num_attention_heads": 16,
+        "offset_alibi": 100,
+        "pad_token_id": 3,
+        "pretraining_tp": 1,
+        "seq_length": 2048,
+        "skip_bias_add": True,
+        "skip_bias_add_qkv": False,
+        "unk_token_id": 0,
+        "use_cache": True,
+        "vocab_size": 250880,
     },
 }
 CONFIGS = OLDS_CONFIGS
