@@ -15,6 +15,7 @@ from ..layers import Attention, Decoder
 from ..port import from_state_dict
 from ..registry import architecture
 from ..translate.tensors import export_tensors
+from .boundaries import with_boundaries_of
 from .budget import ULPS, Check, allowed, by_severity, hold, largest
 from .counterparts import canonical, counterparts, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace
@@ -78,17 +79,23 @@ class Comparison:
     def trace(self, port: Decoder, ids: Tensor | None = None) -> Trace:
         """What the reference's modules took and gave in float64, on the short ids or others, to hold a port against.
 
-        A class that the port has for itself may drop to float32 inside, as the reference may.
+        A class that the port has for itself may drop to float32 inside, as the reference may, and may draw its
+        boundaries elsewhere.
         """
         reference = self._short_trace if ids is None else self._trace(ids)
         right = dict(self.clean.named_modules())
-        return reference.loosened(name for name, m in port.named_modules() if type(m) is not type(right.get(name)))
+        own = [name for name, module in port.named_modules() if type(module) is not type(right.get(name))]
+        if not own:
+            return reference
+        port = copy.deepcopy(port).to(torch.float64)
+        return with_boundaries_of(port, reference.loosened(own), self.short if ids is None else ids)
 
     def _trace(self, ids: Tensor) -> Trace:
         exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
         single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
         attention = frozenset(name for name, part in self.clean.named_modules() if isinstance(part, Attention))
         reference = replace(trace(exact, single, self._pairs, ids), attention=attention)
+        reference = with_boundaries_of(self.clean, reference, ids)
         # Where archport's own port is off by no more than rounding, the reference drops to float32: in a module whose
         # output is off or, where it is an input, in the one around it.
         off = [finding for finding in findings(self.clean, reference, ids) if finding.differs]
@@ -182,15 +189,24 @@ class Comparison:
         port = copy.deepcopy(port).to(torch.float64)
         return findings(port, reference or self.trace(port), self.short if ids is None else ids)
 
-    def modules(self, compared: list[Finding]) -> Check:
+    def modules(self, port: Decoder) -> Check:
         """Each module alone, given the reference's own input."""
+        reference = self.trace(port)
+        compared = self.findings(port, reference)
         worst = max(compared, key=lambda finding: (finding.differs, finding.error / finding.limit))
+        elsewhere = len(reference.another_boundary)
         note = f"{len(self._pairs)} fed the reference's input, float64"
+        note += f"; {elsewhere} with another boundary" if elsewhere else ""
         return Check("modules, one by one", worst.error, 0.0, worst.limit, worst.module, note)
 
     def stream(self, port: Decoder) -> Check:
         """The residual stream after every block."""
-        blocks = [name for name in self._pairs if name.count(".") == 1 and name.startswith("blocks.")]
+        elsewhere = self._short_trace.another_boundary
+        blocks = [
+            name
+            for name in self._pairs
+            if name.startswith("blocks.") and name.count(".") == 1 and name not in elsewhere
+        ]
         paths = [self._pairs[name] for name in blocks]
         ours, exact = outputs(port, blocks, self.short), outputs(self.exact, paths, self.short)
 

@@ -158,7 +158,7 @@ def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> 
         yield comparison.stream(port)
         return
     yield comparison.train_mode(port)
-    yield comparison.modules(comparison.findings(port))
+    yield comparison.modules(port)
     yield comparison.stream(port)
     if comparison.short.shape[-1] > 1:
         yield comparison.loss(port)
