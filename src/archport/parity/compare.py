@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,14 @@ from .locate import Finding, Trace, findings, relative_error, trace
 from .outputs import (
     cached_logits,
     fed,
+    follows_length,
     gradients,
     greedy_tokens,
     logits,
     loss,
     outputs,
     padded_logits,
+    padded_row,
     with_exact_buffers,
     with_parameters,
 )
@@ -109,6 +111,11 @@ class Comparison:
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
 
     @cached_property
+    def _follows_length(self) -> bool:
+        """Whether passes of other lengths make other numbers, so that each is compared with the reference's same."""
+        return follows_length(self.clean)
+
+    @cached_property
     def _logits(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {name: (logits(self.reference, ids), logits(self.exact, ids)) for name, ids in self.ids.items()}
 
@@ -163,22 +170,38 @@ class Comparison:
 
     def cached(self, port: Decoder) -> Check:
         """Logits made through a cache: one token, several, and the last ones each alone."""
-        return self._of_logits(CACHED, cached_logits(port, self._first_ids), self._first)
+        ours = cached_logits(port, self._first_ids)
+        if not self._follows_length:
+            return self._of_logits(CACHED, ours, self._first)
+        exact = cached_logits(self.exact, self._first_ids)
+        return self._held(lambda model: hold(CACHED, ours, cached_logits(model, self._first_ids), exact, self.dtype))
 
     def padded(self, port: Decoder) -> Check:
         """Logits of a row that is padded on the left beside a longer one, against the reference of that row alone."""
-        ours, alone = padded_logits(port, self._first_ids)
-        exact = logits(self.exact, alone)
-        return self._held(lambda model: hold(PADDED, ours, logits(model, alone), exact, self.dtype))
+        ours = padded_logits(port, self._first_ids)
+
+        def of(reference: nn.Module) -> Tensor:
+            if self._follows_length:
+                return padded_logits(reference, self._first_ids)
+            return logits(reference, padded_row(self._first_ids))
+
+        exact = of(self.exact)
+        return self._held(lambda model: hold(PADDED, ours, of(model), exact, self.dtype))
 
     def greedy(self, port: Decoder) -> Check:
         """Greedy tokens through the cache: how much likelier, by the reference, another token would have been."""
-        prompt = self._first_ids[:1, : max(1, self._first_ids.shape[-1] // 2)]
-        more = min(GREEDY, self.clean.config.context - prompt.shape[-1])
+        context = self.clean.config.context
+        prompt = self._first_ids[:1, : max(1, min(self._first_ids.shape[-1], context) // 2)]
+        more = min(GREEDY, context - prompt.shape[-1])
         text = torch.tensor([greedy_tokens(port, prompt, more)], device=prompt.device)
         start = prompt.shape[-1] - 1
         chosen = text[0, start + 1 :, None]
-        theirs, exact = (logits(model, text)[0, start:-1] for model in (self.reference, self.exact))
+        again = (
+            partial(cached_logits, bounds=[0, *range(start + 1, text.shape[-1] + 1)])
+            if self._follows_length
+            else logits
+        )
+        theirs, exact = (again(model, text)[0, start:-1] for model in (self.reference, self.exact))
         lost = (exact.amax(-1, keepdim=True) - exact.gather(-1, chosen)).max().item()
         own = largest(theirs - exact)
         budget = 2 * allowed(own, largest(exact), self.dtype)  # two logits may each be off by as much
