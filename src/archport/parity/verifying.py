@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -103,12 +104,14 @@ def verify_architecture(
 ) -> list[Report]:
     """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
     arch = architecture(name)
+    unseen = tuple(references.never_varied(arch))
     reports = []
     for variant, sizes in references.variants(arch).items():
         comparison = loud_comparison(
             arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
         )
-        reports.append(compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick))
+        report = compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick)
+        reports.append(replace(report, never_varied=unseen))
     return reports
 
 
