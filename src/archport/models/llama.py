@@ -76,7 +76,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_bias True": {"attention_bias": True},
     "mlp_bias True": {"mlp_bias": True},
     "tied True": {"tied": True},
-    **rotary_variants(5, 19),
+    **rotary_variants(pairs=5, context=11),
 }
 _SMALL: dict[str, Any] = {"vocab_size": 128256, "context": 131072, "rotary_base": 500000.0, "tied": True}
 _SMALL |= {"rotary_scaling": "llama3", "rotary_factor": 32.0, "rotary_low_factor": 1.0, "rotary_high_factor": 4.0}
