@@ -69,7 +69,7 @@ SIZES = {
     "rotary_base": 9973.0,
     "padding": 7,
 }
-_ROTARY = rotary_variants(5, 19)
+_ROTARY = rotary_variants(pairs=5, context=11)
 VARIANTS: dict[str, dict[str, Any]] = {
     "one kv head": {"kv_heads": 1},
     "as many kv heads": {"kv_heads": 6},

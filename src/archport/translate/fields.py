@@ -144,7 +144,12 @@ def write_config(
     for name in _changed(table, cfg, flat, hf if origin else None):
         cell, value = table.field(name), getattr(cfg, name)
         optional = "." in cell.spellings[0] and value == defaults[name]
-        for spelling in [s for s in cell.spellings if s in flat] or ([] if optional else cell.spellings[:1]):
+        given = [s for s in cell.spellings if s in flat]
+        # What an origin lacks goes into an object that it has, or it might write one that supersedes that.
+        beside = [
+            s for s in cell.spellings if "." in s and any(other.startswith(s.rpartition(".")[0]) for other in flat)
+        ]
+        for spelling in given or ([] if optional else (beside or cell.spellings)[:1]):
             _put(hf, spelling, thawed(cell.theirs(value)))
     for spelling, name in table.must_agree.items():
         if flat.get(spelling) is not None and frozen(flat[spelling]) != getattr(cfg, name):
