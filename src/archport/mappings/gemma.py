@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from ..translate.table import config_field
 from . import ACTIVATIONS, llama
-from .llama import LAYER as LAYER
 
 # Until transformers 5 the second spelling decides where a file has it, from then on the first.
 ACTIVATION = config_field(
@@ -13,11 +12,14 @@ ACTIVATION = config_field(
     values={"gelu_pytorch_tanh": "gelu_tanh"} | ACTIVATIONS | {"gelu": "gelu_tanh"},
 )
 
+FIELDS = llama.UNBIASED | {"attention_bias": "attention_bias", "activation": ACTIVATION}
+REQUIRES = llama.REQUIRES | {"use_bidirectional_attention": (False,)}
+
 TABLE = replace(
     llama.TABLE,
     classes=("GemmaForCausalLM", "GemmaModel"),
-    config={name: cell for name, cell in llama.FIELDS.items() if name != "mlp_bias"} | {"activation": ACTIVATION},
+    config=FIELDS,
     nullable=frozenset({"padding"}),
-    requires=llama.TABLE.requires | {"use_bidirectional_attention": (False,)},
+    requires=REQUIRES,
     harmless=llama.TABLE.harmless | {"cache_implementation"},  # of generation
 )

@@ -3,48 +3,47 @@
 Its relatives put other parts into `decoder` and `attention`; the reference class is `GemmaForCausalLM`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import bounded, derived
-from ..layers import Block, Decoder, OffsetRMSNorm, ScaledEmbed, SequentialBlock
-from . import llama, rotary_variants
+from ..config import bounded, derived, fixed
+from ..layers import Block, Decoder, OffsetRMSNorm, ScaledEmbed, SequentialBlock, SoftCap
+from . import WindowConfig, llama
 from .llama import attention, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(llama.Config):
-    """Sizes of a Gemma, whose heads are 256 wide unless told otherwise; its MLP has no biases."""
+    """Sizes of a Gemma, whose heads are 256 wide unless told otherwise."""
 
     head_width: int = 256
     activation: str = "gelu_tanh"
     tied: bool = True
+    mlp_bias: bool = fixed(False)
     padding: int | None = bounded(0, least=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowedConfig(Config):
-    """Sizes of the later Gemmas; layers slide, but each `window_pattern`th, unless `layer_types` say otherwise.
+class WindowedConfig(Config, WindowConfig):
+    """Sizes of the later Gemmas, whose layers slide, but each `window_pattern`th unless `layer_types` say otherwise.
 
     Scores are divided by the root of `query_scalar`, logits bent below `logit_cap`.
     """
 
     query_scalar: int = 256
     logit_cap: float | None = None
-    window: int = 4096
+    window: int | None = 4096
     window_pattern: int = 6
-    layer_types: tuple[Literal["sliding_attention", "full_attention"], ...] = derived(
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
         lambda cfg: tuple(
             "sliding_attention" if (layer + 1) % cfg.window_pattern else "full_attention" for layer in range(cfg.layers)
         )
     )
 
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Each layer has its type."""
-        yield from super().faults()
-        if len(self.layer_types) != self.layers:
-            yield "layer_types", f"found {len(self.layer_types)}, expected {self.layers}, one a layer"
+    def finish(self) -> SoftCap | None:
+        """What bends the logits."""
+        return None if self.logit_cap is None else SoftCap(self.logit_cap)
 
 
 def build(cfg: Config) -> Decoder:
@@ -77,7 +76,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_bias True": {"attention_bias": True},
     "tied False": {"tied": False},
     "padding None": {"padding": None},
-    **rotary_variants(pairs=5, context=11),
+    **llama.ROTARY_VARIANTS,
 }
 _PUBLISHED = {"vocab_size": 256000, "context": 8192}
 PUBLISHED = {

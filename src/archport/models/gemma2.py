@@ -6,9 +6,11 @@ Source: arXiv 2408.00118; `Gemma2ForCausalLM`.
 from dataclasses import dataclass
 from typing import Any
 
-from ..layers import Block, Decoder, SandwichBlock, SoftCap, Window
-from . import gemma, rotary_variants
-from .gemma import attention, decoder, mlp, norm
+from ..config import fixed
+from ..layers import Block, Decoder, SandwichBlock
+from . import gemma, llama
+from .gemma import decoder, norm
+from .llama import attention, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,25 +19,25 @@ class Config(gemma.WindowedConfig):
 
     logit_cap: float | None = 30.0
     score_cap: float | None = 50.0
-    window_pattern: int = 2
+    window_pattern: int = fixed(2)
 
 
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
     parts = {"rotary": cfg.rotary(), "scale": cfg.query_scalar**-0.5, "softcap": cfg.score_cap}
-    masks = {"sliding_attention": Window(cfg.window), "full_attention": None}
+    windows = cfg.windows()
 
     def block(layer: int) -> Block:
         return SandwichBlock(
             norm_attn=norm(cfg),
-            attn=attention(cfg, mask=masks[cfg.layer_types[layer]], **parts),
+            attn=attention(cfg, mask=windows[layer], **parts),
             norm_attn_out=norm(cfg),
             norm_mlp=norm(cfg),
             mlp=mlp(cfg),
             norm_mlp_out=norm(cfg),
         )
 
-    return decoder(cfg, block, finish=SoftCap(cfg.logit_cap) if cfg.logit_cap else None)
+    return decoder(cfg, block, finish=cfg.finish())
 
 
 SIZES = gemma.SIZES | {"query_scalar": 14, "score_cap": 3.0, "logit_cap": 5.0, "window": 9}
@@ -48,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "score_cap None": {"score_cap": None},
     "logit_cap None": {"logit_cap": None},
     "other layer_types": {"layer_types": ("full_attention", "full_attention", "sliding_attention")},
-    **rotary_variants(pairs=5, context=11),
+    **llama.ROTARY_VARIANTS,
 }
 _PUBLISHED = {"vocab_size": 256000, "context": 8192}
 PUBLISHED = {

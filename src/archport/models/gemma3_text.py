@@ -6,9 +6,10 @@ Source: arXiv 2503.19786; `Gemma3ForCausalLM`.
 from dataclasses import dataclass
 from typing import Any
 
-from ..layers import Block, Decoder, Rotary, SandwichBlock, SoftCap, Window
-from . import gemma, rotary_variants
-from .gemma import attention, decoder, mlp, norm
+from ..layers import Block, Decoder, Rotary, SandwichBlock
+from . import gemma, llama
+from .gemma import decoder, norm
+from .llama import attention, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,23 +23,21 @@ class Config(gemma.WindowedConfig):
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
     local = Rotary(cfg.rotary_width, base=cfg.local_rotary_base)
-    parts: dict[str, dict[str, Any]] = {
-        "sliding_attention": {"rotary": local, "mask": Window(cfg.window)},
-        "full_attention": {"rotary": cfg.rotary()},
-    }
+    rotary, windows = {"full_attention": cfg.rotary(), "sliding_attention": local}, cfg.windows()
 
     def block(layer: int) -> Block:
-        norms = {"q_norm": norm(cfg, cfg.head_width), "k_norm": norm(cfg, cfg.head_width)}
+        parts: dict[str, Any] = {"q_norm": norm(cfg, cfg.head_width), "k_norm": norm(cfg, cfg.head_width)}
+        parts |= {"rotary": rotary[cfg.layer_types[layer]], "mask": windows[layer]}
         return SandwichBlock(
             norm_attn=norm(cfg),
-            attn=attention(cfg, scale=cfg.query_scalar**-0.5, **norms, **parts[cfg.layer_types[layer]]),
+            attn=attention(cfg, scale=cfg.query_scalar**-0.5, **parts),
             norm_attn_out=norm(cfg),
             norm_mlp=norm(cfg),
             mlp=mlp(cfg),
             norm_mlp_out=norm(cfg),
         )
 
-    return decoder(cfg, block, finish=SoftCap(cfg.logit_cap) if cfg.logit_cap else None)
+    return decoder(cfg, block, finish=cfg.finish())
 
 
 SIZES = gemma.SIZES | {"local_rotary_base": 97.0, "query_scalar": 14, "window": 9, "window_pattern": 2}
@@ -51,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "logit_cap 5.0": {"logit_cap": 5.0},
     "window_pattern 3": {"window_pattern": 3},
     "other layer_types": {"layer_types": ("full_attention", "full_attention", "sliding_attention")},
-    **rotary_variants(pairs=5, context=11),
+    **llama.ROTARY_VARIANTS,
 }
 _PUBLISHED = {"context": 32768, "window": 512, "kv_heads": 1, "heads": 4}
 PUBLISHED = {
