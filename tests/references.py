@@ -90,9 +90,11 @@ CLASSES = {
 }
 
 
-def reference(variant: str, *, attention: str = "eager", seed: int = 0, **more: Any) -> Any:
-    """A transformers model of a variant with loud weights, in eval mode."""
+def reference(variant: str, *, attention: str = "eager", seed: int = 0, context: int | None = None, **more: Any) -> Any:
+    """A transformers model of a variant with loud weights, in eval mode, for texts of `context` tokens where given."""
     name, changes = VARIANTS[variant]
+    if context is not None:
+        more |= {architecture(name).table.field("context").spellings[0]: context}
     config_class, model_class = CLASSES[name]
     # from_dict and _from_config keep and change what they are given: every model gets a config of its own.
     config = config_class(**copy.deepcopy(SIZES[name] | changes | more))

@@ -30,7 +30,6 @@ from .references import SIZES, VARIANTS, context, hf_dict, reference
 from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
-LONG = {"gpt2": "n_positions", "gptj": "n_positions", "gpt_neox": "max_position_embeddings"}
 SETTINGS = [
     {},
     {"temperature": 0.7, "top_k": 20},
@@ -60,7 +59,7 @@ def theirs(model, ids, new, **options):
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_one_seed_gives_the_ids_that_transformers_gives(name, options):
-    model = reference(name, **{LONG[name]: 210})
+    model = reference(name, context=210)
     port, ids = port_of(model), prompts(model)
     torch.manual_seed(42)
     expected = theirs(model, ids, 200, do_sample=True, num_return_sequences=3, **options)
@@ -126,7 +125,11 @@ def test_a_cropped_and_a_forked_cache(name):
         two = torch.cat((b[:, :6], b[:, 6:]))
         after = port(two, cache=both)  # the fork kept what the original forgot
         assert torch.allclose(after, model(torch.cat((a.expand(2, -1), two), 1)).logits[:, 12:], atol=1e-4)
-    assert both.bytes == 2 * cache.bytes == 2 * 2 * 4 * 30 * model.config.hidden_size * len(port.blocks)
+    assert (
+        both.bytes
+        == 2 * cache.bytes
+        == 2 * 2 * 4 * 30 * sum(one.attn.kv_heads * one.attn.head_width for one in port.blocks)
+    )
     assert repr(cache) == f"KVCache(9 of 30 tokens, 1 rows, {cache.bytes:,} bytes)"
 
 

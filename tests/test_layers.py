@@ -31,7 +31,7 @@ from archport.observing import observe
 from .references import SIZES, hf_dict, loud, reference, sequences
 
 ARCHITECTURES = list(SIZES)
-VOCABULARY = {"gpt2": 131, "gptj": 127, "gpt_neox": 113}
+VOCABULARY = {name: sizes["vocab_size"] for name, sizes in SIZES.items()}
 WIDTH, HEADS, KV_HEADS, HEAD_WIDTH, VOCAB = 30, 6, 2, 8, 53
 
 

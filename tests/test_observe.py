@@ -17,9 +17,9 @@ from archport.generation.decoding import first_overflow
 from archport.layers import MLP, Attention, Decoder, Embed, SequentialBlock
 from archport.observing import Site, hooked, is_observed, observe, sites, sites_of
 
-from .references import SIZES, hf_dict, reference, sequences
+from .references import hf_dict, reference, sequences
 
-ARCHITECTURES = list(SIZES)
+ARCHITECTURES = ["gpt2", "gptj", "gpt_neox"]  # whose modules are named below
 VARIANTS = [*ARCHITECTURES, "gpt_neox sequential", "gpt2 scaled by depth", "gpt_neox without attention bias"]
 
 # Where the reference computes what a site holds: a module, and whether its input or its output.

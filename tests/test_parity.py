@@ -32,7 +32,8 @@ def test_logits_equal_the_reference_in_eager_mode(variant):
     model = reference(variant)
     port = port_of(model)
     for ids in sequences(model):
-        assert error(logits(port, ids), logits(model, ids)) <= 1e-5
+        theirs = logits(model, ids)
+        assert error(logits(port, ids), theirs) <= 1e-5 * max(1.0, theirs.abs().max().item())
 
 
 # The reference writes these two out, operation by operation, where we call torch's own.

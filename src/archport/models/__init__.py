@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import DecoderConfig, bounded, derived
-from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Yarn
+from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Window, Yarn
 
 # The settings that a scaling cannot do without.
 NEEDED = {
@@ -33,7 +33,7 @@ class RotaryConfig(DecoderConfig):
     rotary_base: float = 10000.0
     rotary_fraction: float = 1.0
     rotary_scaling: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
-    rotary_context: int = derived(lambda cfg: cfg.context)
+    rotary_context: int | None = None
     rotary_factor: float | None = None
     rotary_low_factor: float | None = None
     rotary_high_factor: float | None = None
@@ -69,7 +69,7 @@ class RotaryConfig(DecoderConfig):
         if self.rotary_scaling == "yarn" and self.rotary_base == 1:
             yield "rotary_base", "found 1.0, which yarn scaling cannot use"
         if self.rotary_scaling == "longrope":
-            if self.rotary_context == 1:
+            if (self.rotary_context or self.context) == 1:
                 yield "rotary_context", "found 1, which longrope scaling cannot use"
             for name in NEEDED["longrope"]:
                 if len(getattr(self, name)) != pairs:
@@ -84,17 +84,18 @@ class RotaryConfig(DecoderConfig):
     def scaling(self) -> Scaling | None:
         """How rotary frequencies are changed; None where they are not."""
         cfg: Any = self  # faults() has seen to it that what a scaling needs is not None
+        trained = self.rotary_context or self.context
         match self.rotary_scaling:
             case "linear":
                 return LinearScaling(cfg.rotary_factor)
             case "dynamic":
                 return DynamicNTK(cfg.rotary_factor, self.context)
             case "llama3":
-                return Llama3(cfg.rotary_factor, cfg.rotary_low_factor, cfg.rotary_high_factor, self.rotary_context)
+                return Llama3(cfg.rotary_factor, cfg.rotary_low_factor, cfg.rotary_high_factor, trained)
             case "yarn":
                 return Yarn(
                     cfg.rotary_factor,
-                    self.rotary_context,
+                    trained,
                     beta_fast=self.rotary_beta_fast,
                     beta_slow=self.rotary_beta_slow,
                     truncate=self.rotary_truncate,
@@ -104,8 +105,8 @@ class RotaryConfig(DecoderConfig):
                 )
             case "longrope":
                 return LongRope(
-                    self.rotary_factor or self.context / self.rotary_context,
-                    self.rotary_context,
+                    self.rotary_factor or self.context / trained,
+                    trained,
                     short=cfg.rotary_short_factors,
                     long=cfg.rotary_long_factors,
                     magnitude=self.rotary_attention_factor,
@@ -117,27 +118,54 @@ class RotaryConfig(DecoderConfig):
         return Rotary(self.rotary_width, base=self.rotary_base, pairing=pairing, scaling=self.scaling)
 
 
-def rotary_variants(pairs: int, context: int) -> dict[str, dict[str, object]]:
-    """Variants of a tiny model with so many rotary pairs, one or more a scaling, that give each setting a value.
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig(DecoderConfig):
+    """Sizes of a decoder whose layers of sliding attention see `window` tokens, and all others what came before.
 
-    `context` should be shorter than the texts it is tested with.
+    An architecture has a rule of its own for `layer_types`, or a default.
     """
-    yarn = {"rotary_scaling": "yarn", "rotary_context": context, "rotary_factor": 3.0}
+
+    window: int | None = None
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+        lambda cfg: ("full_attention",) * cfg.layers
+    )
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Each layer has its type, and those of sliding attention their window."""
+        yield from super().faults()
+        if len(self.layer_types) != self.layers:
+            yield "layer_types", f"found {len(self.layer_types)}, expected {self.layers}, one a layer"
+        if self.window is None and "sliding_attention" in self.layer_types:
+            yield "window", "found None, which layers of sliding attention cannot use"
+
+    def windows(self) -> list[Window | None]:
+        """The mask of each layer: one window for all that have it, None for those that see everything."""
+        window = None if self.window is None else Window(self.window)
+        return [window if kind == "sliding_attention" else None for kind in self.layer_types]
+
+
+def rotary_variants(pairs: int, context: int) -> dict[str, dict[str, object]]:
+    """Variants of a tiny model with so many rotary pairs that give each setting a value; `context` is a few tokens.
+
+    Texts of four times `context` take all to where they are scaled but dynamic and longrope, whose frequencies follow
+    the length of a pass: beyond their length a cached pass is another function than the whole one.
+    """
+    longer = {"context": 4 * context, "rotary_context": context, "rotary_factor": 4.0}
+    yarn = {"rotary_scaling": "yarn", **longer, "rotary_beta_fast": 1.9, "rotary_beta_slow": 0.3}
     return {
         "rotary_scaling linear": {"rotary_scaling": "linear", "rotary_factor": 3.0},
-        "rotary_scaling dynamic": {"rotary_scaling": "dynamic", "rotary_factor": 3.0, "context": context},
+        "rotary_scaling dynamic": {"rotary_scaling": "dynamic", "rotary_factor": 3.0},
         "rotary_scaling llama3": {
             "rotary_scaling": "llama3",
-            "rotary_context": context,
-            "rotary_factor": 3.0,
+            **longer,
             "rotary_low_factor": 0.5,
             "rotary_high_factor": 1.7,
         },
-        "rotary_scaling yarn": yarn | {"rotary_beta_fast": 1.9, "rotary_beta_slow": 0.3, "rotary_truncate": False},
+        "rotary_scaling yarn": yarn,
+        "rotary_truncate False": yarn | {"rotary_truncate": False},  # since transformers 4.55
         "rotary_mscale": yarn | {"rotary_mscale": 1.2, "rotary_mscale_all_dim": 0.4},
         "rotary_scaling longrope": {
             "rotary_scaling": "longrope",
-            "rotary_context": context,
             "rotary_attention_factor": 1.3,
             "rotary_short_factors": tuple(1 + pair / 16 for pair in range(pairs)),
             "rotary_long_factors": tuple(2 + pair / 8 for pair in range(pairs)),

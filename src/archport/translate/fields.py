@@ -143,8 +143,13 @@ def write_config(
     defaults = {item.name: item.default for item in fields(cfg)}
     for name in _changed(table, cfg, flat, hf if origin else None):
         cell, value = table.field(name), getattr(cfg, name)
-        optional = "." in cell.spellings[0] and (cfg.follows(name) or value == defaults[name])
-        for spelling in [s for s in cell.spellings if s in flat] or ([] if optional else cell.spellings[:1]):
+        optional = "." in cell.spellings[0] and value == defaults[name]
+        given = [s for s in cell.spellings if s in flat]
+        # What an origin lacks goes into an object that it has, or it might write one that supersedes that.
+        beside = [
+            s for s in cell.spellings if "." in s and any(other.startswith(s.rpartition(".")[0]) for other in flat)
+        ]
+        for spelling in given or ([] if optional else (beside or cell.spellings)[:1]):
             _put(hf, spelling, thawed(cell.theirs(value)))
     for spelling, name in table.must_agree.items():
         if flat.get(spelling) is not None and frozen(flat[spelling]) != getattr(cfg, name):
@@ -163,8 +168,7 @@ def _changed(
     for name in table.config:
         value = getattr(cfg, name)
         null = any(flat.get(spelling, value) is None for spelling in table.field(name).spellings)
-        known = before is not None and getattr(before, name) == value and before.follows(name) == cfg.follows(name)
-        if not known or (null and name not in table.nullable):
+        if before is None or getattr(before, name) != value or (null and name not in table.nullable):
             yield name
 
 
