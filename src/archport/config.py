@@ -25,6 +25,11 @@ def bounded(default: Any = MISSING, *, least: float, most: float | None = None) 
     return field(default=default, metadata={"least": least, "most": most})
 
 
+def fixed(value: Any) -> Any:
+    """A field that a Config inherits and in which it has no choice: always this value, and no argument."""
+    return field(default=value, init=False)
+
+
 class Derived:
     """A field that follows from the others by a rule as long as it is None; the class reads as None, its default."""
 

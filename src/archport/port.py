@@ -208,7 +208,7 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
         if architecture(values["model_type"]) != arch:
             raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
         return read_config(arch.table, arch.config_class, values, "config")[0], Origin("config", values)
-    names = [item.name for item in fields(arch.config_class)]
+    names = [item.name for item in fields(arch.config_class) if item.init]
     faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
     faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
     if faults:

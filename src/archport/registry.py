@@ -58,7 +58,7 @@ class Architecture:
             raise ConfigError(faults, where)
 
     def _unknown_fields(self) -> Iterator[tuple[str, str]]:
-        known = {item.name for item in fields(self.config_class)}
+        known = {item.name for item in fields(self.config_class) if item.init}
         groups = {"sizes": self.sizes, **self.variants, **self.published}
         for group, given in groups.items():
             if unknown := [str(name) for name in given if name not in known]:

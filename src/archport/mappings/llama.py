@@ -16,7 +16,9 @@ from . import (
 LAYER = "model.layers.{n}."
 THREE = tuple(f"{LAYER}self_attn.{part}_proj.*" for part in "qkv")
 
-FIELDS: dict[str, str | Field] = {
+BIASES = {"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}
+NO_BIASES: dict[str, tuple[object, ...]] = dict.fromkeys(BIASES, (False,))
+UNBIASED: dict[str, str | Field] = {
     "vocab_size": "vocab_size",
     "context": "max_position_embeddings",
     "width": "hidden_size",
@@ -27,14 +29,14 @@ FIELDS: dict[str, str | Field] = {
     "mlp_width": "intermediate_size",
     "activation": config_field("hidden_act", values=ACTIVATIONS),
     "norm_eps": "rms_norm_eps",
-    "attention_bias": "attention_bias",
-    "mlp_bias": "mlp_bias",
     "tied": "tie_word_embeddings",
     "padding": "pad_token_id",
     "attention_dropout": "attention_dropout",
     "init_std": "initializer_range",
     **ROTARY,
 }
+FIELDS = UNBIASED | BIASES
+REQUIRES = COMMON_REQUIRES | ROTARY_WHOLE_HEAD
 
 ROWS: dict[str, Cell] = {
     "embed.tokens.weight": "model.embed_tokens.weight",
@@ -55,7 +57,7 @@ TABLE = Table(
     config=FIELDS,
     nullable=frozenset({"kv_heads", "head_width", "padding"}),
     supersedes=ROTARY_SUPERSEDES,
-    requires=COMMON_REQUIRES | ROTARY_WHOLE_HEAD,
+    requires=REQUIRES,
     harmless=(COMMON_HARMLESS - {"pad_token_id"})
     | ROTARY_HARMLESS
     | {"pretraining_tp"},  # in how many pieces products are computed, which only rounds differently

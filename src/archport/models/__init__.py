@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import DecoderConfig, bounded
-from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Yarn
+from ..config import DecoderConfig, bounded, derived
+from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Window, Yarn
 
 # The settings that a scaling cannot do without.
 NEEDED = {
@@ -116,6 +116,32 @@ class RotaryConfig(DecoderConfig):
     def rotary(self, pairing: str = "halves") -> Rotary:
         """The part that turns queries and keys by their positions."""
         return Rotary(self.rotary_width, base=self.rotary_base, pairing=pairing, scaling=self.scaling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig(DecoderConfig):
+    """Sizes of a decoder whose layers of sliding attention see `window` tokens, and all others what came before.
+
+    An architecture has a rule of its own for `layer_types`, or a default.
+    """
+
+    window: int | None = None
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+        lambda cfg: ("full_attention",) * cfg.layers
+    )
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Each layer has its type, and those of sliding attention their window."""
+        yield from super().faults()
+        if len(self.layer_types) != self.layers:
+            yield "layer_types", f"found {len(self.layer_types)}, expected {self.layers}, one a layer"
+        if self.window is None and "sliding_attention" in self.layer_types:
+            yield "window", "found None, which layers of sliding attention cannot use"
+
+    def windows(self) -> list[Window | None]:
+        """The mask of each layer: one window for all that have it, None for those that see everything."""
+        window = None if self.window is None else Window(self.window)
+        return [window if kind == "sliding_attention" else None for kind in self.layer_types]
 
 
 def rotary_variants(pairs: int, context: int) -> dict[str, dict[str, object]]:

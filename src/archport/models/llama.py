@@ -69,6 +69,7 @@ SIZES = {
     "rotary_base": 9973.0,
     "padding": 7,
 }
+_ROTARY = rotary_variants(pairs=5, context=11)
 VARIANTS: dict[str, dict[str, Any]] = {
     "one kv head": {"kv_heads": 1},
     "as many kv heads": {"kv_heads": 6},
@@ -76,11 +77,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "attention_bias True": {"attention_bias": True},
     "mlp_bias True": {"mlp_bias": True},
     "tied True": {"tied": True},
-    **rotary_variants(pairs=5, context=11),
+    **_ROTARY,
 }
+# For relatives: each setting once, in as few models as can say them.
+ROTARY_VARIANTS = {name: _ROTARY[name] for name in ("rotary_scaling llama3", "rotary_scaling longrope")}
+ROTARY_VARIANTS["rotary_scaling yarn"] = _ROTARY["rotary_truncate False"] | _ROTARY["rotary_mscale"]
 _SMALL: dict[str, Any] = {"vocab_size": 128256, "context": 131072, "rotary_base": 500000.0, "tied": True}
 _SMALL |= {"rotary_scaling": "llama3", "rotary_factor": 32.0, "rotary_low_factor": 1.0, "rotary_high_factor": 4.0}
 _SMALL |= {"rotary_context": 8192, "kv_heads": 8, "mlp_width": 8192, "norm_eps": 1e-5}
+_8B: dict[str, Any] = {"vocab_size": 128256, "context": 8192, "width": 4096, "layers": 32, "heads": 32, "kv_heads": 8}
+_8B |= {"mlp_width": 14336, "norm_eps": 1e-5, "rotary_base": 500000.0}
 PUBLISHED = {
     "meta-llama/Llama-2-7b-hf": {
         "vocab_size": 32000,
@@ -91,16 +97,15 @@ PUBLISHED = {
         "mlp_width": 11008,
         "norm_eps": 1e-5,
     },
-    "meta-llama/Meta-Llama-3-8B": {
-        "vocab_size": 128256,
-        "context": 8192,
-        "width": 4096,
-        "layers": 32,
-        "heads": 32,
-        "kv_heads": 8,
-        "mlp_width": 14336,
-        "norm_eps": 1e-5,
-        "rotary_base": 500000.0,
+    "meta-llama/Meta-Llama-3-8B": _8B,
+    "meta-llama/Llama-3.1-8B": _8B
+    | {
+        "context": 131072,
+        "rotary_scaling": "llama3",
+        "rotary_context": 8192,
+        "rotary_factor": 8.0,
+        "rotary_low_factor": 1.0,
+        "rotary_high_factor": 4.0,
     },
     "meta-llama/Llama-3.2-1B": _SMALL | {"width": 2048, "layers": 16, "heads": 32, "head_width": 64},
     "meta-llama/Llama-3.2-3B": _SMALL | {"width": 3072, "layers": 28, "heads": 24, "head_width": 128},
