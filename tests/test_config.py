@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 import archport
 from archport.config import DecoderConfig
-from archport.errors import ConfigError, UnsupportedError
+from archport.errors import ArchportError, ConfigError, UnsupportedError
 from archport.layers import LinearScaling
 from archport.models import gpt2, gpt_neox, gptj
 from archport.registry import architecture
 from archport.translate.fields import read_config, require_writable, write_config
+from archport.translate.table import Table, config_field
 
 from .references import CLASSES, SIZES
 
@@ -381,3 +383,42 @@ def test_gpt_neox_has_one_rate_for_embedding_and_residual():
 def test_a_model_type_of_any_kind_is_an_error_of_ours(kind):
     with pytest.raises(ConfigError):
         archport.from_state_dict({"model_type": kind}, {"x": torch.ones(1)})
+
+
+NESTED = {"heads": "attn.deep.n_heads", "kv_heads": config_field("attn.kv", "n_kv"), "tied": "tie"}
+
+
+def nested_table() -> Table:
+    table = architecture("gpt2").table
+    fields = {name: cell for name, cell in table.config.items() if name not in NESTED} | NESTED
+    return dataclasses.replace(table, config=fields, harmless=table.harmless | {"attn.deep.note_*", "aux_*"})
+
+
+@given(heads=st.sampled_from([1, 2, 3, 6]), outside=st.booleans(), origin=st.booleans())
+def test_fields_lie_in_objects_of_any_depth(heads, outside, origin):
+    kind, table = architecture("gpt2").config_class, nested_table()
+    flat = {field: value for field, value in SIZES["gpt2"].items() if field != "n_head"}
+    given = {"n_kv": heads} if outside else {}
+    inside = {"deep": {"n_heads": 12, "note_1": [1]}} | ({} if outside else {"kv": heads})
+    hf = flat | given | {"attn": inside, "aux_loss": 0.1, "tie": True}
+    config, unknown = read_config(table, kind, hf, "config")
+    assert (config.heads, config.kv_heads, unknown) == (12, heads, ())
+    written = write_config(table, dataclasses.replace(config, heads=6, head_width=None), "gpt2", hf if origin else None)
+    assert written["attn"]["deep"]["n_heads"] == 6
+    assert not origin or (written["attn"]["deep"]["note_1"], written.get("n_kv")) == ([1], heads if outside else None)
+    assert read_config(table, kind, written, "config")[0] == dataclasses.replace(config, heads=6, head_width=None)
+    assert hf["attn"]["deep"]["n_heads"] == 12  # what was given stays
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"attn": {"deep": 3}}, "attn.deep: found 3, expected an object"),
+        ({"attn": {"deep": {"n_heads": 12, "other": 1}}}, "attn.deep.other: found 1, a setting archport does not know"),
+        ({"attn": {"deep": {}}}, "attn.deep.n_heads: missing"),
+        ({"attn": {"deep": {"n_heads": 12}, "kv": 3}, "n_kv": 4}, "n_kv: found 4, but attn.kv is 3"),
+    ],
+)
+def test_what_is_wrong_inside_an_object_is_named_by_its_path(change, words):
+    with pytest.raises(ArchportError, match=re.escape(words)):
+        read_config(nested_table(), architecture("gpt2").config_class, SIZES["gpt2"] | change, "config")

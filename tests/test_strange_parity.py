@@ -248,9 +248,13 @@ def test_the_commands_say_what_they_did_not_look_at(register, monkeypatch):
     register(
         sizes=arch.sizes, variants={name: fields for name, fields in arch.variants.items() if name != "tied False"}
     )
-    monkeypatch.setattr("archport.parity.verify_architecture", lambda *_, **__: [])
-    printed = CliRunner().invoke(parity.app, ["verify", "other"]).stdout.strip()
-    assert printed == "not verified, at their default in every variant: tied"
+    monkeypatch.setattr(references, "variants", lambda _: {"other": dict(arch.sizes)})
+    monkeypatch.setattr(references, "never_varied", lambda _: ["tied", "window"])
+    printed = CliRunner().invoke(parity.app, ["verify", "other"]).stdout.splitlines()
+    assert printed[0].startswith("other: the same model")
+    assert printed[1:] == ["never varied: tied, window"]
+    [facts] = json.loads(CliRunner().invoke(parity.app, ["verify", "other", "--json"]).stdout)
+    assert facts["never_varied"] == ["tied", "window"]
     listed = CliRunner().invoke(checkpoints.app, ["models", "--json"])
     assert {row["ARCH"] for row in json.loads(listed.stdout)} == set(archport.architectures())
 

@@ -10,7 +10,7 @@ from typer import Argument, BadParameter, Option
 
 from .. import parity, registry
 from ..files.write import whole_file
-from ..parity import kill, references
+from ..parity import kill
 from ..view.rendering import report_page
 from .app import Device, Json, MaybeArch, Offline, Revision, app, print_json, print_table, say
 
@@ -52,9 +52,8 @@ def verify(
         print_json(values if of_architecture else values[0])
     else:
         say("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
-        untested = references.never_varied(registry.architecture(str(source))) if of_architecture else []
-        if untested:
-            say(f"not verified, at their default in every variant: {', '.join(untested)}")
+        if of_architecture and reports[0].ok and reports[0].never_varied:  # not printed yet
+            say(reports[0].remarks[-1])
     if report is not None:
         in_markdown = report.suffix == ".md"
         text = "\n".join(one.to_markdown() for one in reports) if in_markdown else report_page(reports)

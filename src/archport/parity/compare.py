@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,21 @@ from ..layers import Attention, Decoder
 from ..port import from_state_dict
 from ..registry import architecture
 from ..translate.tensors import export_tensors
+from .boundaries import with_boundaries_of
 from .budget import ULPS, Check, allowed, by_severity, hold, largest
 from .counterparts import canonical, counterparts, keeps_order
 from .locate import Finding, Trace, findings, relative_error, trace
 from .outputs import (
     cached_logits,
     fed,
+    follows_length,
     gradients,
     greedy_tokens,
     logits,
     loss,
     outputs,
     padded_logits,
+    padded_row,
     with_exact_buffers,
     with_parameters,
 )
@@ -78,17 +81,23 @@ class Comparison:
     def trace(self, port: Decoder, ids: Tensor | None = None) -> Trace:
         """What the reference's modules took and gave in float64, on the short ids or others, to hold a port against.
 
-        A class that the port has for itself may drop to float32 inside, as the reference may.
+        A class that the port has for itself may drop to float32 inside, as the reference may, and may draw its
+        boundaries elsewhere.
         """
         reference = self._short_trace if ids is None else self._trace(ids)
         right = dict(self.clean.named_modules())
-        return reference.loosened(name for name, m in port.named_modules() if type(m) is not type(right.get(name)))
+        own = [name for name, module in port.named_modules() if type(module) is not type(right.get(name))]
+        if not own:
+            return reference
+        port = copy.deepcopy(port).to(torch.float64)
+        return with_boundaries_of(port, reference.loosened(own), self.short if ids is None else ids)
 
     def _trace(self, ids: Tensor) -> Trace:
         exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
         single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
         attention = frozenset(name for name, part in self.clean.named_modules() if isinstance(part, Attention))
         reference = replace(trace(exact, single, self._pairs, ids), attention=attention)
+        reference = with_boundaries_of(self.clean, reference, ids)
         # Where archport's own port is off by no more than rounding, the reference drops to float32: in a module whose
         # output is off or, where it is an input, in the one around it.
         off = [finding for finding in findings(self.clean, reference, ids) if finding.differs]
@@ -100,6 +109,11 @@ class Comparison:
         table = architecture(self.clean.architecture).table
         pairs = counterparts(self.clean, self.reference, table)
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
+
+    @cached_property
+    def _follows_length(self) -> bool:
+        """Whether passes of other lengths make other numbers, so that each is compared with the reference's same."""
+        return follows_length(self.clean)
 
     @cached_property
     def _logits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -156,22 +170,38 @@ class Comparison:
 
     def cached(self, port: Decoder) -> Check:
         """Logits made through a cache: one token, several, and the last ones each alone."""
-        return self._of_logits(CACHED, cached_logits(port, self._first_ids), self._first)
+        ours = cached_logits(port, self._first_ids)
+        if not self._follows_length:
+            return self._of_logits(CACHED, ours, self._first)
+        exact = cached_logits(self.exact, self._first_ids)
+        return self._held(lambda model: hold(CACHED, ours, cached_logits(model, self._first_ids), exact, self.dtype))
 
     def padded(self, port: Decoder) -> Check:
         """Logits of a row that is padded on the left beside a longer one, against the reference of that row alone."""
-        ours, alone = padded_logits(port, self._first_ids)
-        exact = logits(self.exact, alone)
-        return self._held(lambda model: hold(PADDED, ours, logits(model, alone), exact, self.dtype))
+        ours = padded_logits(port, self._first_ids)
+
+        def of(reference: nn.Module) -> Tensor:
+            if self._follows_length:
+                return padded_logits(reference, self._first_ids)
+            return logits(reference, padded_row(self._first_ids))
+
+        exact = of(self.exact)
+        return self._held(lambda model: hold(PADDED, ours, of(model), exact, self.dtype))
 
     def greedy(self, port: Decoder) -> Check:
         """Greedy tokens through the cache: how much likelier, by the reference, another token would have been."""
-        prompt = self._first_ids[:1, : max(1, self._first_ids.shape[-1] // 2)]
-        more = min(GREEDY, self.clean.config.context - prompt.shape[-1])
+        context = self.clean.config.context
+        prompt = self._first_ids[:1, : max(1, min(self._first_ids.shape[-1], context) // 2)]
+        more = min(GREEDY, context - prompt.shape[-1])
         text = torch.tensor([greedy_tokens(port, prompt, more)], device=prompt.device)
         start = prompt.shape[-1] - 1
         chosen = text[0, start + 1 :, None]
-        theirs, exact = (logits(model, text)[0, start:-1] for model in (self.reference, self.exact))
+        again = (
+            partial(cached_logits, bounds=[0, *range(start + 1, text.shape[-1] + 1)])
+            if self._follows_length
+            else logits
+        )
+        theirs, exact = (again(model, text)[0, start:-1] for model in (self.reference, self.exact))
         lost = (exact.amax(-1, keepdim=True) - exact.gather(-1, chosen)).max().item()
         own = largest(theirs - exact)
         budget = 2 * allowed(own, largest(exact), self.dtype)  # two logits may each be off by as much
@@ -182,15 +212,24 @@ class Comparison:
         port = copy.deepcopy(port).to(torch.float64)
         return findings(port, reference or self.trace(port), self.short if ids is None else ids)
 
-    def modules(self, compared: list[Finding]) -> Check:
+    def modules(self, port: Decoder) -> Check:
         """Each module alone, given the reference's own input."""
+        reference = self.trace(port)
+        compared = self.findings(port, reference)
         worst = max(compared, key=lambda finding: (finding.differs, finding.error / finding.limit))
+        elsewhere = len(reference.another_boundary)
         note = f"{len(self._pairs)} fed the reference's input, float64"
+        note += f"; {elsewhere} with another boundary" if elsewhere else ""
         return Check("modules, one by one", worst.error, 0.0, worst.limit, worst.module, note)
 
     def stream(self, port: Decoder) -> Check:
         """The residual stream after every block."""
-        blocks = [name for name in self._pairs if name.count(".") == 1 and name.startswith("blocks.")]
+        elsewhere = self._short_trace.another_boundary
+        blocks = [
+            name
+            for name in self._pairs
+            if name.startswith("blocks.") and name.count(".") == 1 and name not in elsewhere
+        ]
         paths = [self._pairs[name] for name in blocks]
         ours, exact = outputs(port, blocks, self.short), outputs(self.exact, paths, self.short)
 

@@ -63,7 +63,7 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
 # How a line's logits are made, for those that show what no module does alone.
 LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
     CACHED: cached_logits,
-    PADDED: lambda port, ids: padded_logits(port, ids)[0],
+    PADDED: padded_logits,
 }
 
 

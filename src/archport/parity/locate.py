@@ -30,7 +30,8 @@ class Trace:
     """What went into and came out of each of the reference's modules in float64, by our name of it.
 
     `rounding` is how far each module in float32 is from that, given the same input, relative to its largest element;
-    `attention` is always allowed a multiple of it, other modules where they are `loose`.
+    `attention` is always allowed a multiple of it, other modules where they are `loose`. Where the reference has
+    `another_boundary`, its tensor is replaced by what a right port makes.
     """
 
     inputs: Mapping[str, Tensor]
@@ -38,6 +39,7 @@ class Trace:
     rounding: Mapping[str, float]
     loose: frozenset[str] = frozenset()
     attention: frozenset[str] = frozenset()
+    another_boundary: frozenset[str] = frozenset()
 
     def bound(self, module: str) -> float:
         """The relative error allowed to a module of ours."""
@@ -51,6 +53,15 @@ class Trace:
         """The same, with more modules allowed to drop to float32, and those that hold them."""
         more = {holder for module in modules for holder in _holders(module)}
         return replace(self, loose=self.loose | more)
+
+    def replaced(self, places: Iterable["Finding"]) -> "Trace":
+        """The same, with what a port of ours is given and makes at some places."""
+        changed: dict[str, dict[str, Tensor]] = {"input": {}, "output": {}}
+        for place in places:
+            changed[place.side][place.module] = place.ours
+        inputs, outputs = {**self.inputs, **changed["input"]}, {**self.outputs, **changed["output"]}
+        modules = self.another_boundary.union(*changed.values())
+        return replace(self, inputs=inputs, outputs=outputs, another_boundary=modules)
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
         if not _is_stream(taken) or not _is_stream(reference.inputs[name]):
             return None  # ids or positions, which each side may pass on in its own way
         compare(name, "input", taken, reference.inputs[name])
-        given = fitted(reference.inputs[name], taken).clone()
+        given = in_place_of(taken, reference.inputs[name])
         return (with_first_tensor(args, given), kwargs) if args else (args, with_first_tensor(kwargs, given))
 
     def after(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> Any:
@@ -166,7 +177,7 @@ def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
             return None
         compare(name, "output", ours, reference.outputs[name])
         calls[name] += 1
-        return with_first_tensor(result, fitted(reference.outputs[name], ours).clone())
+        return with_first_tensor(result, in_place_of(ours, reference.outputs[name]))
 
     modules = {name: module for name, module in model.named_modules() if name in reference.inputs}
     with hooked(modules, before=before, after=after):
@@ -181,6 +192,12 @@ def relative_error(ours: Any, theirs: Tensor) -> float:
     except RuntimeError:
         return float("inf")
     return (ours - theirs).abs().max().item() / max(theirs.abs().max().item(), 1e-30)
+
+
+def in_place_of(ours: Tensor, theirs: Tensor) -> Tensor:
+    """A copy of the reference's tensor, or ours where they do not even fit in shape."""
+    fitting = fitted(theirs, ours)
+    return fitting.clone() if fitting.shape == ours.shape else ours
 
 
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:

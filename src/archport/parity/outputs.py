@@ -1,7 +1,9 @@
 """What a model makes, ours or theirs: logits in every way they can be made, loss, gradients, what modules are fed."""
 
 import copy
+from collections.abc import Sequence
 from contextlib import suppress
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -12,10 +14,10 @@ from torch.nn import functional as F
 from ..errors import ArchportError
 from ..generation.cache import KVCache
 from ..generation.decoding import generate
-from ..layers import Decoder
+from ..layers import Decoder, DynamicNTK, LongRope, Rotary
 from ..observing import hooked
 from .counterparts import first_tensor
-from .references import of_config
+from .references import of_config, with_plain_experts
 from .running import RaisedError, Stop, backward, run
 
 PADS = 5  # tokens of padding
@@ -44,7 +46,15 @@ def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in model.modules():
         if dtype == torch.float64 and hasattr(module, "reorder_and_upcast_attn"):
             module.reorder_and_upcast_attn = False  # type: ignore[assignment]  # it refuses float64
-    return model
+        if hasattr(module, "max_seq_len_cached"):
+            module.register_forward_pre_hook(_forget_longer_passes)
+    return with_plain_experts(model)
+
+
+def _forget_longer_passes(rotary: Any, _: Any) -> None:
+    """Without this, the frequencies of a dynamic rotary table would be those of the longest pass so far."""
+    if getattr(rotary, "rope_type", "") == "dynamic":
+        rotary.max_seq_len_cached, rotary.inv_freq = rotary.original_max_seq_len, rotary.original_inv_freq
 
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -81,24 +91,47 @@ def outputs(model: nn.Module, names: list[str], ids: Tensor) -> list[Tensor]:
     return [results[name] for name in names if name in results]
 
 
-@torch.no_grad()
-def cached_logits(port: Decoder, ids: Tensor) -> Tensor:
-    """Logits of ids that go through a cache in pieces: 1, 7, the rest but 4, and these one by one."""
-    length = ids.shape[-1]
-    bounds = sorted({0, *(n for n in (1, 8, length - 4, length - 3, length - 2, length - 1) if 0 < n < length), length})
-    cache = KVCache(port, batch=len(ids), capacity=length)
-    return torch.cat([run(port, ids[:, start:end], cache=cache) for start, end in pairwise(bounds)], dim=1)
+def follows_length(model: nn.Module) -> bool:
+    """Whether rotary frequencies depend on how long a pass is, so that a cached one is another than the whole."""
+    return any(isinstance(part, Rotary) and isinstance(part.scaling, DynamicNTK | LongRope) for part in model.modules())
+
+
+def pieces(length: int) -> list[int]:
+    """Where to cut a text for a cache: one token, 7, the rest but 4, and these one by one."""
+    inner = (1, 8, length - 4, length - 3, length - 2, length - 1)
+    return sorted({0, *(n for n in inner if 0 < n < length), length})
 
 
 @torch.no_grad()
-def padded_logits(port: Decoder, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of a row padded on the left beside a longer one, and the ids of that row alone."""
-    pads = min(PADS, ids.shape[-1] - 1)
-    alone = ids[-1:, pads:]
-    batch = torch.cat((ids[:1], torch.cat((torch.zeros_like(ids[:1, :pads]), alone), dim=1)))
+def cached_logits(model: nn.Module, ids: Tensor, bounds: Sequence[int] | None = None) -> Tensor:
+    """Logits of ids that go through a cache in pieces, by ours or by theirs."""
+    bounds = bounds or pieces(ids.shape[-1])
+    if isinstance(model, Decoder):
+        cache: dict[str, Any] = {"cache": KVCache(model, batch=len(ids), capacity=ids.shape[-1])}
+    else:
+        from transformers import DynamicCache
+
+        name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"  # as it was till 5.23
+        cache = {name: DynamicCache(), "use_cache": True}
+    return torch.cat([run(model, ids[:, start:end], **cache) for start, end in pairwise(bounds)], dim=1)
+
+
+@torch.no_grad()
+def padded_logits(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits of a row that is shorter than the one beside it: padded on the left by ours, on the right by theirs."""
+    alone = padded_row(ids)
+    pads = torch.zeros_like(ids[:1, alone.shape[-1] :])
+    if not isinstance(model, Decoder):
+        return run(model, torch.cat((ids[:1], torch.cat((alone, pads), dim=1))))[1:, : alone.shape[-1]]
+    batch = torch.cat((ids[:1], torch.cat((pads, alone), dim=1)))
     mask = torch.ones_like(batch, dtype=torch.bool)
-    mask[1, :pads] = False
-    return run(port, batch, mask=mask)[1:, pads:], alone
+    mask[1, : pads.shape[-1]] = False
+    return run(model, batch, mask=mask)[1:, pads.shape[-1] :]
+
+
+def padded_row(ids: Tensor) -> Tensor:
+    """The tokens of the row that is padded."""
+    return ids[-1:, min(PADS, ids.shape[-1] - 1) :]
 
 
 def greedy_tokens(port: Decoder, prompt: Tensor, more: int) -> list[int]:

@@ -28,7 +28,7 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
     if account["missing_keys"]:
         missing = ", ".join(sorted(account["missing_keys"])[:3])
         raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
-    return model.eval()
+    return with_plain_experts(model.eval())
 
 
 def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") -> nn.Module:
@@ -38,7 +38,14 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
     with _building():
         config = AutoConfig.for_model(**copy.deepcopy(hf))
         model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
-    return model.eval()
+    return with_plain_experts(model.eval())
+
+
+def with_plain_experts(model: Any) -> Any:
+    """A transformers model whose experts run as written, in versions that have other ways, which refuse float64."""
+    if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):
+        model.set_experts_implementation("eager")
+    return model
 
 
 def require_reference(reference: Any) -> None:

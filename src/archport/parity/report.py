@@ -14,7 +14,11 @@ HEADINGS = ("compared", "port error", "reference error", "ratio", "budget", "ver
 
 @dataclass(frozen=True)
 class Report:
-    """What was compared and what came out; `ok` is the verdict, `fault` the diagnosis where it is not."""
+    """What was compared and what came out; `ok` is the verdict, `fault` the diagnosis where it is not.
+
+    `never_varied` are the fields of an architecture that its tiny models leave at their defaults, so that no line shows
+    what they do.
+    """
 
     name: str
     against: str
@@ -22,6 +26,7 @@ class Report:
     checks: tuple[Check, ...]
     fault: Diagnosis | None = None
     problems: tuple[str, ...] = ()
+    never_varied: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -38,6 +43,12 @@ class Report:
         listed = [*self.problems[:SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
         reasons = [*listed, *([f"{failed} of {len(self.checks)} checks fail"] if failed else [])]
         return f"{self.name}: NOT the same model as {self.against} in {self.dtype}: {'; '.join(reasons)}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines beside the verdict: where and what is wrong, and what was not looked at."""
+        found = [self.fault.words] if self.fault else []
+        return found + ([f"never varied: {', '.join(self.never_varied)}"] if self.never_varied else [])
 
     def rows(self) -> list[tuple[str, ...]]:
         """The lines as text, under HEADINGS."""
@@ -60,7 +71,7 @@ class Report:
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
         ]
-        return "\n".join([*lines, *([self.fault.words] if self.fault else []), self.verdict])
+        return "\n".join([*lines, *self.remarks, self.verdict])
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in plain values; numbers that are not finite are None."""
@@ -83,7 +94,8 @@ class Report:
             "ruled_out": list(self.fault.ruled_out),
         }
         top = {"name": self.name, "against": self.against, "dtype": self.dtype, "ok": self.ok, "verdict": self.verdict}
-        return top | {"problems": list(self.problems), "checks": checks, "fault": fault}
+        beside = {"problems": list(self.problems), "never_varied": list(self.never_varied)}
+        return top | beside | {"checks": checks, "fault": fault}
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
@@ -93,8 +105,8 @@ class Report:
         """A page in Markdown."""
         rows = [HEADINGS, ("---",) * len(HEADINGS), *self.rows()]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-        fault = f"\n\n{self.fault.words}" if self.fault else ""
-        return f"# {self.name}\n\n{self.verdict}{fault}\n\n{table}\n"
+        paragraphs = "".join(f"\n\n{line}" for line in self.remarks)
+        return f"# {self.name}\n\n{self.verdict}{paragraphs}\n\n{table}\n"
 
 
 def _finite(number: float) -> float | None:

@@ -74,7 +74,7 @@ def report_page(reports: Sequence[Report]) -> str:
 
 def report_values(report: Report) -> dict[str, Any]:
     """What a template needs to show a report."""
-    lines = [report.verdict, *([report.fault.words] if report.fault else [])]
+    lines = [report.verdict, *report.remarks]
     rows = [dict(zip(HEADINGS, row, strict=True)) for row in report.rows()]
     return {"name": report.name, "lines": lines, "rows": rows}
 

@@ -1,0 +1,248 @@
+"""What rows of a key table can say of tensors: each against plain slicing, with numbers that are all different."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from archport.errors import MappingError
+from archport.files.header import Header
+from archport.layers import QKV
+from archport.translate.table import Table, only, rearranged, sections
+from archport.translate.tensors import StepKind, export_tensors, import_tensor, plan
+
+KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS = 3, 4, 5, 11, 7, 6, 2
+AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "qkv": 3, "e": EXPERTS, "shard": SHARDS}
+
+
+def numbered(*shape, start=0) -> torch.Tensor:
+    """No number twice."""
+    count = torch.Size(shape).numel()
+    return torch.arange(start, start + count, dtype=torch.float32).reshape(shape)
+
+
+def by_group(q, k, v):
+    """Our fused rows, put together one by one: of each group its queries, its key, its value."""
+    rows = []
+    for group in range(KV):
+        rows += [q[(group * GROUP + query) * DIM : (group * GROUP + query + 1) * DIM] for query in range(GROUP)]
+        rows += [part[group * DIM : (group + 1) * DIM] for part in (k, v)]
+    return torch.cat(rows)
+
+
+def a_key_a_slot(*more):
+    q = numbered(KV * GROUP * DIM, *more)
+    k, v = (numbered(KV * DIM, *more, start=10_000 * part) for part in (1, 2))
+    keys = {"q.*": q, "k.*": k, "v.*": v}
+    return {"qkv.*": rearranged(tuple(keys), f"{QKV} ... -> {QKV} ...")}, keys, {"qkv.*": by_group(q, k, v)}
+
+
+def in_sections(*more):
+    _, keys, ours = a_key_a_slot(*more)
+    return {"qkv.*": sections("fused.*", f"{QKV} ... -> {QKV} ...")}, {"fused.*": torch.cat([*keys.values()])}, ours
+
+
+def other_order():
+    """CodeGen: in each shard all queries, then all values, then all keys."""
+    heads, theirs = 3, numbered(SHARDS * 3 * 3 * DIM, WIDTH)
+    at = theirs.view(SHARDS, 3, heads, DIM, WIDTH)
+    ours = [at[shard, slot, head] for shard in range(SHARDS) for head in range(heads) for slot in (0, 2, 1)]
+    row = rearranged("fused.*", "(shard [q v k] each dim) ... -> (shard each [q k v] dim) ...")
+    return {"qkv.*": row}, {"fused.*": theirs}, {"qkv.*": torch.cat(ours)}
+
+
+def two_of_one():
+    theirs = numbered(2 * MLP, WIDTH)
+    rows = {
+        f"{slot}.*": rearranged("gate_up.*", f"([gate up] mlp) ... -> ([{slot}] mlp) ...") for slot in ("gate", "up")
+    }
+    return rows, {"gate_up.*": theirs}, {"gate.*": theirs[:MLP], "up.*": theirs[MLP:]}
+
+
+def experts_of_one():
+    theirs = numbered(EXPERTS, 2 * MLP, WIDTH)
+    row = "{e} ([gate up] mlp) ... -> "
+    rows = {f"experts.{{e}}.{one}.*": rearranged("all", f"{row}([{one}] mlp) ...") for one in ("gate", "up")}
+    ours = {f"experts.{e}.gate.*": theirs[e, :MLP] for e in range(EXPERTS)}
+    return rows, {"all": theirs}, ours | {f"experts.{e}.up.*": theirs[e, MLP:] for e in range(EXPERTS)}
+
+
+def experts_interleaved():
+    """gpt_oss: (expert, in, out), gate and up in turns."""
+    theirs = numbered(EXPERTS, WIDTH, 2 * MLP)
+    row = "{e} width (mlp [gate up]) -> "
+    rows = {f"experts.{{e}}.{one}.*": rearranged("all", f"{row}([{one}] mlp) width") for one in ("gate", "up")}
+    ours = {f"experts.{e}.gate.*": theirs[e, :, 0::2].T for e in range(EXPERTS)}
+    return rows, {"all": theirs}, ours | {f"experts.{e}.up.*": theirs[e, :, 1::2].T for e in range(EXPERTS)}
+
+
+def experts_transposed():
+    theirs = numbered(EXPERTS, MLP, WIDTH)
+    rows = {"experts.{e}.down.*": rearranged("all", "{e} mlp width -> width mlp")}
+    return rows, {"all": theirs}, {f"experts.{e}.down.*": theirs[e].T for e in range(EXPERTS)}
+
+
+def a_key_a_head():
+    """StableLM: the norm of each head is a key."""
+    theirs = {f"norms.{head}.*": numbered(DIM, start=100 * head) for head in range(KV)}
+    return (
+        {"norm.*": rearranged("norms.{e}.*", "kv ... -> kv ...")},
+        theirs,
+        {"norm.*": torch.stack([*theirs.values()])},
+    )
+
+
+def stacked_experts():
+    theirs = {f"w.{e}.*": numbered(MLP, WIDTH, start=1000 * e) for e in range(EXPERTS)}
+    return {"w.*": rearranged("w.{e}.*", "e ... -> e ...")}, theirs, {"w.*": torch.stack([*theirs.values()])}
+
+
+def transposed_thirds():
+    """GPT-2, whose groups have one query: columns are all q, all k, all v."""
+    theirs = numbered(WIDTH, 3 * KV * DIM)
+    at = theirs.T.view(3, KV, DIM, WIDTH)
+    row = rearranged("fused.*", "... ([q k v] kv dim) -> (kv [q k v] dim) ...")
+    return (
+        {"qkv.*": row},
+        {"fused.*": theirs},
+        {"qkv.*": torch.cat([at[s, head] for head in range(KV) for s in range(3)])},
+    )
+
+
+CASES = {
+    "a key a slot": (*a_key_a_slot(WIDTH), None),
+    "a key a slot, of a bias": (*a_key_a_slot(), None),
+    "sections of one key": (*in_sections(WIDTH), None),
+    "sections of one key, of a bias": (*in_sections(), None),
+    "slots in another order": (*other_order(), None),
+    "two of one": (*two_of_one(), StepKind.IN_PLACE),
+    "experts of one": (*experts_of_one(), StepKind.IN_PLACE),
+    "experts interleaved": (*experts_interleaved(), None),  # a product would copy a view of every second number
+    "experts transposed": (*experts_transposed(), StepKind.TRANSPOSED),
+    "a key a head": (*a_key_a_head(), None),
+    "experts stacked": (*stacked_experts(), None),
+    "transposed thirds": (*transposed_thirds(), None),
+}
+
+
+def table_of(rows) -> Table:
+    return Table(classes=("X",), prefix="", config={}, requires={}, harmless=frozenset(), weights=rows)
+
+
+def named(tensors) -> dict[str, torch.Tensor]:
+    return {name.replace("*", "weight"): tensor for name, tensor in tensors.items()}
+
+
+def model_of(ours) -> nn.Module:
+    model = nn.Module()
+    for name, tensor in ours.items():
+        *path, leaf = name.split(".")
+        part = model
+        for one in path:
+            if not hasattr(part, one):
+                part.add_module(one, nn.Module())
+            part = getattr(part, one)
+        part.register_parameter(leaf, nn.Parameter(torch.empty(tensor.shape, device="meta")))
+    return model
+
+
+def planned(rows, theirs, ours, dtype=torch.float32):
+    headers = {key: Header(tuple(tensor.shape), tensor.dtype) for key, tensor in theirs.items()}
+    cfg = SimpleNamespace(axes=AXES, grouped=True)
+    return plan(table_of(rows), cfg, model_of(ours), headers, dtype=dtype, where="test"), cfg
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_reads_what_plain_slicing_reads_and_writes_it_back(case, dtype):
+    rows, theirs, ours, kind = CASES[case]
+    theirs, ours = named(theirs), named(ours)
+    result, cfg = planned(rows, theirs, ours, dtype)
+    parameters = {}
+    for step in result.mapped:
+        tensor, copies = import_tensor(step, AXES, theirs.__getitem__)
+        for target, source, _ in copies:
+            target.copy_(source)
+        assert torch.equal(tensor, ours[step.name].to(dtype)), step.name
+        if dtype == torch.float32:
+            assert kind is None or step.kind == kind
+            shared = tensor.untyped_storage().data_ptr() in {
+                one.untyped_storage().data_ptr() for one in theirs.values()
+            }
+            assert shared == step.in_place == (not copies)
+        parameters[step.name] = tensor.to(torch.float32)
+    outgoing = export_tensors(table_of(rows), cfg, parameters)
+    assert outgoing.keys() == theirs.keys()
+    for key, one in outgoing.items():
+        assert one.header.shape == theirs[key].shape
+        assert torch.equal(one.make(), theirs[key]), key
+
+
+@given(case=st.sampled_from(sorted(CASES)), data=st.data())
+def test_a_key_of_another_shape_is_a_fault_that_names_it(case, data):
+    rows, theirs, ours, _ = CASES[case]
+    theirs, ours = named(theirs), named(ours)
+    key = data.draw(st.sampled_from(sorted(theirs)))
+    axis = data.draw(st.integers(0, theirs[key].ndim - 1))
+    shape = list(theirs[key].shape)
+    shape[axis] += data.draw(st.sampled_from([-1, 1]))
+    with pytest.raises(MappingError, match=rf"{key}: found \({', '.join(map(str, shape))}"):
+        planned(rows, theirs | {key: torch.empty(shape)}, ours)
+
+
+@pytest.mark.parametrize("case", ["two of one", "experts of one", "experts interleaved"])
+def test_what_no_row_takes_of_a_key_is_a_fault(case):
+    rows, theirs, ours, _ = CASES[case]
+    rows = {name: row for name, row in rows.items() if "up" not in name}
+    ours = {name: tensor for name, tensor in ours.items() if ".up" not in name and not name.startswith("up")}
+    with pytest.raises(MappingError, match=r"no row of the key table takes .*up"):
+        planned(rows, named(theirs), named(ours))
+    with pytest.raises(MappingError, match="nothing was written"):
+        export_tensors(table_of(rows), SimpleNamespace(axes=AXES), named(ours))
+
+
+def test_two_rows_that_take_the_same_slot_are_a_fault():
+    rows, theirs, ours, _ = CASES["two of one"]
+    with pytest.raises(MappingError, match=r"gate_up\.weight: two rows .* of gate\.weight and of up\.weight"):
+        planned(rows | {"up.*": rows["gate.*"]}, named(theirs), named(ours))
+
+
+def test_of_alternatives_the_one_in_the_file_is_read_and_the_first_is_written():
+    apart, theirs, ours = a_key_a_slot(WIDTH)
+    fused, together, _ = in_sections(WIDTH)
+    both = {"qkv.*": (apart["qkv.*"], fused["qkv.*"])}
+    for file in (theirs, together):
+        result, cfg = planned(both, named(file), named(ours))
+        [step] = result.mapped
+        tensor, copies = import_tensor(step, AXES, named(file).__getitem__)
+        for target, source, _ in copies:
+            target.copy_(source)
+        assert torch.equal(tensor, named(ours)["qkv.weight"])
+    assert export_tensors(table_of(both), cfg, named(ours)).keys() == named(theirs).keys()
+    assert export_tensors(table_of(both), cfg, named(ours), present=named(together)).keys() == named(together).keys()
+
+
+@pytest.mark.parametrize(("grouped", "key"), [(True, "a.weight"), (False, "b.weight")])
+def test_a_row_may_count_for_some_configs_only(grouped, key):
+    table = table_of({"x.*": (only("a.*", grouped=True), only("b.*", grouped=False))})
+    cfg = SimpleNamespace(axes=AXES, grouped=grouped)
+    ours = {"x.weight": numbered(3, 2)}
+    assert [*export_tensors(table, cfg, ours)] == [key]
+    assert [row.keys for row in table.rows("x.weight", cfg)] == [(key,)]
+    none = table_of({"x.*": only("a.*", grouped=True)})
+    assert len(none.rows("x.weight", cfg)) == grouped
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("(kv dim) ...", "is no pattern"),
+        ("(kv dim) ... -> (kv head) ...", "do not have the same axes"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(pattern, words):
+    with pytest.raises(MappingError, match=words):
+        planned({"x.*": rearranged("y.*", pattern)}, {"y.weight": numbered(3, 2)}, {"x.weight": numbered(3, 2)})
