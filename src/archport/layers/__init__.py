@@ -5,6 +5,17 @@ from .block import Block, ParallelBlock, PostNormBlock, SandwichBlock, ScaledBlo
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
 from .embed import Embed, PositionedEmbed, ScaledEmbed, ScaledEmbedding
+from .experts import (
+    ChosenSoftmaxRouter,
+    ClampedGatedMLP,
+    Experts,
+    NormalisedRouter,
+    Router,
+    SharedExpert,
+    SigmoidRouter,
+    SoftmaxRouter,
+    UncastNormalisedRouter,
+)
 from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
@@ -22,10 +33,13 @@ __all__ = [
     "AttentionContext",
     "Block",
     "Cache",
+    "ChosenSoftmaxRouter",
     "Chunked",
+    "ClampedGatedMLP",
     "Decoder",
     "DynamicNTK",
     "Embed",
+    "Experts",
     "GatedMLP",
     "LateRMSNorm",
     "LayerCache",
@@ -34,6 +48,7 @@ __all__ = [
     "Llama3",
     "LogitScale",
     "LongRope",
+    "NormalisedRouter",
     "NormedLastAttention",
     "OffsetRMSNorm",
     "ParallelBlock",
@@ -44,15 +59,20 @@ __all__ = [
     "ReLUSquared",
     "Rotary",
     "Rotation",
+    "Router",
     "SandwichBlock",
     "ScaledBlock",
     "ScaledEmbed",
     "ScaledEmbedding",
     "Scaling",
     "SequentialBlock",
+    "SharedExpert",
     "SharedNormBlock",
+    "SigmoidRouter",
     "Sinks",
     "SoftCap",
+    "SoftmaxRouter",
+    "UncastNormalisedRouter",
     "Window",
     "Yarn",
     "initialise",
