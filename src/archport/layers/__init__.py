@@ -1,10 +1,20 @@
 """The parts a decoder is made of: pure mathematics."""
 
 from .attention import QKV, Attention, NormedLastAttention, Sinks
-from .block import Block, ParallelBlock, PostNormBlock, SandwichBlock, ScaledBlock, SequentialBlock, SharedNormBlock
+from .block import (
+    Block,
+    NormedStreamBlock,
+    NormedSumBlock,
+    ParallelBlock,
+    PostNormBlock,
+    SandwichBlock,
+    ScaledBlock,
+    SequentialBlock,
+    SharedNormBlock,
+)
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
-from .embed import Embed, PositionedEmbed, ScaledEmbed, ScaledEmbedding
+from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding
 from .experts import (
     ChosenSoftmaxRouter,
     ClampedGatedMLP,
@@ -19,7 +29,7 @@ from .experts import (
 from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
-from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, RMSNorm
+from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
 from .rotary import Rotary, Rotation
 from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 
@@ -50,10 +60,14 @@ __all__ = [
     "LongRope",
     "NormalisedRouter",
     "NormedLastAttention",
+    "NormedStreamBlock",
+    "NormedSumBlock",
     "OffsetRMSNorm",
     "ParallelBlock",
     "PositionedEmbed",
     "PostNormBlock",
+    "ProjectedEmbed",
+    "ProjectedNorm",
     "QuickGELU",
     "RMSNorm",
     "ReLUSquared",

@@ -84,6 +84,29 @@ class PostNormBlock(Block):
         return x + self.norm_mlp_out(self.mlp(x))
 
 
+class NormedSumBlock(Block):
+    """Sequential, the stream normed after each sum. Source: arXiv 1706.03762; `OPTDecoderLayer`."""
+
+    wiring = "sequential residual, norms after each sum"
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = self.norm_attn_out(x + self.attn(x, context))
+        return self.norm_mlp_out(x + self.mlp(x))
+
+
+class NormedStreamBlock(Block):
+    """Sequential, each branch added to the normed stream that it read. Source: `BloomBlock`."""
+
+    wiring = "sequential residual around the normed stream"
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:  # (batch, seq, width), same out
+        """Two residual branches, one after the other."""
+        x = self.norm_attn(x)
+        x = self.norm_mlp(x + self.attn(x, context))
+        return x + self.mlp(x)
+
+
 class ScaledBlock(Block):
     """Sequential, with each branch times `scale`. Source: `GraniteDecoderLayer`."""
 

@@ -61,6 +61,21 @@ class PositionedEmbed(Embed):
         return self.dropout(self.scaled(vectors) + look_up(self.positions, positions + self.offset, "position"))
 
 
+class ProjectedEmbed(PositionedEmbed):
+    """Token vectors of their own width, projected to the stream's before they are placed. Source: `OPTDecoder`."""
+
+    def __init__(
+        self, vocab_size: int, width: int, *, token_width: int, padding: int | None = None, **more: Any
+    ) -> None:
+        super().__init__(vocab_size, width, **more)
+        self.tokens = nn.Embedding(vocab_size, token_width, padding_idx=padding)
+        self.project = nn.Linear(token_width, width, bias=False)
+
+    def scaled(self, vectors: Tensor) -> Tensor:  # (batch, seq, token_width) -> (batch, seq, width)
+        """Token vectors as wide as the stream."""
+        return self.project(super().scaled(vectors))
+
+
 class ScaledEmbedding(nn.Embedding):
     """A table whose rows come out times `scale`, which is rounded to their precision. Source: `Gemma3TextModel`."""
 

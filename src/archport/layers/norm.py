@@ -85,5 +85,18 @@ class LayerNormByHead(nn.Module):
         return f"heads={heads}, head_width={head_width}, eps={self.eps:g}"
 
 
+class ProjectedNorm(nn.Module):
+    """The stream after the last block, normed and projected to the width of token vectors. Source: `OPTDecoder`."""
+
+    def __init__(self, norm: nn.Module, width: int, token_width: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.project = nn.Linear(width, token_width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (.., width) -> (.., token_width)
+        """Norm, then project."""
+        return self.project(self.norm(x))
+
+
 def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -42,7 +42,7 @@ def build(cfg: Config) -> Decoder:
         blocks=[
             SequentialBlock(
                 norm_attn=norm(),
-                attn=attention(cfg.width, cfg.heads, scale=cfg.score_scale(layer)),
+                attn=attention(cfg.width, cfg.heads, kv_heads=cfg.kv_heads, scale=cfg.score_scale(layer)),
                 norm_mlp=norm(),
                 mlp=MLP(cfg.width, cfg.mlp_width, activation=cfg.activation, dropout=cfg.residual_dropout),
             )

@@ -1,0 +1,19 @@
+"""Falcon's ALiBi, held to transformers' default attention: its eager one adds it twice."""
+
+import pytest
+
+from archport.parity import verify
+from archport.parity.references import loud
+from archport.registry import architecture
+
+FALCON = architecture("falcon")
+OLD = {"grouped": False, "kv_groups": None, "multi_query": False, "parallel": False, "bias": True, "context": 300}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, OLD, OLD | {"heads": 4, "width": 64}], ids=["grouped", "falcon-rw", "four heads"]
+)
+def test_scores_are_lowered_by_distance_as_in_sdpa(changes, tmp_path):
+    loud(FALCON, FALCON.sizes | {"alibi": True} | changes, "sdpa").save_pretrained(tmp_path)
+    report = verify(tmp_path, against="sdpa")
+    assert report.ok, report
