@@ -98,6 +98,7 @@ def reference(variant: str, *, attention: str = "eager", seed: int = 0, context:
     config_class, model_class = CLASSES[name]
     # from_dict and _from_config keep and change what they are given: every model gets a config of its own.
     config = config_class(**copy.deepcopy(SIZES[name] | changes | more))
+    config._experts_implementation = "eager"  # all others refuse float64 and some widths
     model = model_class._from_config(config, attn_implementation=attention)
     return loud(model, seed).eval()
 

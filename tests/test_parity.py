@@ -81,7 +81,9 @@ def test_half_precision_rounds_no_more_than_the_reference(variant, dtype):
     for parameter in half.parameters():
         parameter.data = parameter.data.to(dtype)
     port = archport.from_state_dict(hf_dict(model), half.state_dict(), dtype=dtype)
-    assert error(logits(port, ids), exact) <= 1.5 * error(logits(half, ids), exact)
+    # The mean, since the largest of few errors is chance where a softmax is steep.
+    ours, theirs = ((logits(one, ids) - exact).abs().mean() for one in (port, half))
+    assert ours <= 1.1 * theirs
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

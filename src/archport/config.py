@@ -15,6 +15,7 @@ from .errors import ConfigError
 # Far above any published model, far below what would hang the machine while it is built.
 LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
 LIMITS |= {"head_width": 1 << 20, "kv_heads": 1 << 14, "mlp_width": 1 << 22, "rotary_width": 1 << 20}
+LIMITS |= {"expert_width": 1 << 22, "experts": 1 << 12, "experts_per_token": 1 << 12}
 
 
 def bounded(default: Any = MISSING, *, least: float, most: float | None = None) -> Any:

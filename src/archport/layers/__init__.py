@@ -15,6 +15,17 @@ from .block import (
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
 from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding
+from .experts import (
+    ChosenSoftmaxRouter,
+    ClampedGatedMLP,
+    Experts,
+    NormalisedRouter,
+    Router,
+    SharedExpert,
+    SigmoidRouter,
+    SoftmaxRouter,
+    UncastNormalisedRouter,
+)
 from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
@@ -32,10 +43,13 @@ __all__ = [
     "AttentionContext",
     "Block",
     "Cache",
+    "ChosenSoftmaxRouter",
     "Chunked",
+    "ClampedGatedMLP",
     "Decoder",
     "DynamicNTK",
     "Embed",
+    "Experts",
     "GatedMLP",
     "LateRMSNorm",
     "LayerCache",
@@ -44,6 +58,7 @@ __all__ = [
     "Llama3",
     "LogitScale",
     "LongRope",
+    "NormalisedRouter",
     "NormedLastAttention",
     "NormedStreamBlock",
     "NormedSumBlock",
@@ -58,15 +73,20 @@ __all__ = [
     "ReLUSquared",
     "Rotary",
     "Rotation",
+    "Router",
     "SandwichBlock",
     "ScaledBlock",
     "ScaledEmbed",
     "ScaledEmbedding",
     "Scaling",
     "SequentialBlock",
+    "SharedExpert",
     "SharedNormBlock",
+    "SigmoidRouter",
     "Sinks",
     "SoftCap",
+    "SoftmaxRouter",
+    "UncastNormalisedRouter",
     "Window",
     "Yarn",
     "initialise",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..translate.table import Field, config_field
+from ..translate.table import Cell, Field, config_field, rearranged
 
 # The activations we build, by HF's names for them. The first name of each is the one exported.
 ACTIVATIONS = {
@@ -154,6 +154,21 @@ ROTARY_WHOLE_HEAD: dict[str, tuple[object, ...]] = dict.fromkeys(FRACTIONS, (1.0
 MASK = "causal mask, which attention makes itself"
 MASK_VALUE = "what masked scores were set to; attention masks exactly"
 ROTARY_TABLE = "rotary frequencies, computed from the config"
+
+# What a mixture of experts adds to the loss, or gives back beside it.
+EXPERTS_HARMLESS = frozenset({"output_router_logits", "router_aux_loss_coef"})
+
+
+def expert_rows(apart: str, *, gate: str, up: str, down: str) -> dict[str, Cell]:
+    """Weights rows of experts: under `apart` each in keys of its own, in a model of transformers 5 all in two."""
+    fused = "model.layers.{n}.mlp.experts."
+    both, one = f"{fused}gate_up_proj", "blocks.{n}.mlp.experts.{e}."
+    return {
+        f"{one}gate.weight": (f"{apart}{gate}.weight", rearranged(both, "{e} ([gate up] mlp) ... -> ([gate] mlp) ...")),
+        f"{one}up.weight": (f"{apart}{up}.weight", rearranged(both, "{e} ([gate up] mlp) ... -> ([up] mlp) ...")),
+        f"{one}down.weight": (f"{apart}{down}.weight", rearranged(f"{fused}down_proj", "{e} width mlp -> width mlp")),
+    }
+
 
 # What has no weights, in models whose modules lie below `transformer`.
 TRANSFORMER_MODULES = {

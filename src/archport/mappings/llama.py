@@ -38,18 +38,22 @@ UNBIASED: dict[str, str | Field] = {
 FIELDS = UNBIASED | BIASES
 REQUIRES = COMMON_REQUIRES | ROTARY_WHOLE_HEAD
 
-ROWS: dict[str, Cell] = {
+WITHOUT_MLP: dict[str, Cell] = {
     "embed.tokens.weight": "model.embed_tokens.weight",
     "blocks.{n}.norm_attn.*": f"{LAYER}input_layernorm.*",
     "blocks.{n}.attn.qkv.*": rearranged(THREE, f"{QKV} ... -> {QKV} ..."),
     "blocks.{n}.attn.out.*": f"{LAYER}self_attn.o_proj.*",
     "blocks.{n}.norm_mlp.*": f"{LAYER}post_attention_layernorm.*",
-    "blocks.{n}.mlp.gate.*": f"{LAYER}mlp.gate_proj.*",
-    "blocks.{n}.mlp.up.*": f"{LAYER}mlp.up_proj.*",
-    "blocks.{n}.mlp.down.*": f"{LAYER}mlp.down_proj.*",
     "norm.*": "model.norm.*",
     "head.weight": "lm_head.weight",
 }
+MLP_ROWS: dict[str, Cell] = {
+    "blocks.{n}.mlp.gate.*": f"{LAYER}mlp.gate_proj.*",
+    "blocks.{n}.mlp.up.*": f"{LAYER}mlp.up_proj.*",
+    "blocks.{n}.mlp.down.*": f"{LAYER}mlp.down_proj.*",
+}
+ROWS = WITHOUT_MLP | MLP_ROWS
+ROTARY_MODULE = {"blocks.{n}.attn.rotary": "model.rotary_emb"}
 
 TABLE = Table(
     classes=("LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"),
@@ -67,8 +71,5 @@ TABLE = Table(
         f"{LAYER}self_attn.rotary_emb.inv_freq": ROTARY_TABLE,
         "model.rotary_emb.inv_freq": ROTARY_TABLE,
     },
-    modules={
-        "blocks.{n}.attn.rotary": "model.rotary_emb",
-        "blocks.{n}.mlp.activation": f"{LAYER}mlp.act_fn",
-    },
+    modules=ROTARY_MODULE | {"blocks.{n}.mlp.activation": f"{LAYER}mlp.act_fn"},
 )

@@ -144,6 +144,25 @@ class WindowConfig(DecoderConfig):
         return [window if kind == "sliding_attention" else None for kind in self.layer_types]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExpertsConfig(DecoderConfig):
+    """Sizes of a decoder with `experts` in a layer, of which each token goes through `experts_per_token`."""
+
+    experts: int
+    experts_per_token: int
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """A token chooses among the experts that there are."""
+        yield from super().faults()
+        if self.experts_per_token > self.experts:
+            yield "experts_per_token", f"found {self.experts_per_token}, expected at most {self.experts} experts"
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Lengths of the axes that the patterns of a key table may name."""
+        return super().axes | {"e": self.experts}
+
+
 def rotary_variants(pairs: int, context: int) -> dict[str, dict[str, object]]:
     """Variants of a tiny model with so many rotary pairs that give each setting a value; `context` is a few tokens.
 

@@ -22,6 +22,7 @@ class Config(RotaryConfig):
     its parallel branches. One before has one key and value, or with `multi_query` False one for each head.
     """
 
+    context: int = 2048
     tied: bool = True
     grouped: bool = False
     kv_groups: int = derived(lambda cfg: cfg.heads)

@@ -27,9 +27,14 @@ VARIANTS = {
     "tied False": {"tied": False},
     "scale_scores False": {"scale_scores": False},
 }
-_STAR = {"vocab_size": 49152, "context": 8192, "activation": "gelu"}
 PUBLISHED = {
     "bigcode/gpt_bigcode-santacoder": {"vocab_size": 49280, "context": 2048, "layers": 24, "width": 2048, "heads": 16},
-    "bigcode/starcoderbase-1b": _STAR | {"layers": 24, "width": 2048, "heads": 16},
-    "bigcode/starcoder": _STAR | {"layers": 40, "width": 6144, "heads": 48},
+    "bigcode/starcoder": {
+        "vocab_size": 49152,
+        "context": 8192,
+        "layers": 40,
+        "width": 6144,
+        "heads": 48,
+        "activation": "gelu",
+    },
 }
