@@ -44,7 +44,7 @@ def _counts_from_0(embed: Any) -> bool:
 
 
 def _is_not_scaled(embed: Any) -> bool:
-    return embed.scale is None and not isinstance(embed.tokens, ScaledEmbedding)
+    return embed.scale is None and embed.norm is None and not isinstance(embed.tokens, ScaledEmbedding)
 
 
 def _is_scaled(part: Any) -> bool:

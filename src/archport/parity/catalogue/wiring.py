@@ -27,8 +27,12 @@ from ..faulty import wiring as faulty
 TWO_NORMS = (SequentialBlock, ParallelBlock)
 
 
+def _weighs(norm: nn.Module) -> bool:
+    return any(True for _ in norm.parameters())
+
+
 def _has_two_norms(block: Block) -> bool:
-    return {"norm_attn", "norm_mlp"} <= dict(block.named_children()).keys()
+    return {"norm_attn", "norm_mlp"} <= dict(block.named_children()).keys() and _weighs(block.norm_attn)
 
 
 def _has_two_norms_after(block: Block) -> bool:
