@@ -11,7 +11,7 @@ from transformers.models.gpt2 import modeling_gpt2
 import archport
 from archport.layers import Attention, ParallelBlock, SequentialBlock
 from archport.models import gpt2
-from archport.parity import faulty_parts
+from archport.parity.faulty import parts as faulty
 
 from .references import hf_dict, reference
 
@@ -141,7 +141,7 @@ class LateScale(Attention):
 WRONG = {
     "SequentialBlock": (ParallelBlock, r"blocks\.0"),
     "Attention": (LateScale, r"blocks\.0\.attn"),
-    "PositionedEmbed": (faulty_parts.NoPositions, "embed"),
+    "PositionedEmbed": (faulty.NoPositions, "embed"),
 }
 
 

@@ -5,9 +5,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..config import DecoderConfig
-from ..layers import Decoder
+from ..layers import Decoder, RMSNorm
 from ..translate.pattern import regroups
 from ..translate.table import Table
+
+NORMS = (nn.LayerNorm, RMSNorm)
 
 
 def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str, str]:
@@ -21,7 +23,11 @@ def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str
         for name, _ in model.named_parameters(remove_duplicate=False)
     }
     pairs: dict[str, str] = {}
-    for name, _ in model.named_modules():
+    for name, module in model.named_modules():
+        by_name = table.module(name) if isinstance(module, NORMS) else None
+        if by_name is not None and not any(True for _ in module.parameters()):
+            pairs[name] = by_name  # which the tensors do not tell
+            continue
         inside = {key for parameter, keys in ours.items() if parameter.startswith(name + ".") for key in keys}
         claimed = {key for parameter, keys in ours.items() if not parameter.startswith(name + ".") for key in keys}
         path = _common_module(inside)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..layers import Decoder
 from .locate import DECODER
 
+BRANCH = 3  # names in "blocks.0.attn"
 Parts = type[nn.Module] | tuple[type[nn.Module], ...]
 
 
@@ -38,7 +39,7 @@ class Fault:
     plant: Callable[[Any], object]
     where: Callable[[Any], bool] = lambda _: True
     steps: tuple[str, ...] = ()
-    shows_at: Callable[[str], tuple[str, ...]] = lambda site: (site,)
+    shows_at: Callable[[str], tuple[str, ...]] = lambda site: holders(site)
     line: str = ""
     weights_only: bool = False
     equivalent: str | None = None
@@ -119,6 +120,13 @@ def rows(change: Callable[[Tensor], Tensor]) -> Callable[[Any], None]:
     return plant
 
 
+def holders(site: str) -> tuple[str, ...]:
+    """The part and, inside a branch of a block, those that hold it, of which the reference may lack some."""
+    path = site.split(".")
+    shortest = min(len(path), BRANCH) if path[0] == "blocks" else len(path)
+    return tuple(".".join(path[:length]) for length in range(len(path), shortest - 1, -1))
+
+
 def parent(site: str) -> tuple[str, ...]:
-    """Shows at the part or, where the reference has no counterpart, at the one that holds it."""
-    return site, site.rpartition(".")[0] or DECODER
+    """Shows at the part or, where the reference has no counterpart, at one that holds it."""
+    return (*holders(site), site.rpartition(".")[0] or DECODER)

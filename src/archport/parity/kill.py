@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isfunction
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import SourceError
 from ..layers import Decoder
 from ..port import DEMO, load
-from ..registry import architecture
+from ..registry import architecture, skeleton
 from . import references
 from .catalogue import faults_for
 from .compare import Comparison
@@ -69,15 +69,31 @@ class KillTable:
 
 
 def kill_table(model: str) -> KillTable:
-    """Plant every fault that can exist in a model: an architecture's tiny loud one, or the bundled checkpoint."""
+    """Plant every fault that can exist in a model: an architecture's tiny loud one, or the bundled checkpoint.
+
+    A fault that only a variant of an architecture can have is planted in the first that can.
+    """
     comparison = bundled_comparison() if model == BUNDLED else _tiny_comparison(model)
+    port = _right_port(model, comparison)
+    faults = faults_for(port.architecture)
+    kills = list(_kills(model, port, faults, comparison))
+    arch = architecture(port.architecture)
+    for variant, sizes in {} if model == BUNDLED else references.variants(arch).items():
+        planted = {kill.fault.name for kill in kills}
+        shape = skeleton(arch, arch.config_class(**sizes))
+        if left := [fault for fault in faults if fault.name not in planted and fault.sites(shape)]:
+            comparison = loud_comparison(arch.name, sizes)
+            kills += _kills(variant, _right_port(variant, comparison), left, comparison)
+    return KillTable(tuple(kills), replace(coverage(model, port, faults), possible=len(kills)))
+
+
+def _right_port(name: str, comparison: Comparison) -> Decoder:
     port = comparison.port_of(comparison.reference)
     checks = [*comparison.logits(port), comparison.cached(port), comparison.padded(port)]
     if (wrong := find_cause(comparison, port, checks)) or not all(check.ok for check in checks):
         words = f": {wrong.words}" if wrong else ""
-        raise SourceError(f"{model}: the port differs from the reference before a fault is planted: verify it{words}")
-    faults = faults_for(port.architecture)
-    return KillTable(tuple(_kills(model, port, faults, comparison)), coverage(model, port, faults))
+        raise SourceError(f"{name}: the port differs from the reference before a fault is planted: verify it{words}")
+    return port
 
 
 def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Comparison) -> Iterator[Kill]:
