@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from archport.errors import UnsupportedError
 from archport.registry import architecture
 from archport.translate.fields import read_config
 
@@ -18,7 +19,13 @@ OLDS = {
     "gpt_bigcode": {"bigcode/gpt_bigcode-santacoder": 1_124_886_528, "bigcode/starcoder": 15_517_456_384},
     "codegen": {"Salesforce/codegen-350M-mono": 356_712_448},
 }
-COUNTS = OLDS
+MOES = {
+    "mixtral": {"mistralai/Mixtral-8x7B-v0.1": 46_702_792_704, "mistralai/Mixtral-8x22B-v0.1": 140_620_634_112},
+    "olmoe": {"allenai/OLMoE-1B-7B-0924": 6_919_161_856, "allenai/OLMoE-1B-7B-0125-Instruct": 6_919_161_856},
+    "qwen3_moe": {"Qwen/Qwen3-30B-A3B": 30_532_122_624, "Qwen/Qwen3-235B-A22B": 235_093_634_560},
+    "gpt_oss": {"openai/gpt-oss-20b": 20_914_757_184, "openai/gpt-oss-120b": 116_829_156_672},  # in bfloat16
+}
+COUNTS = OLDS | MOES
 
 
 @pytest.mark.parametrize(("name", "model"), [(name, model) for name in COUNTS for model in COUNTS[name]])
@@ -189,7 +196,125 @@ OLDS_CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 51200,
     },
 }
-CONFIGS = OLDS_CONFIGS
+MOES_CONFIGS: dict[str, dict[str, Any]] = {
+    "mistralai/Mixtral-8x7B-v0.1": {
+        "architectures": ["MixtralForCausalLM"],
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mixtral",
+        "num_attention_heads": 32,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "vocab_size": 32000,
+    },
+    "allenai/OLMoE-1B-7B-0924": {
+        "architectures": ["OlmoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "clip_qkv": None,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 1024,
+        "max_position_embeddings": 4096,
+        "model_type": "olmoe",
+        "norm_topk_prob": False,
+        "num_attention_heads": 16,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "output_router_logits": False,
+        "pad_token_id": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "router_aux_loss_coef": 0.01,
+        "tie_word_embeddings": False,
+        "vocab_size": 50304,
+    },
+    "Qwen/Qwen3-30B-A3B": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "openai/gpt-oss-20b": {  # but for its quantization_config, with which it is refused
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "hidden_size": 2880,
+        "initial_context_length": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 2880,
+        "layer_types": ["sliding_attention", "full_attention"] * 12,
+        "max_position_embeddings": 131072,
+        "model_type": "gpt_oss",
+        "num_attention_heads": 64,
+        "num_experts_per_tok": 4,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 8,
+        "num_local_experts": 32,
+        "output_router_logits": False,
+        "pad_token_id": 199999,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+        "vocab_size": 201088,
+    },
+}
+CONFIGS = OLDS_CONFIGS | MOES_CONFIGS
 
 
 @pytest.mark.parametrize("model", CONFIGS)
@@ -199,3 +324,10 @@ def test_a_published_config_reads_as_the_sizes_that_are_kept_of_it(model):
     config, unknown = read_config(arch.table, arch.config_class, hf, model)
     assert config == arch.config_class(**arch.published[model])
     assert unknown == ()
+
+
+def test_weights_of_four_bits_are_refused_with_what_is_taken():
+    arch = architecture("gpt_oss")
+    hf = CONFIGS["openai/gpt-oss-20b"] | {"quantization_config": {"quant_method": "mxfp4"}}
+    with pytest.raises(UnsupportedError, match=r"quantization_config: found .*mxfp4.*, expected none: .*bfloat16"):
+        read_config(arch.table, arch.config_class, hf, "gpt-oss-20b")
