@@ -12,6 +12,7 @@ import torch
 import transformers
 
 import archport
+from archport.parity.references import with_plain_experts
 from archport.registry import architecture
 from archport.translate.fields import read_config, write_config
 
@@ -98,15 +99,14 @@ def reference(variant: str, *, attention: str = "eager", seed: int = 0, context:
     config_class, model_class = CLASSES[name]
     # from_dict and _from_config keep and change what they are given: every model gets a config of its own.
     config = config_class(**copy.deepcopy(SIZES[name] | changes | more))
-    config._experts_implementation = "eager"  # all others refuse float64 and some widths
     model = model_class._from_config(config, attn_implementation=attention)
-    return loud(model, seed).eval()
+    return with_plain_experts(loud(model, seed).eval())
 
 
 def pretrained(folder: Path, dtype: torch.dtype | str, **options: Any) -> Any:
     """What transformers makes of a folder; `torch_dtype` is what both 4 and 5 call it."""
     options = {"attn_implementation": "eager", **options}
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options)
+    return with_plain_experts(transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options))
 
 
 def with_attention(model: Any, attention: str) -> Any:
@@ -114,7 +114,7 @@ def with_attention(model: Any, attention: str) -> Any:
     config = copy.deepcopy(model.config)
     other = type(model)._from_config(config, attn_implementation=attention)
     other.load_state_dict(model.state_dict())
-    return other.to(model.dtype).eval()
+    return with_plain_experts(other.to(model.dtype).eval())
 
 
 def loud(model: Any, seed: int = 0) -> Any:

@@ -20,7 +20,10 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
+from archport.fast.compiled import has_fixed_shapes
 from archport.fast.linears import GROUP, KINDS, PackedLinear, StandIn, is_swapped, swap, why_not
+from archport.layers.experts import FloatLinear
+from archport.registry import architecture
 
 from .cpu import refusal, swapping
 from .references import SIZES, VARIANTS, hf_dict, reference, sequences
@@ -106,7 +109,8 @@ def test_a_packed_model_is_the_reference(variant):
     model = reference(variant)
     port = swap(archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict())))
     assert any(isinstance(module, PackedLinear) for module in port.modules())
-    assert not any(isinstance(module, nn.Linear) for module in port.modules())
+    linears = {name for name, module in port.named_modules() if isinstance(module, nn.Linear)}
+    assert all(name.endswith("router.score") for name in linears)
     with torch.no_grad():
         for ids in sequences(model):
             theirs = model(ids).logits
@@ -309,3 +313,25 @@ def test_few_rows_are_multiplied_in_few_bits(kind, monkeypatch):
     for rows in (1, stand_in.few, stand_in.few + 1):
         stand_in(torch.zeros(rows, 32).bfloat16())
     assert asked == [1, stand_in.few]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_are_swapped_and_their_router_stays(kind):
+    port = archport.build("mixtral", dict(architecture("mixtral").sizes)).eval()
+    port.blocks[0].attn.out = FloatLinear(60, 72)
+    tokens = torch.randn(9, 72)
+    routed = [block.mlp.router(tokens) for block in port.blocks]
+    with swapping(kind) as can:
+        swap(port, kind)
+    left = {name for name, module in port.named_modules() if isinstance(module, nn.Linear)}
+    routers = {f"blocks.{n}.mlp.router.score" for n in range(len(port.blocks))}
+    assert {"blocks.0.attn.out", *routers} <= left
+    assert not can or left == {"blocks.0.attn.out", *routers}
+    if kind == "packed":
+        for block, before in zip(port.blocks, routed, strict=True):
+            assert all(map(torch.equal, block.mlp.router(tokens), before))
+
+
+@pytest.mark.parametrize(("name", "fixed"), [("gpt2", True), ("mixtral", False)])
+def test_a_graph_is_captured_only_where_no_shape_depends_on_data(name, fixed):
+    assert has_fixed_shapes(archport.build(name, dict(architecture(name).sizes), device="meta")) == fixed

@@ -1,4 +1,7 @@
-"""One decoding step in which no shape changes: compiled by torch.compile, and on a GPU captured as one CUDA graph."""
+"""One decoding step in which no shape changes: compiled by torch.compile, and on a GPU captured as one CUDA graph.
+
+With experts, shapes inside it do change, and it is compiled without a graph.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import GenerationError, in_a_line
-from ..layers import Cache, Decoder
+from ..layers import Cache, Decoder, Experts
 
 WARM_UPS = 3  # runs before a graph is captured, in which libraries choose their kernels and allocate
 
@@ -19,6 +22,11 @@ class FixedShapeCache(Cache, Protocol):
     length: Tensor
     batch: int
     capacity: int
+
+
+def has_fixed_shapes(model: Decoder) -> bool:
+    """Whether every shape in a step is known before it: not where a router decides how many tokens an expert gets."""
+    return not any(isinstance(module, Experts) for module in model.modules())
 
 
 class CompiledStep:
@@ -40,7 +48,7 @@ class CompiledStep:
 
         self._compiled: Callable[[Tensor], Tensor] = torch.compile(step, dynamic=False)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and has_fixed_shapes(model):
             self._capture(cache)
 
     def _step(self, ids: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..config import dtype_name
 from ..errors import ConfigError
-from ..layers import Decoder
+from ..layers import Decoder, Router
 
 ROWS = 8  # the order that is best for so many rows is as good for one, and better than one's for many
 LEAST = 4  # rows: the operator reads a weight faster for so many than for one
@@ -178,8 +178,9 @@ KINDS: dict[str, type[StandIn]] = {"packed": PackedLinear, "int8": Int8Linear, "
 
 
 def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], None] | None = None) -> Decoder:
-    """Put stand-ins in the place of every linear map of a model, in place: for inference on a CPU only.
+    """Put stand-ins in the place of a model's linear maps, in place: for inference on a CPU only.
 
+    Those of a router stay, or rounding would choose other experts, and so do those that compute in a way of their own.
     `packed` computes the same in the same dtype; `int8` and `int4` round the weights and make the model bfloat16. The
     model is returned; where torch lacks the operators or the CPU the instructions, it stays as it is and a warning says
     so. `release` is told of each weight that has been taken over, to let its memory go. Raises: ConfigError.
@@ -191,9 +192,9 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     if reason:
         warnings.warn(f"the linear maps stay as they are: {reason}", stacklevel=2)
         return model
-    for module in list(model.modules()):
+    for module in [module for module in model.modules() if not isinstance(module, Router)]:
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
+            if type(child) is nn.Linear:
                 setattr(module, name, KINDS[kind](child))
                 if release is not None:
                     release(child.weight)

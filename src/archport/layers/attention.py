@@ -20,6 +20,10 @@ class Sinks(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads))
 
+    def draw(self, std: float) -> None:
+        """Fresh weights, in place."""
+        self.weight.normal_(0.0, std)
+
     def forward(self, scores: Tensor) -> Tensor:  # (batch, heads, seq, keys), with one more key out
         """Put it after the scores of the keys."""
         sink = self.weight.to(scores.dtype)[:, None, None].expand(*scores.shape[:-1], 1)

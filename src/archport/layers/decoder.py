@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -146,11 +146,19 @@ def _tokens(ids: Any, inputs_embeds: Tensor | None) -> Tensor:  # (batch, seq) o
     return tokens
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """A part that has weights beside linear maps, embeddings and layer norms."""
+
+    def draw(self, std: float) -> None:
+        """Draw them anew, in place."""
+
+
 @torch.no_grad()
 def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
     """Draw fresh weights in place: normal with `std`, or `residual_std` where a matrix writes to the residual stream.
 
-    Norms start at one and zero, biases at zero.
+    Norms start at one and zero, biases at zero; a part with other weights of its own draws them itself.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -160,3 +168,6 @@ def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
             module.weight.fill_(1.0)
         if isinstance(module, nn.Linear | nn.LayerNorm) and isinstance(getattr(module, "bias", None), Tensor):
             module.bias.zero_()
+    for module in model.modules():
+        if isinstance(module, Drawn):
+            module.draw(std)

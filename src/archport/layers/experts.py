@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from .mlp import GatedMLP
+from .mlp import GatedMLP, QuickGELU
 
 
 class Experts(nn.Module):
@@ -61,24 +61,12 @@ class SharedExpert(nn.Module):
         return self.gate(x).sigmoid() * self.mlp(x)
 
 
-class Swish(nn.Module):
-    """x sigmoid(alpha x). Source: arXiv 1710.05941."""
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, x: Tensor) -> Tensor:  # same out
-        """At each number alone."""
-        return x * (x * self.alpha).sigmoid()
-
-
 class ClampedGatedMLP(GatedMLP):
     """A gated MLP whose up-projection is raised by one, both clamped at `limit`. Source: GptOssExperts."""
 
     def __init__(self, width: int, mlp_width: int, *, alpha: float, limit: float, bias: bool = True) -> None:
         super().__init__(width, mlp_width, activation="silu", bias=bias)
-        self.activation = Swish(alpha)
+        self.activation = QuickGELU(alpha)
         self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, seq, width), same out
@@ -140,6 +128,11 @@ class ChosenSoftmaxRouter(Router):
         logits, chosen = self.score(tokens).topk(self.top)
         return logits.softmax(-1), chosen
 
+    def draw(self, std: float) -> None:
+        """Fresh biases, in place."""
+        if self.score.bias is not None:
+            self.score.bias.normal_(0.0, std)
+
 
 class FloatLinear(nn.Linear):
     """A linear map that multiplies in float32, whatever its weight is held in."""
@@ -164,6 +157,10 @@ class SigmoidRouter(Router):
         self.groups, self.top_groups, self.scale = groups, top_groups, scale
         self.score = FloatLinear(width, experts, bias=False)
         self.preference = nn.Parameter(torch.zeros(experts), requires_grad=False)
+
+    def draw(self, std: float) -> None:  # noqa: ARG002
+        """Fresh preferences, in place: none."""
+        self.preference.zero_()
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # (tokens, width) -> (tokens, top) twice
         """Weights and experts."""

@@ -10,11 +10,19 @@ from ..errors import ConfigError
 
 
 class QuickGELU(nn.Module):
-    """GELU by a sigmoid. Source: arXiv 1606.08415."""
+    """GELU by a sigmoid: x sigmoid(alpha x). Source: arXiv 1606.08415."""
+
+    def __init__(self, alpha: float = 1.702) -> None:
+        super().__init__()
+        self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
         """Each element alone."""
-        return x * torch.sigmoid(1.702 * x)
+        return x * torch.sigmoid(self.alpha * x)
+
+    def extra_repr(self) -> str:
+        """The setting, for print."""
+        return f"{self.alpha:g}"
 
 
 class ReLUSquared(nn.Module):

@@ -19,6 +19,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
+    def draw(self, std: float) -> None:  # noqa: ARG002
+        """Fresh weights, in place, which change nothing."""
+        self.weight.fill_(1.0)
+
     def forward(self, x: Tensor) -> Tensor:  # (.., width), same out
         """Norm, each position alone."""
         return self.weighted(F.rms_norm(_wide(x), x.shape[-1:], eps=self.eps), x.dtype)
@@ -47,6 +51,10 @@ class OffsetRMSNorm(RMSNorm):
         super().__init__(width, eps=eps)
         nn.init.zeros_(self.weight)
 
+    def draw(self, std: float) -> None:  # noqa: ARG002
+        """Fresh weights, in place, which change nothing."""
+        self.weight.zero_()
+
     def weighted(self, normed: Tensor, dtype: torch.dtype) -> Tensor:  # (.., width), same out
         """Give each element its weight."""
         return (normed * (1.0 + _wide(self.weight))).to(dtype)
@@ -73,6 +81,10 @@ class LayerNormByHead(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(heads, head_width))
+
+    def draw(self, std: float) -> None:  # noqa: ARG002
+        """Fresh weights, in place, which change nothing."""
+        self.weight.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
         """Norm each head of a position alone; weighted first, cast last."""

@@ -17,7 +17,7 @@ from ..generation.decoding import generate
 from ..layers import Decoder, DynamicNTK, LongRope, Rotary
 from ..observing import hooked
 from .counterparts import first_tensor
-from .references import of_config, with_plain_experts
+from .references import of_config, saved_buffers, with_plain_experts
 from .running import RaisedError, Stop, backward, run
 
 PADS = 5  # tokens of padding
@@ -69,10 +69,11 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def gradients(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
-    """Gradient of the loss by every parameter, zero where there is none; the model is left without any."""
+    """Gradient of the loss by every weight, zero where there is none; the model is left without any."""
     with torch.enable_grad():
         backward(loss(model, ids))
-    by_name = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    weights = {**dict(model.named_parameters()), **saved_buffers(model)}
+    by_name = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in weights.items()}
     model.zero_grad(set_to_none=True)
     return by_name
 

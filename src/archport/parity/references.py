@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import ConfigError, SourceError, in_a_line
 from ..registry import Architecture
@@ -81,17 +81,23 @@ def never_varied(arch: Architecture) -> list[str]:
 
 
 def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:
-    """A transformers model of these sizes whose every parameter is redrawn, so that none is too quiet to notice."""
+    """A transformers model of these sizes whose every weight is redrawn, so that none is too quiet to notice."""
     hf = write_config(arch.table, arch.config_class(**sizes), arch.name, None)
     generator = torch.Generator().manual_seed(seed)
     model = of_config(hf, torch.float32, attention)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(-1, 1, generator=generator)
+        for weight in (*model.parameters(), *saved_buffers(model).values()):
+            if weight.ndim == 1:
+                weight.uniform_(-1, 1, generator=generator)
             else:
-                parameter.normal_(0, LOUD, generator=generator)
+                weight.normal_(0, LOUD, generator=generator)
     return model
+
+
+def saved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a checkpoint holds: weights that no gradient trains, as a router's preferences."""
+    state = model.state_dict()
+    return {name: one for name, one in model.named_buffers() if name in state and one.is_floating_point()}
 
 
 @contextmanager

@@ -14,6 +14,9 @@ C = TypeVar("C", bound=DecoderConfig)
 # Without an origin nothing is known of special tokens, and HF's own defaults may lie outside the vocabulary.
 NO_ORIGIN: Mapping[str, Any] = {"bos_token_id": None, "eos_token_id": None}
 
+# What a field that may not be there would need instead.
+INSTEAD = {"quantization_config": ": archport takes weights in bfloat16, float16 or float32"}
+
 
 def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], where: str) -> tuple[C, tuple[str, ...]]:
     """Our config from a parsed config.json, and those of its fields that the table does not know.
@@ -87,6 +90,7 @@ def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     for name, allowed in table.requires.items():
         if flat.get(name) is not None and frozen(flat[name]) not in map(frozen, allowed):
             expected = f"archport builds {' or '.join(map(repr, allowed))}" if allowed else "expected none"
+            expected += INSTEAD.get(name, "")
             yield name, f"found {flat[name]!r}, {expected}"
     for cell in map(table.field, table.config):
         for spelling in [spelling for spelling in cell.spellings if spelling in flat]:
