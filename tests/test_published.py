@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from archport.errors import UnsupportedError
 from archport.registry import architecture
 from archport.translate.fields import read_config
 
@@ -852,3 +853,10 @@ def test_a_published_config_reads_as_the_sizes_that_are_kept_of_it(model):
     config, unknown = read_config(arch.table, arch.config_class, hf, model)
     assert config == arch.config_class(**arch.published[model])
     assert unknown == ()
+
+
+def test_weights_of_four_bits_are_refused_with_what_is_taken():
+    arch = architecture("gpt_oss")
+    hf = CONFIGS["openai/gpt-oss-20b"] | {"quantization_config": {"quant_method": "mxfp4"}}
+    with pytest.raises(UnsupportedError, match=r"quantization_config: found .*mxfp4.*, expected none: .*bfloat16"):
+        read_config(arch.table, arch.config_class, hf, "gpt-oss-20b")
