@@ -33,6 +33,7 @@ COMMON_HARMLESS = frozenset(
         "_attn_implementation_autoset",
         "_commit_hash",
         "_name_or_path",
+        "auto_map",
         "attn_implementation",
         "chunk_size_feed_forward",
         "dtype",

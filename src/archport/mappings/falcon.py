@@ -42,7 +42,7 @@ TABLE = Table(
     requires=COMMON_REQUIRES
     | ROTARY_WHOLE_HEAD
     | {"apply_residual_connection_post_layernorm": (False,), "attention_dropout": (0.0,), "hidden_dropout": (0.0,)},
-    harmless=COMMON_HARMLESS | ROTARY_HARMLESS | {"auto_map"},
+    harmless=COMMON_HARMLESS | ROTARY_HARMLESS,
     weights={
         "embed.tokens.weight": "transformer.word_embeddings.weight",
         "blocks.{n}.norm.*": f"{LAYER}input_layernorm.*",

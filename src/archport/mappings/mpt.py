@@ -44,7 +44,6 @@ TABLE = Table(
     | {
         "attn_config.attn_impl",  # how products are computed
         *(f"attn_config.{name}" for name in WHOLE_CONFIG),
-        "auto_map",
         "emb_pdrop",  # rates that transformers does not read
         "resid_pdrop",
         "embedding_fraction",  # of gradients, while it was trained

@@ -34,7 +34,7 @@ TABLE = replace(
     must_agree={"head_dim": "head_width"},
     nullable=frozenset({"kv_heads", "padding", "window"}),
     requires=COMMON_REQUIRES | llama.NO_BIASES,
-    harmless=llama.TABLE.harmless | {"auto_map", "embd_pdrop"},  # the latter is not read
+    harmless=llama.TABLE.harmless | {"embd_pdrop"},  # the latter is not read
     weights={name: cell for name, cell in ROWS.items() if ".attn." not in name and ".mlp." not in name} | FUSED,
     modules={
         "blocks.{n}.attn.rotary": "model.rotary_emb",

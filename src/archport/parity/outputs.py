@@ -17,7 +17,7 @@ from ..generation.decoding import generate
 from ..layers import Decoder, DynamicNTK, LongRope, Rotary
 from ..observing import hooked
 from .counterparts import first_tensor
-from .references import of_config, saved_buffers, with_plain_experts
+from .references import empty_cache, of_config, saved_buffers, with_plain_experts
 from .running import RaisedError, Stop, backward, run
 
 PADS = 5  # tokens of padding
@@ -46,15 +46,18 @@ def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in model.modules():
         if dtype == torch.float64 and hasattr(module, "reorder_and_upcast_attn"):
             module.reorder_and_upcast_attn = False  # type: ignore[assignment]  # it refuses float64
-        if hasattr(module, "max_seq_len_cached"):
-            module.register_forward_pre_hook(_forget_longer_passes)
+        if hasattr(module, "max_seq_len_cached") and not isinstance(module, _Forgetful):
+            module.__class__ = type(type(module).__name__, (_Forgetful, type(module)), {})
     return with_plain_experts(model)
 
 
-def _forget_longer_passes(rotary: Any, _: Any) -> None:
-    """Without this, the frequencies of a dynamic rotary table would be those of the longest pass so far."""
-    if getattr(rotary, "rope_type", "") == "dynamic":
-        rotary.max_seq_len_cached, rotary.inv_freq = rotary.original_max_seq_len, rotary.original_inv_freq
+class _Forgetful(nn.Module):
+    """A rotary table of the reference, whose dynamic frequencies would else be those of the longest pass so far."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if getattr(self, "rope_type", "") == "dynamic":
+            self.max_seq_len_cached, self.inv_freq = self.original_max_seq_len, self.original_inv_freq
+        return super().forward(*args, **kwargs)
 
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:
@@ -110,10 +113,8 @@ def cached_logits(model: nn.Module, ids: Tensor, bounds: Sequence[int] | None = 
     if isinstance(model, Decoder):
         cache: dict[str, Any] = {"cache": KVCache(model, batch=len(ids), capacity=ids.shape[-1])}
     else:
-        from transformers import DynamicCache
-
         name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"  # as it was till 5.23
-        cache = {name: DynamicCache(), "use_cache": True}
+        cache = {name: empty_cache(), "use_cache": True}
     return torch.cat([run(model, ids[:, start:end], **cache) for start, end in pairwise(bounds)], dim=1)
 
 

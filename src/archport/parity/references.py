@@ -48,6 +48,13 @@ def with_plain_experts(model: Any) -> Any:
     return model
 
 
+def empty_cache() -> Any:
+    """What the reference keeps keys and values in."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
 def require_reference(reference: Any) -> None:
     """Take a transformers model with a head as a reference, and nothing else. Raises: SourceError."""
     kind = type(reference).__name__
