@@ -3,7 +3,7 @@
 Its relatives put other parts into `decoder`, `attention` and `mlp`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,12 @@ class Config(RotaryConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     padding: int | None = bounded(None, least=-1)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """The embedding has the row of padding."""
+        yield from super().faults()
+        if self.padding is not None and self.padding >= self.vocab_size:
+            yield "padding", f"found {self.padding}, expected a token of the {self.vocab_size} there are"
 
 
 def build(cfg: Config) -> Decoder:
