@@ -291,9 +291,15 @@ def test_every_field_of_the_reference_s_config_is_classified(name):
     opened = {field.partition(".")[0] for field in table.fields}
     assert {field for field in written - opened if not table.knows(field)} == set()
     rope = config_class().to_dict().get("rope_parameters") or {}
-    assert {f"rope_parameters.{field}" for field in rope} <= table.fields
+    assert set(inner_names("rope_parameters", rope)) <= table.fields
     assert model_class.__name__ in table.classes
     assert config_class.model_type == name
+
+
+def inner_names(outer, fields):
+    for name, value in fields.items():
+        path = f"{outer}.{name}"
+        yield from inner_names(path, value) if isinstance(value, dict) else [path]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

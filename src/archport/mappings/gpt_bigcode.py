@@ -6,6 +6,8 @@ from . import gpt2
 
 LAYER = "transformer.h.{n}."
 FIELDS = {name: cell for name, cell in gpt2.TABLE.config.items() if name != "scale_scores_by_depth"}
+SERVER = {"inference_runner", "max_batch_size", "max_sequence_length", "pad_key_length", "pre_allocate_kv_cache"}
+SERVER |= {"validate_runner_input"}  # settings of how it is served
 
 TABLE = replace(
     gpt2.TABLE,
@@ -13,16 +15,8 @@ TABLE = replace(
     config=FIELDS | {"multi_query": "multi_query"},
     must_agree={"num_key_value_heads": "kv_heads"},
     harmless=(gpt2.TABLE.harmless - {"reorder_and_upcast_attn"})
-    | {
-        "attention_softmax_in_fp32",  # round differently, mean the same
-        "scale_attention_softmax_in_fp32",
-        "inference_runner",  # settings of a server
-        "max_batch_size",
-        "max_sequence_length",
-        "pad_key_length",
-        "pre_allocate_kv_cache",
-        "validate_runner_input",
-    },
+    | SERVER
+    | {"attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"},  # round differently, mean the same
     weights={
         **gpt2.TABLE.weights,
         "blocks.{n}.attn.qkv.*": f"{LAYER}attn.c_attn.*",

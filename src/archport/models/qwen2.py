@@ -15,11 +15,10 @@ class Windows(WindowConfig):
     """Which layers of a Qwen see a window: where `windowed`, all after the first `full_layers`, or `layer_types`."""
 
     windowed: bool = False
-    window: int | None = 4096
     full_layers: int = bounded(28, least=0)
     layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
         lambda cfg: tuple(
-            "sliding_attention" if cfg.windowed and cfg.window and layer >= cfg.full_layers else "full_attention"
+            "sliding_attention" if cfg.windowed and layer >= cfg.full_layers else "full_attention"
             for layer in range(cfg.layers)
         )
     )
@@ -53,8 +52,7 @@ def build(cfg: Config) -> Decoder:
 
 SIZES = llama.SIZES | {"windowed": True, "window": 9, "full_layers": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "windowed False": {"windowed": False},
-    "window None": {"window": None},
+    "windowed False": {"windowed": False, "window": None},
     "layer_types": {"layer_types": ("sliding_attention", "full_attention", "sliding_attention")},
     "one kv head": {"kv_heads": 1},
     "as many kv heads": {"kv_heads": 6},

@@ -32,7 +32,7 @@ def build(cfg: Config) -> Decoder:
 
 SIZES = qwen2.SIZES
 VARIANTS: dict[str, dict[str, Any]] = qwen2.VARIANTS | {"attention_bias True": {"attention_bias": True}}
-_QWEN: dict[str, Any] = {"vocab_size": 151936, "context": 40960, "kv_heads": 8, "rotary_base": 1e6, "window": None}
+_QWEN: dict[str, Any] = {"vocab_size": 151936, "context": 40960, "kv_heads": 8, "rotary_base": 1e6}
 PUBLISHED = {
     "Qwen/Qwen3-0.6B": _QWEN | {"width": 1024, "layers": 28, "heads": 16, "mlp_width": 3072, "tied": True},
     "Qwen/Qwen3-8B": _QWEN | {"width": 4096, "layers": 36, "heads": 32, "mlp_width": 12288, "full_layers": 36},
