@@ -7,8 +7,10 @@ import torch
 
 import archport
 from archport.layers import Decoder
+from archport.parity import references
+from archport.registry import architecture
 
-from .references import VARIANTS, context, hf_dict, reference, sequences, with_attention
+from .references import SIZES, VARIANTS, context, hf_dict, reference, sequences, with_attention
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -165,6 +167,15 @@ def test_no_output_sees_a_later_token(variant):
     changed[:, cut:] = (changed[:, cut:] + 1) % model.config.vocab_size
     assert error(logits(port, ids)[:, :cut], logits(port, changed)[:, :cut]) == 0
     assert error(logits(port, ids)[:, cut], logits(port, changed)[:, cut]) > 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_four_thousand_tokens(name):
+    arch = architecture(name)
+    model = references.loud(arch, {**arch.sizes, "context": 4096})
+    ids = torch.randint(model.config.vocab_size, (1, 4096), generator=torch.Generator().manual_seed(1))
+    ours, theirs = logits(port_of(model), ids), logits(model, ids)
+    assert error(ours, theirs) <= 3e-5 * max(1.0, theirs.abs().max().item())
 
 
 def test_too_many_tokens_for_learned_positions_is_an_error_with_both_numbers():

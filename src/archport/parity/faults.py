@@ -28,7 +28,8 @@ class Fault:
     modules of class `part`, subclasses included, that answer to `where` and whose `steps` are the class's own methods;
     `plant` puts it into one of them. `shows_at` are the places where it first shows, given where it is; `line` is the
     line of a report that shows what no module does alone. `weights_only` faults are told from the same ones in code by
-    the weights, which differ from the reference's. `equivalent` is the reason why it changes nothing, if it does not.
+    the weights, which differ from the reference's. One that loud numbers drown shows `early`, where the stream is still
+    quiet, and is tried in the first part that can have it. `equivalent` is the reason why it changes nothing, if it does not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Fault:
     shows_at: Callable[[str], tuple[str, ...]] = lambda site: holders(site)
     line: str = ""
     weights_only: bool = False
+    early: bool = False
     equivalent: str | None = None
 
     @property

@@ -101,7 +101,7 @@ def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Compa
         sites = fault.sites(port)
         if not sites:
             continue
-        site = sites[len(sites) // 2]
+        site = sites[0 if fault.early else len(sites) // 2]
         faulty = copy.deepcopy(port)
         fault.plant_at(faulty, site)
         checks = [*comparison.logits(faulty), comparison.cached(faulty), comparison.padded(faulty)]

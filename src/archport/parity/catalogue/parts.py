@@ -77,7 +77,7 @@ def _activation(name: str, kind: Callable[[], nn.Module]) -> Fault:
 def _eps(value: float) -> Fault:
     return Fault(f"norm eps {value:g}", f"the norm's eps is {value:g}", "uses another one", "Config.norm_eps",
                  (nn.LayerNorm, RMSNorm, LayerNormByHead), sets("eps", lambda _: value),
-                 where=lambda norm: norm.eps != value, steps=("forward",))  # fmt: skip
+                 where=lambda norm: norm.eps != value, steps=("forward",), early=True)  # fmt: skip
 
 
 def bias(
