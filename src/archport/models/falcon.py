@@ -82,11 +82,14 @@ SIZES = {
     "heads": 6,
     "kv_groups": 2,
     "grouped": True,
+    "parallel": True,
+    "norms": 2,
+    "alibi": False,
     "mlp_width": 102,
     "norm_eps": 3e-5,
     "rotary_base": 9973.0,
 }
-_BEFORE: dict[str, Any] = {"grouped": False, "kv_groups": None}
+_BEFORE: dict[str, Any] = {"grouped": False, "kv_groups": None, "norms": None}
 # Without `alibi`, which transformers' eager attention adds twice, and its default one once: see tests/test_falcon.py.
 VARIANTS: dict[str, dict[str, Any]] = {
     "norms 1": {"norms": 1},

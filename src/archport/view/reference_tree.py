@@ -151,7 +151,8 @@ def _same(subject: Subject) -> dict[str, str]:
     if subject.at_hand and subject.plan and (folder := subject.plan.checkpoint.origin.folder):
         reference = references.of_folder(folder, subject.dtype, "eager")
         return _compared(port.load(folder, dtype=subject.dtype), reference, table)
-    sizes = {name: getattr(subject.config, name) for name in table.config} | references.variants(arch)[arch.name]
+    given = {name: getattr(subject.config, name) for name in table.config if not subject.config.follows(name)}
+    sizes = given | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
     hf = write_config(table, arch.config_class(**sizes), arch.name, None)
     of_rows: dict[str, str] = {}
