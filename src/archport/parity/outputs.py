@@ -46,15 +46,14 @@ def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in model.modules():
         if dtype == torch.float64 and hasattr(module, "reorder_and_upcast_attn"):
             module.reorder_and_upcast_attn = False  # type: ignore[assignment]  # it refuses float64
-        if hasattr(module, "max_seq_len_cached"):
+        if getattr(module, "rope_type", "") == "dynamic":
             module.register_forward_pre_hook(_forget_longer_passes)
     return with_plain_experts(model)
 
 
 def _forget_longer_passes(rotary: Any, _: Any) -> None:
     """Without this, the frequencies of a dynamic rotary table would be those of the longest pass so far."""
-    if getattr(rotary, "rope_type", "") == "dynamic":
-        rotary.max_seq_len_cached, rotary.inv_freq = rotary.original_max_seq_len, rotary.original_inv_freq
+    rotary.max_seq_len_cached, rotary.inv_freq = rotary.original_max_seq_len, rotary.original_inv_freq
 
 
 def logits(model: nn.Module, ids: Tensor) -> Tensor:
