@@ -13,7 +13,7 @@ import archport
 from archport.cli import checkpoints, parity
 from archport.errors import ConfigError, SourceError
 from archport.layers import MLP, Attention, ParallelBlock
-from archport.parity import kill, references, verify_architecture, verify_by_block
+from archport.parity import Report, kill, references, verify_architecture, verify_by_block
 from archport.parity.catalogue import CATALOGUE, faults_for
 from archport.parity.compare import Comparison
 from archport.parity.faults import Fault, class_fault, rows
@@ -248,8 +248,8 @@ def test_the_commands_say_what_they_did_not_look_at(register, monkeypatch):
     register(
         sizes=arch.sizes, variants={name: fields for name, fields in arch.variants.items() if name != "tied False"}
     )
-    monkeypatch.setattr(references, "variants", lambda _: {"other": dict(arch.sizes)})
-    monkeypatch.setattr(references, "never_varied", lambda _: ["tied", "window"])
+    report = Report("other", "transformers", "float32", (), never_varied=("tied", "window"))
+    monkeypatch.setattr("archport.parity.verify_architecture", lambda *_, **__: [report])
     printed = CliRunner().invoke(parity.app, ["verify", "other"]).stdout.splitlines()
     assert printed[0].startswith("other: the same model")
     assert printed[1:] == ["never varied: tied, window"]

@@ -29,7 +29,8 @@ class Fault:
     `plant` puts it into one of them. `shows_at` are the places where it first shows, given where it is; `line` is the
     line of a report that shows what no module does alone. `weights_only` faults are told from the same ones in code by
     the weights, which differ from the reference's. One that loud numbers drown shows `early`, where the stream is still
-    quiet, and is tried in the first part that can have it. `equivalent` is the reason why it changes nothing, if it does not.
+    quiet, and is tried in the first part that can have it. `equivalent` is the reason why it changes nothing, if it
+    does not.
     """
 
     name: str

@@ -46,7 +46,7 @@ def with_parameters(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     for module in model.modules():
         if dtype == torch.float64 and hasattr(module, "reorder_and_upcast_attn"):
             module.reorder_and_upcast_attn = False  # type: ignore[assignment]  # it refuses float64
-        if hasattr(module, "max_seq_len_cached") and not isinstance(module, _Forgetful):
+        if getattr(module, "rope_type", "") == "dynamic" and not isinstance(module, _Forgetful):
             module.__class__ = type(type(module).__name__, (_Forgetful, type(module)), {})
     return with_plain_experts(model)
 
@@ -55,8 +55,7 @@ class _Forgetful(nn.Module):
     """A rotary table of the reference, whose dynamic frequencies would else be those of the longest pass so far."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self, "rope_type", "") == "dynamic":
-            self.max_seq_len_cached, self.inv_freq = self.original_max_seq_len, self.original_inv_freq
+        self.max_seq_len_cached, self.inv_freq = self.original_max_seq_len, self.original_inv_freq
         return super().forward(*args, **kwargs)
 
 

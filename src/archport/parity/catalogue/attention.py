@@ -15,6 +15,7 @@ from ...layers import (
     NormedLastAttention,
     RMSNorm,
     Rotary,
+    Sinks,
     Window,
 )
 from ..faults import Fault, class_fault, parent, rows, sets
@@ -228,9 +229,8 @@ OF_ATTENTION: tuple[Fault, ...] = (
     class_fault("scores capped after the mask", "what is masked is capped too", "caps scores, then masks",
                 "Attention.scores", Attention, faulty.CapAfterMask,
                 where=lambda attention: attention.softcap is not None, steps=ATTEND),
-    Fault("sinks dropped", "no attention goes to sinks", "lets sinks take a part", "Attention(sinks=...)",
-          Attention, sets("sinks", lambda _: None), where=lambda attention: attention.sinks is not None,
-          steps=(*ATTEND, "probabilities")),
+    class_fault("sinks dropped", "no attention goes to sinks", "lets sinks take a part", "Attention(sinks=...)",
+                Sinks, faulty.NoSinks, shows_at=parent),
     class_fault("softmax in half precision", "softmax is computed in float16", "computes it in float32",
                 "Attention.probabilities", Attention, faulty.HalfSoftmax,
                 where=lambda attention: attention.sinks is None),

@@ -15,6 +15,7 @@ from ...layers import (
     NormedLastAttention,
     Rotary,
     Rotation,
+    Sinks,
     Window,
 )
 from ...layers.scaling import positions_per_radian
@@ -162,6 +163,13 @@ class CapAfterMask(Attention):
         cap: Any = self.softcap
         scores = (q * self.scale) @ self.for_queries(k).transpose(-1, -2)
         return (context.hidden(scores, self.mask) / cap).tanh() * cap
+
+
+class NoSinks(Sinks):
+    """Adds no key."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores
 
 
 class NoWindow(Window):
