@@ -5,7 +5,7 @@ after. While the reference runs, our block gets the reference's input beside it;
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..loading import LoadPlan, own_weight, settle_tie
 from ..observing import hooked
 from ..port import plan
 from ..registry import skeleton
+from ..translate.tensors import Outgoing, TensorStep, export_tensors
 from . import references
 from .budget import Check, hold
 from .counterparts import canonical, counterparts, first_tensor
@@ -136,18 +137,35 @@ class _ByBlock:
 
     def _theirs(self, dtype: torch.dtype) -> Fill:
         def fill(module: nn.Module, name: str) -> None:
-            for parameter, _ in list(module.named_parameters(remove_duplicate=False)):
-                key = self.keys[f"{self.pairs[name]}.{parameter}"]
-                tensor = self.plan.checkpoint.read(key, own=True)
-                self.problems |= dict.fromkeys(not_finite([(key, tensor)]))
-                _put(module, parameter, tensor.to(dtype))
+            parameters = [parameter for parameter, _ in module.named_parameters(remove_duplicate=False)]
+            paths = {f"{self.pairs[name]}.{parameter}": parameter for parameter in parameters}
+            for path, tensor in self._read(name, paths):
+                self.problems |= dict.fromkeys(not_finite([(self.keys.get(path, path), tensor)]))
+                _put(module, paths[path], tensor.to(dtype))
 
         return fill
 
+    def _read(self, unit: str, paths: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """The reference's parameters of a unit; those that lie apart in the file are put together by the key table."""
+        table = self.plan.architecture.table
+        together: dict[str, Outgoing] = {}
+        if not all(path in self.keys for path in paths):
+            own = {step.name: own_weight(self.plan, step) for step in self._steps(unit) if step.name}
+            present = [canonical(table, name) for name in self.reference.state_dict()]
+            together = export_tensors(table, self.plan.config, own, present=present)
+        for path in paths:
+            if path in self.keys:
+                yield path, self.plan.checkpoint.read(self.keys[path], own=True)
+            else:
+                yield path, together[canonical(table, path)].make()
+
+    def _steps(self, unit: str) -> Iterator[TensorStep]:
+        """What makes our parameters of a unit."""
+        yield from (step for step in self.plan.mapped if step.name and step.name.startswith(unit + "."))
+
     def _ours(self, module: nn.Module, name: str) -> None:
-        for step in self.plan.mapped:
-            if step.name and step.name.startswith(name + "."):
-                _put(module, step.name.removeprefix(name + "."), own_weight(self.plan, step))
+        for step in self._steps(name):
+            _put(module, (step.name or "").removeprefix(name + "."), own_weight(self.plan, step))
         if name == "head" and self.port.tied:
             embedding = next(step for step in self.plan.mapped if step.name == "embed.tokens.weight")
             _put(module, "weight", own_weight(self.plan, embedding))
