@@ -106,7 +106,9 @@ def reference(variant: str, *, attention: str = "eager", seed: int = 0, context:
 def pretrained(folder: Path, dtype: torch.dtype | str, **options: Any) -> Any:
     """What transformers makes of a folder; `torch_dtype` is what both 4 and 5 call it."""
     options = {"attn_implementation": "eager", **options}
-    return with_plain_experts(transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options))
+    made = transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options)
+    with_plain_experts(made[0] if isinstance(made, tuple) else made)
+    return made
 
 
 def with_attention(model: Any, attention: str) -> Any:

@@ -54,7 +54,8 @@ class Rotary(nn.Module):
         plain = 1.0 / positions_per_radian(self.width, self.base, positions.device)
         if self.scaling is None:
             return plain
-        return self.scaling.frequencies(plain, self.width, self.base, positions.max() + 1)
+        length = positions.max() + 1 if positions.numel() else positions.new_zeros(())
+        return self.scaling.frequencies(plain, self.width, self.base, length)
 
     def rotation(self, angles: Tensor, dtype: torch.dtype) -> Rotation:  # (seq, pairs) or (batch, 1, seq, pairs)
         """Cosines and sines of angles, in the stream's dtype."""

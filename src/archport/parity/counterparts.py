@@ -31,7 +31,7 @@ def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str
         inside = {key for parameter, keys in ours.items() if parameter.startswith(name + ".") for key in keys}
         claimed = {key for parameter, keys in ours.items() if not parameter.startswith(name + ".") for key in keys}
         path = _common_module(inside)
-        if path and not any(key.startswith(path + ".") for key in claimed - inside):
+        if path and not any(key.startswith(path + ".") for key in claimed):
             pairs[name] = path
     return pairs
 
