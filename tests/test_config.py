@@ -104,7 +104,7 @@ REFUSED = {
     "classification head": ("gpt2", {"architectures": ["GPT2ForSequenceClassification"]}, "architectures"),
     "no rotary": ("gptj", {"rotary": False}, "rotary: found False"),
     "not scaled": ("gptj", {"scale_attn_weights": False}, "scale_attn_weights"),
-    "activation": ("gpt_neox", {"hidden_act": "swish"}, "hidden_act: found 'swish', archport builds gelu, gelu_new"),
+    "activation": ("gpt_neox", {"hidden_act": "mish"}, "hidden_act: found 'mish', archport builds gelu, gelu_new"),
 }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ CANNOT_SAY = {
         {"heads": 3, "head_width": 2},
         "head_width: found 2, expected None: the key table has no row for it; None has it follow the other fields",
     ),
-    "activation": ({"activation": "silu"}, "activation: found 'silu', expected one of gelu, gelu_tanh, relu"),
+    "activation": ({"activation": "mish"}, "activation: found 'mish', expected one of gelu, gelu_tanh, relu"),
 }
 
 

@@ -123,6 +123,8 @@ SIZES |= {"mlp_width": 88, "norm_eps": 3e-5, "rotary_base": 9973.0}
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    bundled = tuple(name for name in registry._bundled() if name != NAME)
+    monkeypatch.setattr(registry, "_bundled", lambda: bundled)  # the plugin stands in for archport's own
     archport.register(NAME, config_class=Config, build=lambda cfg: build(cfg), table=TABLE, sizes=SIZES)
 
 
