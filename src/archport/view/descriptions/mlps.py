@@ -3,7 +3,7 @@
 from torch import nn
 
 from ...layers import MLP, GatedMLP, QuickGELU, ReLUSquared
-from ...layers.experts import ClampedGatedMLP, Swish
+from ...layers.experts import ClampedGatedMLP
 from ..describing import Description, Fact, biases, describe, dropout, in_checkpoint, rate, unknown
 from ..subjects import Subject
 from .attention import SOURCE
@@ -60,15 +60,14 @@ def share(part: nn.Module, subject: Subject, path: str) -> float:
 
 
 def _activation(part: nn.Module) -> str:
-    if isinstance(part, Swish):
-        return f"x times the sigmoid of {part.alpha:g} x"
     name = ACTIVATIONS.get(type(part), type(part).__name__)
     return name + (", by tanh" if getattr(part, "approximate", "") == "tanh" else "")
 
 
 @describe.register
-def _(part: Swish, subject: Subject, path: str) -> Description:
-    return Description(f"Swish: x times the sigmoid of {part.alpha:g} x. {NONLINEAR}", "Swish, arXiv 1710.05941")
+def _(part: QuickGELU, subject: Subject, path: str) -> Description:
+    text = f"GELU by a sigmoid: x times the sigmoid of {part.alpha:g} x."
+    return Description(f"{text} {NONLINEAR}", "GELU, arXiv 1606.08415")
 
 
 @describe.register
@@ -81,7 +80,6 @@ def _(part: nn.GELU, subject: Subject, path: str) -> Description:
 for _class, _text, _source in (
     (nn.ReLU, "ReLU: negative numbers become 0.", "ReLU, Nair and Hinton 2010"),
     (nn.SiLU, "SiLU: x times its sigmoid.", "Swish, arXiv 1710.05941"),
-    (QuickGELU, "GELU by a sigmoid: x times the sigmoid of 1.702 x.", "GELU, arXiv 1606.08415"),
     (ReLUSquared, "The square of what is positive, and 0 for the rest.", "Primer, arXiv 2109.08668"),
 ):
     describe.register(_class, lambda _, __, ___, text=_text, source=_source: Description(f"{text} {NONLINEAR}", source))
