@@ -36,6 +36,11 @@ SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
 for _name, _width, _layers, _heads in (("pythia-70m", 512, 6, 8), ("pythia-410m", 1024, 24, 16)):
     _sizes = {"hidden_size": _width, "num_hidden_layers": _layers, "num_attention_heads": _heads}
     SIZES[_name] = "gpt_neox", _sizes | {"intermediate_size": 4 * _width, "vocab_size": 50304}, "float16"
+_sizes = {"vocab_size": 32000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_sizes |= {"num_key_value_heads": 4, "intermediate_size": 3072, "max_position_embeddings": 2048}
+SIZES["llama-160m"] = "llama", _sizes, "float16"
+_sizes = _sizes | {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2}
+SIZES["mixtral-8x20m"] = "mixtral", _sizes | {"intermediate_size": 1024, "num_local_experts": 8}, "float16"
 DEFAULT = ("gpt2", "pythia-410m", "gptj-400m")
 QUICK = ("gpt2-2-layers", "pythia-70m", "gptj-tiny")
 CASTS = {"float32": ("bfloat16",), "float16": ("bfloat16", "float32")}
@@ -150,7 +155,7 @@ def load_lines(size: str, folder: str, dtype: str, repeats: int) -> list[Line]:
     model_type, _, file_dtype = SIZES[size]
     cast = dtype != file_dtype
     goal, resident = (CAST_GOAL, CAST_RESIDENT_GOAL) if cast else (LOGITS_GOAL.get(model_type), None)
-    anonymous = None if cast else ANONYMOUS_GOAL[model_type]
+    anonymous = None if cast else ANONYMOUS_GOAL.get(model_type)
     # What, unit, goal, whether the model's code was imported before, name of the figure.
     measured = [
         ("ready model", "s", None, False, "ready"),

@@ -24,6 +24,14 @@ for _name, _width, _layers, _heads in (
 ):
     _sizes = {"hidden_size": _width, "num_hidden_layers": _layers, "num_attention_heads": _heads}
     SHAPES[_name] = "gpt_neox", _sizes | {"intermediate_size": 4 * _width, "vocab_size": 50304}
+_llama = {"vocab_size": 32000, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_llama |= {"num_key_value_heads": 4, "intermediate_size": 3072, "max_position_embeddings": 2048}
+SHAPES["llama-160m"] = "llama", _llama
+SHAPES["llama-2-layers"] = "llama", _llama | {"num_hidden_layers": 2}
+_experts = _llama | {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2}
+_experts |= {"intermediate_size": 1024, "num_local_experts": 8, "num_experts_per_tok": 2}
+SHAPES["mixtral-8x20m"] = "mixtral", _experts
+TOKENS = 32000  # that every vocabulary above has
 
 
 @dataclass
@@ -108,7 +116,7 @@ def reference_of(shape: str, dtype: torch.dtype = torch.float32, device: str = "
 
 def ids(rows: int, length: int, device: str = "cpu") -> torch.Tensor:
     """The same random tokens every time."""
-    return torch.randint(0, 50257, (rows, length), generator=torch.Generator().manual_seed(1)).to(device)
+    return torch.randint(0, TOKENS, (rows, length), generator=torch.Generator().manual_seed(1)).to(device)
 
 
 def forward(model: Any, prompt: torch.Tensor) -> Callable[[], Any]:

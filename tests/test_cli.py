@@ -57,7 +57,7 @@ def test_explain_prints_a_row_a_tensor(tmp_path):
     assert lines[0].split() == ["ours", "shape", "theirs", "how"]
     for row in (
         "blocks.0.attn.qkv.weight (180, 60) transformer.h.0.attn.c_attn.weight "
-        "rearranged: ... (qkv head dim) -> (head qkv dim) ...",
+        "rearranged: ... ([group k v] kv dim) -> (kv [group k v] dim) ...",
         "blocks.2.mlp.down.weight (60, 104) transformer.h.2.mlp.c_proj.weight "
         "in place, transposed: ... width -> width ...",
         "norm.bias (60,) transformer.ln_f.bias in place",
@@ -98,15 +98,20 @@ def test_build_from_a_config_file(tmp_path):
 
 
 def test_models_lists_published_sizes():
-    rows = json.loads(run("models", "--json").stdout)
-    assert {row["ARCH"] for row in rows} == set(archport.architectures())
-    assert next(row for row in rows if row["model"] == "EleutherAI/pythia-70m")["parameters"] == 70426624
-    assert "70,426,624" in run("models").stdout
+    rows = {row["ARCH"]: row for row in json.loads(run("models", "--json").stdout)}
+    assert rows.keys() == set(archport.architectures())
+    assert rows["llama"]["parts"] == (
+        "rotary positions; grouped heads; RMSNorm; gated MLP with silu; sequential residual"
+    )
+    of_neox = {row["model"]: row for row in json.loads(run("models", "gpt-neox", "--json").stdout)}
+    assert rows["gpt_neox"]["published"] == len(of_neox)
+    assert of_neox["EleutherAI/pythia-70m"]["parameters"] == 70426624
+    assert "70,426,624" in run("models", "gpt_neox").stdout
 
 
 WRONG = {
     "no such folder": (["load", "./nothing"], 1, "archport: ./nothing: no such folder, expected a folder or a Hub id"),
-    "unknown architecture": (["build", "llama"], 1, "found 'llama', archport builds gpt2, gpt_neox, gptj"),
+    "unknown architecture": (["build", "llamma"], 1, "found 'llamma', archport builds bloom, "),
     "unknown size": (["build", "gpt2", "--set", "layer=3"], 1, "layer: no such field; nearest: layers"),
     "dtype": (["load", "--dtype", "int8"], 1, "dtype: found 'int8', expected float32"),
     "setting": (["build", "gpt2", "--set", "layers"], 2, "expected NAME=VALUE"),

@@ -1,6 +1,6 @@
 """A decoder of parts that nobody has described: every view of it is drawn, and says nothing that is not so."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -11,12 +11,26 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import archport
-from archport import registry
+from archport import layers, registry
 from archport.cli.views import app
 from archport.config import DecoderConfig
 from archport.errors import ConfigError
-from archport.layers import MLP, Attention, Decoder, Embed, Rotary
+from archport.layers import (
+    MLP,
+    Attention,
+    Decoder,
+    Embed,
+    NormedLastAttention,
+    PostNormBlock,
+    RMSNorm,
+    Rotary,
+    SandwichBlock,
+    ScaledBlock,
+    SequentialBlock,
+)
+from archport.layers.experts import Experts, NormalisedRouter, SharedExpert, SigmoidRouter, SoftmaxRouter
 from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
+from archport.registry import architecture
 from archport.translate.table import Table
 from archport.view.describing import Description, Fact, describe
 from archport.view.descriptions import described
@@ -26,7 +40,7 @@ from archport.view.page import to_html
 from archport.view.plotting import check, plot
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import subject
-from archport.view.trees import tree
+from archport.view.trees import every, folded, tree
 
 from .references import loud
 
@@ -66,11 +80,16 @@ class SplitAttention(nn.Module):
         return self.back(mixed.transpose(1, 2).flatten(-2))
 
 
+class Bend(nn.Module):
+    def forward(self, x):
+        return F.silu(x)
+
+
 class GatedMLP(nn.Module):
     def __init__(self, width, wide):
         super().__init__()
         self.gate, self.lift = nn.Linear(width, wide, bias=False), nn.Linear(width, wide, bias=False)
-        self.sink, self.bend = nn.Linear(wide, width, bias=False), nn.SiLU()
+        self.sink, self.bend = nn.Linear(wide, width, bias=False), Bend()
 
     def forward(self, x):
         return self.sink(self.bend(self.gate(x)) * self.lift(x))
@@ -143,8 +162,9 @@ TABLE = Table(
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A checkpoint of transformers' Llama, which the parts above are registered for."""
+def folder(tmp_path, monkeypatch):
+    """A checkpoint of transformers' Llama, which the parts above are registered for, as if archport had none."""
+    monkeypatch.setattr(registry, "_bundled", lambda: ("gpt2",))
     model = loud(transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))).eval()
     model.save_pretrained(tmp_path / "llama")
     archport.register("llama", config_class=Config, build=build, table=TABLE)
@@ -176,7 +196,7 @@ def test_what_is_not_described_is_named_and_nothing_else_is_said(folder):
         "blocks.{n}.second": "no description of ScaleNorm yet",
         "blocks.{n}.mixer": "no description of SplitAttention yet",
         "blocks.{n}.feed": "no description of GatedMLP yet",
-        "blocks.{n}.feed.bend": "no description of SiLU yet",
+        "blocks.{n}.feed.bend": "no description of Bend yet",
         "norm": "Before the output head: no description of ScaleNorm yet",
     }
     assert rows["blocks.{n}.mixer.keys"]["text"] == "A linear map: 48 numbers in, 16 out."
@@ -215,7 +235,7 @@ def test_trees_and_joins(folder, monkeypatch):
     assert {row["join"] for row in rows.values()} == {"=", "-", ""}
     assert [row["path"] for row in tree(subject(folder).model)] == list(rows)
     monkeypatch.setattr(GatedMLP, "forward", lambda *_: None)
-    monkeypatch.setattr(nn.SiLU, "forward", lambda _self, x, _other: x)  # one that cannot be run alone
+    monkeypatch.setattr(Bend, "forward", lambda _self, x, _other: x)  # one that cannot be run alone
     rows = {row["path"]: row for row in joined_rows(subject(folder, headers_only=False)) if row["path"]}
     assert rows["blocks.0.feed.bend"]["join"] == "?"
     assert "? not compared" in invoke("tree", folder, "--reference").stdout
@@ -307,8 +327,8 @@ def test_heads_that_share_keys_and_values():
     assert "3 x 12 x 64 = 2,304 out. Our rows go head by head" in first
     assert "(12 + 2 x 4) x 64 = 1,280 out. Our rows go group by group" in second
     known = values(model)
-    assert known["attention", "heads"] == "12 of 64 / 12 of 64, 4 of keys and values"
-    assert known["attention", "biases"] == "no / yes"
+    assert known["attention", "heads"] == "12 of 64 (layer 0) / 12 of 64, 4 of keys and values (layers 1 to 11)"
+    assert known["attention", "biases"] == "no (layer 0) / yes (layers 1 to 11)"
     cached = 2 * 64 * (12 + 11 * 4) * 4
     assert known["sizes", "KV cache"] == f"{cached:,} bytes a token in float32"
 
@@ -317,6 +337,236 @@ def test_biases_and_norms_are_asked_of_the_modules():
     model = subject("gpt2")
     model.model.blocks[0].attn.out = nn.Linear(768, 768, bias=False, device="meta")
     model.model.norm = nn.LayerNorm(768, bias=False, device="meta")
-    assert values(model)["attention", "biases"] == "yes, but not in out / yes"
+    assert values(model)["attention", "biases"] == "yes, but not in out (layer 0) / yes (layers 1 to 11)"
     text = " ".join(described(model)["norm"].text.split())
     assert text.endswith("a learned gain. The stream itself stays as it is.")
+
+
+# --- parts that families have ---
+
+
+def of_parts(*blocks, **parts):
+    """A Llama at its test sizes, of other parts."""
+    model = subject("llama")
+    cfg = replace(model.config, **(architecture("llama").sizes | {"layers": len(blocks)}))
+    model = replace(model, config=cfg)
+    embed = parts.pop("embed", Embed(113, 72))
+    head, norm = nn.Linear(72, 113, bias=False), parts.pop("norm", RMSNorm(72, eps=1e-5))
+    made = Decoder(embed=embed, blocks=blocks, norm=norm, head=head, **parts).to("meta")
+    made.config, made.architecture = cfg, "llama"
+    vars(model)["model"] = made
+    return model
+
+
+def block(attn=None, mlp=None, kind=SequentialBlock, **more):
+    names = {SandwichBlock: ("norm_attn", "norm_attn_out", "norm_mlp", "norm_mlp_out")}
+    names |= {PostNormBlock: ("norm_attn_out", "norm_mlp_out")}
+    norms = {name: RMSNorm(72, eps=1e-5) for name in names.get(kind, ("norm_attn", "norm_mlp"))}
+    parts = {"attn": attn or attention(), "mlp": mlp or layers.GatedMLP(72, 102, activation="silu")}
+    return kind(**norms, **parts, **more)
+
+
+def attention(kind=Attention, **more):
+    return kind(72, 6, **{"kv_heads": 2, "head_width": 10, "bias": False, "rotary": Rotary(10)} | more)
+
+
+def texts(model):
+    return {path: " ".join(one.text.split()) for path, one in described(model).items()}
+
+
+def expert():
+    return layers.GatedMLP(72, 40, activation="silu")
+
+
+def experts(router, **more):
+    return Experts(router, [expert() for _ in range(4)], **more)
+
+
+WITH = {  # a part, where something is said of it, a piece of what is, and facts
+    "window": (
+        attention(mask=layers.Window(9)),
+        "attn.mask",
+        "Each query sees the last 9 tokens",
+        {"attention sees": "the last 9", "sizes KV cache": "160 bytes a token in float32; 0 would do past 9 tokens"},
+    ),
+    "chunks": (attention(mask=layers.Chunked(9)), "attn.mask", "chunks of 9 tokens", {"attention sees": "its chunk"}),
+    "alibi": (
+        attention(mask=layers.Alibi(6), rotary=None),
+        "attn.mask",
+        "from 0.00391 to 0.5",
+        {"positions kind": "ALiBi", "positions slopes": "0.00391 to 0.5", "attention sees": "all before it"},
+    ),
+    "no positions": (attention(rotary=None), "attn", "Lets each position", {"positions kind": "none"}),
+    "soft cap": (
+        attention(softcap=5.0),
+        "attn",
+        "turn the scores, divided by sqrt(head width), bent so that none passes 5, into weights",
+        {"attention scores": "divided by sqrt(head width), bent so that none passes 5"},
+    ),
+    "clip": (attention(clip=3.0), "attn", "kept between -3 and 3", {"attention clip": "3"}),
+    "sinks": (
+        attention(sinks=layers.Sinks(6)),
+        "attn.sinks",
+        "A learned score for each of 6 heads",
+        {"attention sinks": "one a head"},
+    ),
+    "norms of heads": (
+        attention(q_norm=RMSNorm(10, eps=1e-4), k_norm=RMSNorm(10, eps=1e-4)),
+        "attn.q_norm",
+        "Of queries: divides each head's 10 numbers",
+        {"attention norms of q and k": "RMSNorm of each head", "residual norm eps": "1e-05"},
+    ),
+    "norms across heads": (
+        attention(q_norm=layers.AcrossHeads(RMSNorm(60, eps=1e-4)), k_norm=layers.AcrossHeads(RMSNorm(20, eps=1e-4))),
+        "attn.q_norm.norm",
+        "Divides all heads' 60 numbers",
+        {"attention norms of q and k": "RMSNorm of all heads together", "residual norm eps": "1e-05"},
+    ),
+    "norms after rotary": (
+        attention(NormedLastAttention, q_norm=RMSNorm(10, eps=1e-4), k_norm=RMSNorm(10, eps=1e-4)),
+        "attn",
+        "normed after they are turned",
+        {"attention norms of q and k": "RMSNorm of each head, after rotary"},
+    ),
+    "one key": (attention(kv_heads=1), "attn", "all with the same keys and values", {"sizes KV cache": "80 bytes"}),
+    "experts": (
+        experts(NormalisedRouter(72, 4, top=2)),
+        "mlp",
+        "a router chooses 2 of 4 experts for each token",
+        {
+            "mlp kind": "experts, gated",
+            "mlp experts": "4, 2 of them a token",
+            "mlp router": "a softmax over all of them, of which the largest 2 are taken, divided by their sum",
+            "sizes active for a token": "45,576",
+            "mlp width": "40",
+        },
+    ),
+    "a shared expert": (
+        experts(SoftmaxRouter(72, 4, top=1), shared=SharedExpert(72, expert())),
+        "mlp.shared",
+        "that every token goes through",
+        {"mlp experts": "4, 1 of them a token, and a shared one"},
+    ),
+    "preferred experts": (
+        experts(SigmoidRouter(72, 4, top=1, groups=2, top_groups=1, scale=2.5)),
+        "mlp.router",
+        "in 2 groups, of which the best 1 are chosen from",
+        {"mlp router": "a sigmoid of each, of which 1 are taken, divided by their sum, times 2.5"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("part", "path", "said", "known"), WITH.values(), ids=WITH)
+def test_what_is_said_of_a_part(part, path, said, known):
+    model = of_parts(block(part) if isinstance(part, Attention) else block(mlp=part))
+    rows = texts(model)
+    assert said in rows[f"blocks.0.{path}"]
+    assert not [path for path, text in rows.items() if "no description" in text]
+    found = {f"{fact.part} {fact.what}": fact.value for fact in facts(model)}
+    assert {what: found[what] for what in known if known[what] not in found[what]} == {}
+
+
+WIRED = {
+    SandwichBlock: ("norm_mlp_out", "After the MLP, before it is added to the stream: divides", "four", "as they are"),
+    PostNormBlock: ("norm_attn_out", "After attention, before it is added", "two", "as they are"),
+    ScaledBlock: ("", "what each adds is multiplied by 0.22 first", "two", "times 0.22"),
+}
+
+
+@pytest.mark.parametrize("kind", WIRED)
+def test_what_is_said_of_wirings(kind):
+    path, said, norms, branches = WIRED[kind]
+    model = of_parts(block(kind=kind, **{"scale": 0.22} if kind is ScaledBlock else {}))
+    assert said in texts(model)[f"blocks.0.{path}".strip(".")]
+    known = values(model)
+    assert (known["residual", "norms of a block"], known["residual", "branches"]) == (norms, branches)
+
+
+ENDS = {
+    "soft cap": ({"finish": layers.SoftCap(30.0)}, "finish", "none passes 30", "head logits", "bent to stay within 30"),
+    "scale": ({"finish": layers.LogitScale(0.0625)}, "finish", "by 0.0625", "head logits", "times 0.0625"),
+    "own": ({"finish": Bend()}, "finish", "no description of Bend", "head logits", "not known"),
+    "none": ({}, "head", "113 scores", "head logits", "as they are"),
+    "scaled": ({"embed": Embed(113, 72, scale=7.5)}, "embed", ", times 7.5", "embedding token vectors", "times 7.5"),
+    "scaled in the lookup": (
+        {"embed": layers.ScaledEmbed(113, 72, scale=7.5)},
+        "embed.tokens",
+        "times 7.5 as it is looked up",
+        "embedding token vectors",
+        "times 7.5",
+    ),
+    "normed": (
+        {"embed": Embed(113, 72, norm=nn.LayerNorm(72))},
+        "embed.norm",
+        "Of the token vectors: Shifts",
+        "embedding token vectors",
+        "normed",
+    ),
+    "offset": (
+        {"embed": layers.PositionedEmbed(113, 72, context=31, offset=2)},
+        "embed.positions",
+        "for each of 31 positions",
+        "positions context",
+        "31 tokens, no more",
+    ),
+    "norm, rounded last": (
+        {"norm": layers.OffsetRMSNorm(72, eps=1e-5)},
+        "norm",
+        "after the gain",
+        "residual norm",
+        "RMSNorm / RMSNorm, times 1 + gain",
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "path", "said", "what", "value"), ENDS.values(), ids=ENDS)
+def test_what_is_said_of_the_ends(parts, path, said, what, value):
+    model = of_parts(block(), **parts)
+    assert said in texts(model)[path]
+    known = {f"{fact.part} {fact.what}": fact.value for fact in facts(model)}
+    assert value in known[what]
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ([0], "8 (layer 0) / all (layers 1 to 11)"),
+        ([0, 2, 4, 6, 8, 10], "8 (each second layer from 0) / all (each second layer from 1)"),
+        ([n for n in range(12) if n % 4 < 3], "8 (all but each fourth layer from 3) / all (each fourth layer from 3)"),
+        ([0, 3], "8 (each third layer from 0 to 3) / all (all but each third layer from 0 to 3)"),
+        ([1, 2, 5], "8 (layers 1, 2, 5) / all (layers 0, 3, 4, 6, 7, 8, 9, 10 and 1 more)"),
+    ],
+)
+def test_layers_that_differ_are_named(odd, said):
+    wide, narrow = attention(), attention(mask=layers.Window(8))
+    model = of_parts(*(block(narrow if layer in odd else wide) for layer in range(12)))
+    found = values(model)["attention", "sees"].replace("the last 8", "8").replace("all before it", "all")
+    assert found in (said, " / ".join(reversed(said.split(" / "))))
+
+
+def test_experts_are_folded_in_their_layers():
+    model = of_parts(
+        block(mlp=experts(NormalisedRouter(72, 4, top=2))), block(mlp=experts(SoftmaxRouter(72, 4, top=2)))
+    )
+    rows = {row["path"]: row for row in tree(model.model)}
+    assert [(rows[f"blocks.{n}.mlp.experts.0"][key]) for n in (0, 1) for key in ("module", "kind", "count")] == [
+        "experts.0-3",
+        "4 x GatedMLP",
+        4,
+    ] * 2
+    assert sum(row["parameters"] for row in rows.values() if row["depth"] == 1) == sum(
+        p.numel() for p in model.model.parameters()
+    )
+    two = of_parts(*(block(mlp=experts(NormalisedRouter(72, 4, top=2))) for _ in range(2)))
+    [row] = [row for row in tree(two.model) if row["path"] == "blocks.0.mlp.experts.0.gate"]
+    assert (row["count"], row["parameters"]) == (8, 8 * 72 * 40)
+    [line] = [line for line in folded(two.model) if line.path == row["path"]]
+    assert list(line.paths) == [f"blocks.{n}.mlp.experts.{e}.gate" for n in (0, 1) for e in range(4)]
+    assert every(row["path"]) == "blocks.{n}.mlp.experts.{e}.gate"
+
+
+def test_no_difference_where_one_has_no_such_thing():
+    rows = {(row["part"], row["what"]): row["same"] for row in diff([subject("gpt2"), subject("llama")])}
+    assert rows["positions", "kind"] is False
+    assert rows["positions", "rotary base"] is None
+    assert rows["residual", "wiring"] is True

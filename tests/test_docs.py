@@ -16,7 +16,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
     monkeypatch.setattr("archport.registry._registered", {})  # what a page registers is gone with it
-    monkeypatch.delitem(sys.modules, "opt_port", raising=False)
+    monkeypatch.delitem(sys.modules, "nemotron_port", raising=False)
     names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M):
         exec(compile(block, str(page), "exec"), names)

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import archport
+from archport import layers
 from archport.errors import ConfigError, GenerationError, SourceError
 from archport.fast.linears import swap
 from archport.generation.decoding import first_overflow
-from archport.layers import MLP, Attention, Decoder, Embed, SequentialBlock
+from archport.layers import MLP, Attention, Decoder, Embed, SequentialBlock, experts
 from archport.observing import Site, hooked, is_observed, observe, sites, sites_of
 
 from .references import hf_dict, reference, sequences
@@ -991,3 +992,80 @@ def test_a_block_that_is_called_by_keyword_is_observed(port, ids):
         with observe(port, "blocks.*", edit={"blocks.0": lambda stream: stream + 0}) as values:
             assert torch.allclose(port(ids), expected)
     assert len(values) == len(port.blocks)
+
+
+# --- parts that families have ---
+
+
+def of(block):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(24, 31, bias=False)
+    blocks = [block() for _ in range(2)]
+    return layers.Decoder(embed=layers.Embed(31, 24), blocks=blocks, norm=layers.RMSNorm(24, eps=1e-5), head=head)
+
+
+def parts(mlp=None, **more):
+    attn = layers.Attention(24, 4, kv_heads=2, bias=False, rotary=layers.Rotary(6), **more)
+    return {"attn": attn, "mlp": mlp or layers.GatedMLP(24, 40, activation="silu")}
+
+
+def norms(*names):
+    return {name: layers.RMSNorm(24, eps=1e-5) for name in names}
+
+
+ROUTED = {
+    "sandwich": lambda: layers.SandwichBlock(
+        **norms("norm_attn", "norm_attn_out", "norm_mlp", "norm_mlp_out"), **parts(mask=layers.Window(3), softcap=2.0)
+    ),
+    "post": lambda: layers.PostNormBlock(**norms("norm_attn_out", "norm_mlp_out"), **parts(mask=layers.Alibi(4))),
+    "scaled": lambda: layers.ScaledBlock(scale=0.5, **norms("norm_attn", "norm_mlp"), **parts(mask=layers.Chunked(4))),
+    "experts": lambda: layers.SequentialBlock(
+        **norms("norm_attn", "norm_mlp"),
+        **parts(
+            experts.Experts(
+                experts.NormalisedRouter(24, 5, top=2),
+                [layers.GatedMLP(24, 10, activation="silu") for _ in range(5)],
+                experts.SharedExpert(24, layers.GatedMLP(24, 10, activation="silu")),
+            ),
+            sinks=layers.Sinks(4),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ROUTED)
+@torch.no_grad()
+def test_every_site_of_these_parts_is_a_tensor_of_its_shape(kind):
+    model, ids = of(ROUTED[kind]), torch.arange(14).view(2, 7)
+    plain = model(ids)
+    known = {site.name: site for site in sites(model)}
+    with observe(model, *known) as values:
+        assert torch.allclose(model(ids), plain, atol=1e-5)
+    assert {name for name in known if ".experts." not in name} <= values.keys() <= known.keys()
+    sizes = {"batch": 2, "seq": 7, "width": 24, "heads": 4, "kv_heads": 2, "head_width": 6, "keys": 7}
+    sizes |= {"vocab_size": 31, "batch * seq": 14, "top": 2, "mlp_width": 10 if kind == "experts" else 40}
+    for name, value in values.items():
+        names = known[name].shape.strip("()").split(", ")
+        said = [sizes.get(one, int(one) if one.isdigit() else None) for one in names if one and one != ".."]
+        assert len(said) == value.ndim or ".." in names or not names[0], name
+        assert all(one in (None, size) for one, size in zip(said[::-1], value.shape[::-1], strict=False)), name
+
+
+@torch.no_grad()
+def test_branches_products_and_routes_are_what_the_parts_compute():
+    model, ids = of(ROUTED["sandwich"]), torch.arange(14).view(2, 7)
+    with observe(model, *(site.name for site in sites(model))) as values:
+        model(ids)
+    one = "blocks.1"
+    after = values[one] + values[f"{one}.norm_attn_out"] + values[f"{one}.norm_mlp_out"]
+    assert torch.allclose(after, values[f"{one}.after"], atol=1e-6)
+    product = torch.nn.functional.silu(values[f"{one}.mlp.gate"]) * values[f"{one}.mlp.up"]
+    assert torch.allclose(product, values[f"{one}.mlp.product"])
+    assert values[f"{one}.attn.scores"][:, :, 3, 1:4].abs().max() < 2
+    assert values[f"{one}.attn.scores"][:, :, 3, 0].isneginf().all()
+    model = of(ROUTED["experts"])
+    routed = {"blocks.0.mlp.chosen": torch.zeros_like, "blocks.0.mlp.weights": lambda w: torch.full_like(w, 0.5)}
+    with observe(model, "blocks.0.mlp", "blocks.0.norm_mlp", edit=routed) as values:
+        model(ids)
+    mlp, x = model.blocks[0].mlp, values["blocks.0.norm_mlp"]
+    assert torch.allclose(values["blocks.0.mlp"], mlp.experts[0](x) + mlp.shared(x), atol=1e-6)

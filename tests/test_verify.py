@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,9 +78,15 @@ def test_a_folder_and_a_model_in_memory(name, tmp_path):
     assert all(parameter.grad is None for parameter in [*port.parameters(), *model.parameters()])
 
 
+SCORES = Path(__file__).parents[1] / "docs" / "kill_scores.json"
+
+
 @pytest.mark.parametrize("model", [*ARCHITECTURES])
 def test_every_planted_fault_is_noticed_and_most_are_located_and_named(model):
-    kills = kill.kill_table(model).kills
+    table = kill.kill_table(model)
+    kills = table.kills
+    scores = json.loads(SCORES.read_text())
+    assert kill.kill_counts(table) == scores[model], f"python tools/count_kills.py {model}"
     assert len({one.fault.name for one in kills}) > 35
     for one in kills:
         assert one.noticed != bool(one.fault.equivalent), one.fault.name

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 import archport
 from archport.cli.views import app
 from archport.errors import ConfigError, SourceError
-from archport.layers.rotary import Rotary
+from archport.layers import LinearScaling, Rotary
 from archport.registry import architecture
+from archport.translate.pattern import Row
 from archport.view import reference_tree
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
-from archport.view.layouts import layout
+from archport.view.layouts import in_short, layout
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
@@ -34,12 +35,14 @@ from .test_hub import weights_sent
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
 ARCHITECTURES = list(SIZES)
+ROOTS = ("gpt2", "gpt_neox", "gptj", "llama")  # whose texts a person has looked at
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """A folder for each architecture, by its name."""
-    for name in ARCHITECTURES:
+def tiny(tmp_path, request):
+    """A folder for each root, and for the architecture of this test, by their names."""
+    own = request.node.callspec.params.get("name") if hasattr(request.node, "callspec") else None
+    for name in dict.fromkeys(filter(None, (*ROOTS, own))):
         reference(name).save_pretrained(tmp_path / name)
     return tmp_path
 
@@ -57,24 +60,24 @@ def golden(name, values):
 # --- text, as a person sees it ---
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ROOTS)
 def test_the_text_of_a_tree(tiny, name):
     golden(f"tree_{name}.txt", run("tree", name, cwd=tiny).stdout)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ROOTS)
 def test_the_text_of_an_explanation(tiny, name):
     golden(f"explain_{name}.txt", run("explain", name, cwd=tiny).stdout)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ROOTS)
 def test_the_text_of_two_trees(tiny, name):
     golden(f"reference_tree_{name}.txt", run("tree", name, "--reference", cwd=tiny).stdout)
 
 
 def test_the_text_of_a_difference(tiny):
-    golden("diff.txt", run("diff", "gpt2", "gpt-j", "gpt-neox").stdout)
-    golden("diff_tiny.txt", run("diff", *ARCHITECTURES, "--all", cwd=tiny).stdout)
+    golden("diff.txt", run("diff", "gpt2", "gpt-j", "gpt-neox", "llama").stdout)
+    golden("diff_tiny.txt", run("diff", *ROOTS, "--all", cwd=tiny).stdout)
 
 
 # --- tree ---
@@ -88,8 +91,8 @@ def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
     rows = tree(target.model)
     assert sum(row["parameters"] for row in rows if row["depth"] == 1) == model.num_parameters()
     assert sum(row["share"] for row in rows if row["depth"] == 1) == pytest.approx(1)
-    [blocks] = [row for row in rows if row["module"] == "blocks.0-2"]
-    assert blocks["count"] == 3
+    blocks = [row for row in rows if row["depth"] == 1 and row["module"].startswith("blocks.")]
+    assert sum(row["count"] for row in blocks) == target.config.layers
     assert {row["depth"] for row in tree(target.model, depth=2)} == {1, 2}
 
 
@@ -111,11 +114,11 @@ def test_every_module_of_the_reference_is_joined_or_shown_alone(tiny, name, sour
     leaves = {path for path, module in model.named_modules() if not list(module.children())}
     assert {path for path in leaves if not re.search(r"\.[12]\.", path)} == shown & leaves
     assert all(row["join"] == "=" for row in rows if row["theirs"] and row["module"])
-    alone = [row["theirs"] or row["path"] for row in rows if row["join"] == "-"]
+    alone = {row["theirs"] or row["path"] for row in rows if row["join"] == "-"}
     if name == "gpt_neox":
-        assert alone == []  # each has a partner, activation, dropout and rotary too
-    else:
-        assert {path.rpartition(".")[2] for path in alone} <= {"attn_dropout", "rotary"}  # inside Attention; a buffer
+        assert not alone  # each has a partner, activation, dropout and rotary too
+    without = {"attn_dropout", "attention_dropout", "dropout", "resid_dropout", "rotary"}  # functions or buffers there
+    assert {path.rpartition(".")[2] for path in alone} <= without
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -124,7 +127,7 @@ def test_angles_are_held_against_a_table_of_sines_and_cosines(length, dtype):
     angles = torch.arange(length).double()[:, None] * 10000.0 ** -(torch.arange(0, 8, 2).double() / 8)
     theirs = SimpleNamespace(embed_positions=torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype))
     assert reference_tree.does_the_same(Rotary(8), theirs)
-    for wrong in (Rotary(8, base=9000), Rotary(8, factor=1.1), Rotary(10)):
+    for wrong in (Rotary(8, base=9000), Rotary(8, scaling=LinearScaling(1.1)), Rotary(10)):
         assert not reference_tree.does_the_same(wrong, theirs)
     theirs.embed_positions = theirs.embed_positions.roll(4, dims=-1)
     assert not reference_tree.does_the_same(Rotary(8), theirs)
@@ -379,12 +382,71 @@ def test_the_tanh_in_gelu_is_as_close_as_the_text_says():
     assert "less than 0.0005" in explain(subject("gpt2"), "activation")[0]["text"]
 
 
-def test_layouts_in_words():
-    words = {name: layout(architecture(name).table.row("blocks.0.attn.qkv.weight")) for name in ARCHITECTURES}
-    assert words["gpt2"].startswith("stored (in, out): transposed; columns are all queries, then keys, then values")
-    assert words["gptj"] == "3 weights, put together head by head"
-    assert words["gpt_neox"] == "as it is used"
-    assert layout(architecture("gpt2").table.row("blocks.0.mlp.up.bias"), 1) == "as it is used"
+Q, K, V = (f"{part}_proj.weight" for part in "qkv")
+QKV = "(kv [group k v] dim)"
+LAYOUTS = {  # a row, what ours are put together by, whether theirs is a matrix; what is said of it, and in short
+    "as is": (Row(("a",), None), "", "as it is used", "(out, in)"),
+    "GPT-2": (
+        Row(("a",), f"... ([group k v] kv dim) -> {QKV} ..."),
+        "head",
+        "stored (in, out): transposed; columns are all queries, then keys, then values: regrouped head by head",
+        "(in, out), all q, all k, all v",
+    ),
+    "GPT-NeoX": (
+        Row(("a",), None),
+        "head",
+        "as it is used: head by head its query, key and value",
+        "(out, in), q, k, v of each head",
+    ),
+    "Falcon": (
+        Row(("a",), f"{QKV} ... -> {QKV} ..."),
+        "group",
+        "as it is used: group by group its queries, key and value",
+        "(out, in), q, k, v of each group",
+    ),
+    "Llama": (
+        Row((Q, K, V), f"{QKV} ... -> {QKV} ..."),
+        "group",
+        "3 weights, put together group by group",
+        "3 weights, (out, in)",
+    ),
+    "Phi-3": (
+        Row(("a", "a", "a"), f"{QKV} ... -> {QKV} ..."),
+        "group",
+        "all queries, then keys, then values: regrouped group by group",
+        "(out, in), all q, all k, all v",
+    ),
+    "CodeGen": (
+        Row(("a",), "(shard [q v k] head dim) ... -> (shard head [q k v] dim) ..."),
+        "head",
+        "in each shard all queries, then values, then keys: regrouped head by head",
+        "(out, in), all q, all v, all k in each shard",
+    ),
+    "the gate of Phi-3": (
+        Row(("a",), "([gate up] mlp) ... -> ([gate] mlp) ..."),
+        "",
+        "one weight of gate, up: the first part of its rows",
+        "(out, in), gate and up in one",
+    ),
+    "an expert of GPT-OSS": (
+        Row(("a",), "3 ... (mlp [gate up]) -> (mlp [up]) ..."),
+        "",
+        "one weight of all experts, this one's by its number; stored (in, out): transposed; one weight of gate, up: "
+        "of every 2 columns the second",
+        "(expert, in, out), gate and up in one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "fused", "said", "short"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_in_words(row, fused, said, short):
+    assert layout(row, fused=fused) == said
+    assert in_short(row, fused=fused) == short
+
+
+def test_a_bias_has_no_columns():
+    row = Row(("a",), f"... ([group k v] kv dim) -> {QKV} ...")
+    assert layout(row, 1, fused="head") == "all queries, then keys, then values: regrouped head by head"
 
 
 # --- all ---
@@ -460,4 +522,4 @@ def test_an_architecture_without_published_sizes():
 def test_wrong_words_are_one_line():
     assert "nowhere" in run("tree", "nowhere/at-all", "--offline", code=1).stderr
     assert "expected two or more" in run("diff", "gpt2", code=2).stderr
-    assert "gpt3 is no architecture either: these are gpt2, gpt_neox, gptj" in run("tree", "gpt3", code=1).stderr
+    assert "gpt3 is no architecture either: these are " in run("tree", "gpt3", code=1).stderr

@@ -9,10 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-BLOCK = re.compile(
-    r"<!-- begin: ((?:archport|python benchmarks/verify.py|python tools/count_cases.py)[^\n]*?) -->\n(.*?)<!-- end -->",
-    re.S,
-)
+COMMAND = r"(?:archport|python benchmarks/verify.py|python tools/(?:count_cases|list_architectures).py)[^\n]*?"
+BLOCK = re.compile(rf"<!-- begin: ({COMMAND}) -->\n(.*?)<!-- end -->", re.S)
 # What differs from run to run and from machine to machine.
 MOVING = re.compile(r"^seconds .*$|^(logits|embeddings|modules|residual|loss|gradients),? .*$", re.M)
 SLOW = ("archport faults bundled", "python benchmarks/verify.py")  # written, but not checked

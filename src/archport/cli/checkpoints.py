@@ -3,7 +3,7 @@
 import json
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,8 @@ from typer import Argument, BadParameter, Option
 from .. import loading, port, registry
 from ..errors import NotFiniteWarning, plain
 from ..files import checkpoint, strict_json
-from ..view import summary
+from ..registry import Architecture
+from ..view import in_short, summary
 from ..view.trees import parameter_count
 from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
 
@@ -139,22 +140,33 @@ def export(
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
-    """List the architectures, and published models with their parameter counts."""
-    rows = []
-    for name in registry.architectures():
-        arch = registry.architecture(name)
-        for model_name, sizes in (arch.published or {"none published": arch.sizes}).items():
-            row: dict[str, Any] = {"model": model_name, "ARCH": name, "parameters": None, "sizes": "none to show it at"}
-            if sizes:
-                model = registry.skeleton(arch, arch.config_class(**sizes))
-                row["parameters"] = parameter_count(model)
-                row["sizes"] = summary.in_words(model) + ("" if arch.published else ", the sizes of its tests")
-            rows.append(row)
+def models(
+    name: Annotated[str | None, Argument(help="one of them, with all its published models", metavar="[ARCH]")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the architectures with their parts; of one the published models, with their sizes and parameter counts."""
+    if name is None:
+        rows = [_line_of(registry.architecture(one)) for one in registry.architectures()]
+    else:
+        rows = list(_published(registry.architecture(name)))
     if as_json:
         print_json(rows)
     else:
-        print_table([row | {"parameters": f"{row['parameters']:,}" if row["parameters"] else ""} for row in rows])
+        print_table(
+            [{key: f"{value:,}" if isinstance(value, int) else value for key, value in row.items()} for row in rows]
+        )
+
+
+def _line_of(arch: Architecture) -> dict[str, Any]:
+    first = next(iter(arch.published), "-")
+    return {"ARCH": arch.name, "published": len(arch.published), "as": first, "parts": in_short.parts(arch)}
+
+
+def _published(arch: Architecture) -> Iterator[dict[str, Any]]:
+    name, sizes = arch.example()
+    for one, fields in (arch.published or {name: sizes}).items():
+        model = registry.skeleton(arch, arch.config_class(**fields))
+        yield {"model": one, "parameters": parameter_count(model), "sizes": summary.in_words(model)}
 
 
 def _progress(copies: Sequence[Any]) -> Iterable[Any]:

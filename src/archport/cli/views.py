@@ -75,7 +75,7 @@ def diff(
     if as_json:
         print_json({"models": [model.name for model in models], "facts": rows, "tensors": apart})
         return
-    listed = [row for row in rows if everything or not row["same"]]
+    listed = [row for row in rows if everything or row["same"] is not True]
     if listed:
         cells = fact_table.side_by_side(models, listed)
         for above, row in reversed([*pairwise(cells)]):  # a part is named where it begins
@@ -83,7 +83,9 @@ def diff(
         print_table(cells)
     _print_likes(models)
     same = [f"{row['part']} {row['what']}" for row in rows if row["same"]]
-    if not listed:
+    if any(fact_table.ABSENT in row["values"] for row in listed):
+        say(fact_table.LEGEND)
+    if not any(row["same"] is False for row in rows):
         say("no fact differs")
     elif same and not everything:
         say(f"the same: {', '.join(same)}")

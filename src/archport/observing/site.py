@@ -9,11 +9,31 @@ from torch import nn
 
 from ..errors import SourceError
 from ..keywords import strict_keywords
-from ..layers import MLP, Attention, Block, Decoder, Embed, PositionedEmbed, Rotary, SequentialBlock
+from ..layers import (
+    MLP,
+    Alibi,
+    Attention,
+    Block,
+    Chunked,
+    Decoder,
+    Embed,
+    GatedMLP,
+    PositionedEmbed,
+    PostNormBlock,
+    RMSNorm,
+    Rotary,
+    SandwichBlock,
+    ScaledBlock,
+    SequentialBlock,
+    Window,
+)
+from ..layers.experts import Experts, Router, SharedExpert
 
 STREAM = "(batch, seq, width)"
 HEADS = "(batch, seq, heads, head_width)"
 KV_HEADS = "(batch, seq, kv_heads, head_width)"
+WIDE = "(batch, seq, mlp_width)"
+OUT = {"norm_attn_out": "attention", "norm_mlp_out": "the MLP"}
 SCORES = "(batch, heads, seq, keys)"
 
 
@@ -87,7 +107,10 @@ def sites_of(part: nn.Module) -> Iterable[Site]:
 @sites_of.register(nn.ModuleList)
 @sites_of.register(nn.ModuleDict)
 @sites_of.register(nn.Dropout)
-@sites_of.register(Rotary)
+@sites_of.register(Rotary)  # these run once a pass, for all layers that share them
+@sites_of.register(Window)
+@sites_of.register(Chunked)
+@sites_of.register(Alibi)
 def _(part: nn.Module) -> Iterable[Site]:  # noqa: ARG001
     return []
 
@@ -114,12 +137,17 @@ def _(part: Embed) -> Iterable[Site]:
     if isinstance(part, PositionedEmbed):
         meaning = "learned positions, for all rows at once where none is padded"
         yield Site("positions", "(.., seq, width)", meaning, part="positions")
+    yield from _norms(part)
     yield Site("", STREAM, "what enters the first block", step="place")
 
 
 @sites_of.register
 def _(part: Block) -> Iterable[Site]:
     yield from _norms(part)
+    if isinstance(part, SandwichBlock | PostNormBlock | ScaledBlock):
+        until = "scaled" if isinstance(part, ScaledBlock) else "normed"
+        yield Site("attn", STREAM, f"what attention gives, before it is {until} and added to the stream", part="attn")
+        yield Site("mlp", STREAM, f"what the MLP gives, before it is {until} and added to the stream", part="mlp")
     if isinstance(part, SequentialBlock) and type(part).forward is SequentialBlock.forward:
         yield Site("between", STREAM, "the residual stream between attention and MLP", step="add_attention")
 
@@ -154,22 +182,59 @@ def _(part: Attention) -> Iterable[Site]:
     yield Site("", STREAM, "what attention adds to the stream")
 
 
+@sites_of.register(GatedMLP)
 @sites_of.register
-def _(part: MLP) -> Iterable[Site]:
-    if type(part).forward is not MLP.forward:
+def _(part: MLP | GatedMLP) -> Iterable[Site]:
+    if type(part).forward not in (MLP.forward, GatedMLP.forward):
         yield Site("", "", _result(part))
         return
-    yield Site("up", "(batch, seq, mlp_width)", "up-projected", part="up")
-    yield Site("activation", "(batch, seq, mlp_width)", "after the activation", part="activation")
+    if isinstance(part, GatedMLP):
+        yield Site("gate", WIDE, "the gate, before its activation", part="gate")
+    yield Site("up", WIDE, "up-projected", part="up")
+    yield Site("activation", WIDE, "after the activation", part="activation")
+    if isinstance(part, GatedMLP):
+        yield Site("product", WIDE, "the activated gate times what is up-projected", part="down", before=True)
     yield Site("down", STREAM, "down-projected", part="down")
     yield Site("", STREAM, "what the MLP adds to the stream")
+
+
+@sites_of.register
+def _(part: Experts) -> Iterable[Site]:
+    if type(part).forward is Experts.forward and isinstance(part.router, Router):
+        meaning = "how much of each chosen expert a token takes"
+        yield Site("weights", "(batch * seq, top)", meaning, part="router", index=0)
+        yield Site(
+            "chosen", "(batch * seq, top)", "the numbers of the experts that a token goes to", part="router", index=1
+        )
+    for number, expert in enumerate(part.experts):
+        for site in sites_of(expert):
+            name, inside = (f"experts.{number}.{one}".strip(".") for one in (site.name, site.part))
+            meaning = f"{site.meaning.replace('adds to the stream', 'gives')}, for the tokens that go to this expert"
+            shape = site.shape.replace("batch, seq", "tokens")
+            yield replace(site, name=name, part=inside, shape=shape, meaning=meaning)
+    if part.shared is not None:
+        yield Site("shared", STREAM, "what the shared expert gives", part="shared")
+    yield Site("", STREAM, "what the experts together add to the stream")
+
+
+@sites_of.register(Router)
+@sites_of.register(SharedExpert)
+def _(part: nn.Module) -> Iterable[Site]:  # noqa: ARG001  # what is outside of it says what it gives
+    return []
+
+
+@sites_of.register
+def _(part: RMSNorm) -> Iterable[Site]:
+    return [Site("", f"(.., {len(part.weight)})", _result(part))]
 
 
 def _norms(part: nn.Module) -> Iterator[Site]:
     """The norms that stand in the stream, not in a head."""
     for name, child in part.named_children():
-        if isinstance(child, nn.LayerNorm | nn.RMSNorm):
-            yield Site(name, STREAM, "after this norm", part=name)
+        if isinstance(child, nn.LayerNorm | nn.RMSNorm | RMSNorm):
+            branch = OUT.get(name)
+            meaning = f"what {branch} adds to the stream, normed" if branch else "after this norm"
+            yield Site(name, STREAM, meaning, part=name)
 
 
 def _result(part: nn.Module) -> str:

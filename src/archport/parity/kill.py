@@ -156,19 +156,23 @@ def _tiny_comparison(name: str) -> Comparison:
     return loud_comparison(arch.name, references.variants(arch)[arch.name])
 
 
+def kill_counts(*tables: KillTable) -> dict[str, int]:
+    """How many faults were planted, without equivalent ones, and how many of these were noticed, located and named."""
+    kills = [kill for table in tables for kill in table.kills if not kill.fault.equivalent]
+    return {
+        "planted": len(kills),
+        "noticed": sum(kill.noticed for kill in kills),
+        "located": sum(kill.located for kill in kills),
+        "named": sum(kill.right_name for kill in kills),
+    }
+
+
 def kill_score(tables: Sequence[KillTable]) -> str:
     """The sums in a line, without equivalent faults, then how much of each model they speak of."""
-    kills = [kill for table in tables for kill in table.kills]
-    counted = [kill for kill in kills if not kill.fault.equivalent]
-    shares = [
-        f"{sum(good)} of {len(counted)} {word} ({sum(good) / max(1, len(counted)):.1%})"
-        for word, good in (
-            ("noticed", [kill.noticed for kill in counted]),
-            ("located", [kill.located for kill in counted]),
-            ("named", [kill.right_name for kill in counted]),
-        )
-    ]
-    equivalent = len(kills) - len(counted)
+    planted, *good = kill_counts(*tables).items()
+    total = planted[1]
+    shares = [f"{count} of {total} {word} ({count / max(1, total):.1%})" for word, count in good]
+    equivalent = sum(len(table.kills) for table in tables) - total
     sums = ", ".join(shares) + (f"; {equivalent} equivalent" if equivalent else "")
     return "\n".join([sums, *(str(table.coverage) for table in tables)])
 

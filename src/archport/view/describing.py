@@ -13,7 +13,7 @@ from torch import nn
 from .layouts import in_short
 from .subjects import Subject
 
-NONLINEAR = "Without a nonlinearity, two linear maps would be one."
+NOT_KNOWN = "not known"
 
 
 class Fact(NamedTuple):
@@ -29,8 +29,9 @@ class Description:
     """What is said of one part: in a text, with its `source`, and in `facts` to compare with another model's.
 
     `kind` is what its parameters count as: embedding, attention, mlp, norm or head. `children` are its own parts, by
-    name. `cached` is how many numbers a token it keeps, `sides` what lies along its weight's axes, `fused` if those are
-    q, k and v at once.
+    name. `cached` is how many numbers a token it keeps, and `reach` for how many tokens at most; `idle` is how
+    many of its parameters do nothing for a token. `sides` is what lies
+    along its weight's axes; `fused` if those are q, k and v at once, then what they are put together by: head or group.
     """
 
     text: str
@@ -39,8 +40,10 @@ class Description:
     facts: Sequence[Fact] = ()
     children: Mapping[str, "Description"] = field(default_factory=dict)
     cached: int | None = None
+    reach: int | None = None
+    idle: int = 0
     sides: tuple[str, str] = ("out", "in")
-    fused: bool = False
+    fused: str = ""
     known: bool = True
     complete: bool = True  # not where a subclass has steps of its own
 
@@ -75,20 +78,10 @@ def biases(kind: str, part: nn.Module) -> list[Fact]:
     return [Fact(kind, "biases", value)] if linears else []
 
 
-def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: bool = False) -> list[Fact]:
+def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: str = "") -> list[Fact]:
     """The layout of a weight in the files, where a row of the key table says it."""
     rows = subject.architecture.table.rows(name, subject.config)
     return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
-
-
-@describe.register
-def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:
-    bias = " and adds a learned bias" if getattr(part, "bias", None) is not None else ""
-    learned = f", then multiplies by a learned gain{bias}" if part.elementwise_affine else ""
-    text = f"""Shifts and scales each position's {part.normalized_shape[-1]:,} numbers to mean 0 and variance 1, adding
-    {part.eps:g} to the variance so that nothing divides by zero{learned}."""
-    facts = (Fact("residual", "norm eps", f"{part.eps:g}"),)
-    return Description(text, "Layer Normalization, arXiv 1607.06450", "norm", facts)
 
 
 @describe.register
@@ -109,20 +102,21 @@ def dropout(what: str, part: nn.Module) -> Description:
 
 def rate(of: str, part: nn.Module) -> Fact:
     """The rate of a dropout."""
-    return Fact("dropout", of, f"{part.p:g}" if isinstance(part, nn.Dropout) else "not known")
+    return Fact("dropout", of, f"{part.p:g}" if isinstance(part, nn.Dropout) else NOT_KNOWN)
 
 
 @describe.register
-def _(part: nn.GELU, subject: Subject, path: str) -> Description:
-    tanh = "GELU by its tanh approximation, which differs from the exact one by less than 0.0005."
-    exact = "GELU, exact: x times the normal distribution's share below x."
-    return Description(f"{tanh if part.approximate == 'tanh' else exact} {NONLINEAR}", "GELU, arXiv 1606.08415")
+def _(part: nn.Linear, subject: Subject, path: str) -> Description:
+    return Description(f"A linear map: {part.in_features:,} numbers in, {part.out_features:,} out.")
 
 
-for _class, _text, _source in (
-    (nn.ModuleList, "", ""),
-    (nn.ReLU, f"ReLU: negative numbers become 0. {NONLINEAR}", "ReLU, Nair and Hinton 2010"),
-    (nn.Linear, "A linear map: {0.in_features:,} numbers in, {0.out_features:,} out.", ""),
-    (nn.Embedding, "One learned vector of {0.embedding_dim:,} numbers for each of {0.num_embeddings:,} indices.", ""),
-):
-    describe.register(_class, lambda part, _, __, text=_text, source=_source: Description(text.format(part), source))
+@describe.register
+def _(part: nn.Embedding, subject: Subject, path: str) -> Description:
+    return Description(
+        f"One learned vector of {part.embedding_dim:,} numbers for each of {part.num_embeddings:,} indices."
+    )
+
+
+@describe.register
+def _(part: nn.ModuleList, subject: Subject, path: str) -> Description:
+    return Description("")

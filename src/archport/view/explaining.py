@@ -63,12 +63,17 @@ def stored(subject: Subject, descriptions: Mapping[str, Description], name: str,
 
 def _names(row: dict[str, Any], table: Table, cfg: DecoderConfig) -> dict[str, None]:
     """All that a part may be called: by us, by its file, and by others of its kind."""
-    names = [row["path"], every(table.module(row["path"].replace("{n}", "0")) or row["path"])]
+    names = [row["path"], every(table.module(_first(row["path"])) or row["path"])]
     for tensor in row["tensors"]:
-        known = {every(key) for row_of in table.rows(tensor["name"].replace("{n}", "0"), cfg) for key in row_of.keys}
+        known = {every(key) for row_of in table.rows(_first(tensor["name"]), cfg) for key in row_of.keys}
         aliases = (other for other, key in table.aliases.items() if every(key) in known)
         names += [tensor["name"], *tensor["keys"], *known, *aliases]
     return dict.fromkeys(names)
+
+
+def _first(name: str) -> str:
+    """The first of the modules that are called so."""
+    return name.replace("{n}", "0").replace("{e}", "0")
 
 
 def _rows(subject: Subject) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,30 +9,71 @@ from ..config import dtype_name
 from ..errors import CheckpointError, SourceError
 from ..generation import text
 from ..layers import SharedNormBlock
-from .describing import Description, Fact
+from .describing import NOT_KNOWN, Description, Fact
 from .descriptions import described
 from .subjects import Subject
 from .trees import parameter_count
 
-PARTS = ("positions", "residual", "attention", "mlp", "head", "vocabulary", "dropout", "sizes")
+PARTS = ("embedding", "positions", "residual", "attention", "mlp", "head", "vocabulary", "dropout", "sizes")
+SHOWN = 8  # layers that are listed, where no rule says which they are
+NUMBERS = {1: "one", 2: "two", 4: "four"}
+ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth", 8: "eighth"}
 KINDS = {"embedding": "of embeddings", "attention": "of attention", "mlp": "of MLPs", "head": "of the head"}
-NOT_KNOWN = "not known"
+ABSENT = "-"
+LEGEND = f"{ABSENT} has no such thing"
 
 
 def facts(subject: Subject) -> list[Fact]:
-    """Everything that two models may differ in but their numbers; what differs between layers is joined by `/`."""
+    """Everything that two models may differ in but their numbers; where layers differ, a value says in which it is."""
     descriptions = described(subject)
-    of_parts = [fact for description in descriptions.values() for fact in description.facts]
-    of_whole = (*_vocabulary(subject), *_sizes(subject, descriptions))
-    merged: dict[tuple[str, str], dict[str, None]] = {}
-    for part, what, value in (
+    merged: dict[tuple[str, str], dict[str, set[int | None]]] = {}
+    for layer, (part, what, value) in (
         *_positions(subject, descriptions),
         *_blocks(subject, descriptions),
-        *of_parts,
-        *of_whole,
+        *((_layer(path), fact) for path, one in descriptions.items() for fact in one.facts),
+        *((None, fact) for fact in (*_vocabulary(subject), *_sizes(subject, descriptions))),
     ):
-        merged.setdefault((part, what), {})[value] = None
-    return [Fact(*key, " / ".join(merged[key])) for key in _by_part(merged, PARTS)]
+        merged.setdefault((part, what), {}).setdefault(value, set()).add(layer)
+    count = len(subject.model.blocks)
+    return [Fact(*key, " / ".join(_by_layer(merged[key], count))) for key in _by_part(merged, PARTS)]
+
+
+def _layer(path: str) -> int | None:
+    """The number of the block that a part lies in."""
+    first, _, rest = path.partition(".")
+    return int(rest.partition(".")[0]) if first == "blocks" and rest else None
+
+
+def _by_layer(values: Mapping[str, set[int | None]], count: int) -> Iterator[str]:
+    """Each value of a fact, with the layers it is of where those are not all."""
+    everywhere = set(range(count))
+    for value, found in values.items():
+        layers = sorted(layer for layer in found if layer is not None)
+        yield value if not layers or everywhere.issubset(layers) else f"{value} ({_in_words(layers, count)})"
+
+
+def _in_words(layers: Sequence[int], count: int) -> str:
+    """Some of so many layers: a run, every second one, all but such, or their numbers."""
+    if words := _regular(layers, count):
+        return words
+    if words := _regular([layer for layer in range(count) if layer not in layers], count):
+        return f"all but {words}"
+    return f"layers {', '.join(map(str, layers[:SHOWN]))}" + (
+        f" and {len(layers) - SHOWN} more" * (len(layers) > SHOWN)
+    )
+
+
+def _regular(layers: Sequence[int], count: int) -> str:
+    first, last = layers[0], layers[-1]
+    if len(layers) == 1:
+        return f"layer {first}"
+    step = layers[1] - first
+    if list(layers) != list(range(first, last + 1, step)):
+        return ""
+    if step == 1:
+        return f"layers {first} to {last}"
+    ends = "" if last + step >= count else f" to {last}"
+    return f"each {ORDINALS.get(step, f'{step}th')} layer from {first}{ends}"
 
 
 def _by_part(keys: Iterable[tuple[str, str]], first: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -42,14 +83,19 @@ def _by_part(keys: Iterable[tuple[str, str]], first: Sequence[str] = ()) -> list
 
 
 def diff(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    """A row a fact: its part, what it is, the value in each model, if it is the same in all. Raises: SourceError."""
+    """A row a fact: its part, what it is, the value in each model, and if it is the same in all.
+
+    That is None where a model has no such thing or nobody knows, and those that do agree. Raises: SourceError.
+    """
     if len(subjects) < 2:
         raise SourceError(f"found {len(subjects)} model, expected two or more to compare")
     columns = [{(part, what): value for part, what, value in facts(subject)} for subject in subjects]
     rows = []
     for part, what in _by_part([key for column in (max(columns, key=len), *columns) for key in column]):
-        values = [column.get((part, what), "-") for column in columns]
-        rows.append({"part": part, "what": what, "values": values, "same": len(set(values)) == 1})
+        values = [column.get((part, what), ABSENT) for column in columns]
+        known = {value for value in values if value not in (ABSENT, NOT_KNOWN)}
+        same = False if len(known) > 1 else True if known == {*values} else None
+        rows.append({"part": part, "what": what, "values": values, "same": same})
     return rows
 
 
@@ -66,23 +112,30 @@ def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) ->
     return [{"part": row["part"], "what": row["what"]} | dict(zip(names, row["values"], strict=True)) for row in rows]
 
 
-def _positions(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
-    if not any(fact.part == "positions" for one in descriptions.values() for fact in one.facts):
-        known = all(one.known and one.complete for one in descriptions.values())
-        yield Fact("positions", "kind", "none" if known else NOT_KNOWN)
-        yield Fact("positions", "context", f"{subject.config.context:,} tokens")
+def _positions(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[tuple[int | None, Fact]]:
+    """That nothing tells positions apart, or that nobody knows, where no part says what does."""
+    said = {_layer(path) for path, one in descriptions.items() for fact in one.facts if fact.part == "positions"}
+    if None in said:  # of all layers
+        return
+    if not said:
+        yield None, Fact("positions", "context", f"{subject.config.context:,} tokens")
+    for layer in range(len(subject.model.blocks)):
+        if layer not in said:
+            inside = [one for path, one in descriptions.items() if _layer(path) in (layer, None)]
+            known = all(one.known and one.complete for one in inside)
+            yield layer, Fact("positions", "kind", "none" if known else NOT_KNOWN)
 
 
-def _blocks(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[Fact]:
+def _blocks(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[tuple[int, Fact]]:
     for number, block in enumerate(subject.model.blocks):
         path, name = f"blocks.{number}", type(block).__name__
         if not any(fact.what == "wiring" for fact in descriptions[path].facts):
             wiring = getattr(block, "wiring", name) if descriptions[path].known else name
-            yield Fact("residual", "wiring", wiring)
+            yield number, Fact("residual", "wiring", wiring)
         parts = [descriptions[f"{path}.{name}"] for name, _ in block.named_children()]
         count = sum(part.kind == "norm" for part in parts)
-        words = "one, for both" if isinstance(block, SharedNormBlock) else {1: "one", 2: "two"}.get(count, str(count))
-        yield Fact("residual", "norms of a block", words if all(part.known for part in parts) else NOT_KNOWN)
+        words = "one, for both" if isinstance(block, SharedNormBlock) else NUMBERS.get(count, str(count))
+        yield number, Fact("residual", "norms of a block", words if all(part.known for part in parts) else NOT_KNOWN)
 
 
 def _vocabulary(subject: Subject) -> Iterator[Fact]:
@@ -110,6 +163,8 @@ def _sizes(subject: Subject, descriptions: Mapping[str, Description]) -> Iterato
     yield Fact("sizes", "layers", str(len(model.blocks)))
     yield Fact("sizes", "width", f"{subject.config.width:,}")
     yield Fact("sizes", "parameters", f"{parameter_count(model):,}")
+    idle = sum(description.idle for description in descriptions.values())
+    yield Fact("sizes", "active for a token", f"{parameter_count(model) - idle:,}" if idle else "all")
     kinds = {description.kind for description in descriptions.values()}
     counts: Counter[str] = Counter({what: 0 for kind, what in KINDS.items() if kind in kinds})
     for name, parameter in model.named_parameters():
@@ -135,9 +190,13 @@ def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name:
 
 def _cache(subject: Subject, descriptions: Mapping[str, Description]) -> str:
     """The bytes of keys and values kept for a token, where each layer has an attention that is known."""
-    inside = [(path.split("."), one.cached) for path, one in descriptions.items() if path.startswith("blocks.")]
-    cached = [(path[1], numbers) for path, numbers in inside if numbers is not None]
-    if len({layer for layer, _ in cached}) < len(subject.model.blocks):
+    cached = {path: one for path, one in descriptions.items() if one.cached is not None}
+    if len({_layer(path) for path in cached}) < len(subject.model.blocks):
         return NOT_KNOWN
-    count = sum(numbers for _, numbers in cached) * subject.dtype.itemsize
-    return f"{count:,} bytes a token in {dtype_name(subject.dtype)}"
+    size = subject.dtype.itemsize
+    count = sum(one.cached or 0 for one in cached.values()) * size
+    seen = f"{count:,} bytes a token in {dtype_name(subject.dtype)}"
+    if reaches := [one.reach for one in cached.values() if one.reach is not None]:
+        further = sum(one.cached or 0 for one in cached.values() if one.reach is None) * size
+        seen += f"; {further:,} would do past {max(reaches):,} tokens, which some layers do not see"
+    return seen

@@ -1,33 +1,80 @@
 """How a checkpoint stores a tensor, in words read off its row of the key table."""
 
-from ..translate.pattern import Row
+from typing import NamedTuple
+
+from ..translate.pattern import BRACKETS, Row
+
+NAMES = {"group": "queries", "q": "queries", "k": "keys", "v": "values"}
+TURNS = ("first", "second", "third", "fourth", "fifth")
 
 
-def layout(row: Row, ndim: int = 2, *, fused: bool = False) -> str:
-    """How a checkpoint stores a weight that is ours as (out, in), or a bias; `fused` if of queries, keys and values."""
-    theirs, ours, transposed, regrouped = _sides(row)
-    phrases = ["stored (in, out): transposed"] if ndim > 1 and transposed else []
-    if len(row.keys) > 1:
-        # Several become one by the first axis of the group that they lie in.
-        stack, first = theirs.split()[0], ours.partition("(")[2].split()[0]
-        together = "one after the other" if first == stack else f"put together {first} by {first}"
-        phrases.append(f"{len(row.keys)} weights, {together}")
-    elif regrouped:
-        columns = "columns are " if ndim > 1 else ""
-        phrases.append(f"{columns}all queries, then keys, then values: regrouped head by head")
-    return "; ".join(phrases) or ("as it is used" + (": head by head its query, key and value" if fused else ""))
+class _Sides(NamedTuple):
+    """What a pattern says: of their layout and ours, the named parts of the axis in brackets, in their order."""
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    around: str  # the axis that is above theirs, if any, so that each of its parts holds all of them
+    transposed: bool
+    regrouped: bool
+    expert: bool
 
 
-def in_short(row: Row, *, fused: bool = False) -> str:
+def layout(row: Row, ndim: int = 2, *, fused: str = "") -> str:
+    """How a checkpoint stores a weight that is ours as (out, in), or a bias.
+
+    `fused` if of queries, keys and values: what ours are put together by, head or group.
+    """
+    sides, count = _sides(row), len(set(row.keys))
+    phrases = ["one weight of all experts, this one's by its number"] if sides.expert else []
+    phrases += ["stored (in, out): transposed"] if ndim > 1 and sides.transposed else []
+    unit = fused or "head"
+    if count > 1:
+        # Several become one by the first axis of the group that they lie in, or one after another.
+        first = (row.pattern or "").rpartition("(")[2].split()[:1]
+        stacked = not sides.theirs and first == (row.pattern or "").split()[:1]
+        phrases.append(f"{count} weights, " + ("one after the other" if stacked else f"put together {unit} by {unit}"))
+    elif sides.theirs and set(sides.ours) < set(sides.theirs):
+        turn, parts = TURNS[sides.theirs.index(sides.ours[0])], ", ".join(sides.theirs)
+        lines = "columns" if ndim > 1 and sides.transposed else "rows"
+        taken = (
+            f"of every {len(sides.theirs)} {lines} the {turn}" if sides.around else f"the {turn} part of its {lines}"
+        )
+        phrases.append(f"one weight of {parts}: {taken}")
+    elif sides.theirs and sides.regrouped:
+        columns = "columns are " if ndim > 1 and sides.transposed else ""
+        order = ", then ".join(NAMES.get(slot, slot) for slot in sides.theirs)
+        each = f"in each {sides.around} " if sides.around else ""
+        phrases.append(f"{columns}{each}all {order}: regrouped {unit} by {unit}")
+    one = "queries" if fused == "group" else "query"
+    return "; ".join(phrases) or ("as it is used" + (f": {fused} by {fused} its {one}, key and value" if fused else ""))
+
+
+def in_short(row: Row, *, fused: str = "") -> str:
     """The order of a weight's axes in a checkpoint, as briefly as can be."""
-    _, _, transposed, regrouped = _sides(row)
-    axes = "(in, out)" if transposed else "(out, in)"
-    if len(row.keys) > 1:
-        return f"{len(row.keys)} weights, {axes}"
-    return axes + ((", all q, all k, all v" if regrouped else ", q, k, v of each head") if fused else "")
+    sides, count = _sides(row), len(set(row.keys))
+    axes = ("(expert, " if sides.expert else "(") + ("in, out)" if sides.transposed else "out, in)")
+    if count > 1:
+        return f"{count} weights, {axes}"
+    if fused and sides.regrouped:
+        each = f" in each {sides.around}" if sides.around else ""
+        return ", ".join((axes, *(f"all {'q' if slot == 'group' else slot}" for slot in sides.theirs))) + each
+    if fused:
+        return f"{axes}, q, k, v of each {fused}"
+    return axes + (f", {' and '.join(sides.theirs)} in one" if sides.theirs else "")
 
 
-def _sides(row: Row) -> tuple[str, str, bool, bool]:
-    """The sides of a row's pattern, and whether it transposes and regroups."""
+def _sides(row: Row) -> _Sides:
     theirs, _, ours = (row.pattern or "").partition(" -> ")
-    return theirs, ours, theirs.startswith("...") and ours.endswith("..."), "([group k v] kv dim)" in theirs
+    expert, theirs = theirs.startswith("{e} ") or theirs.split(" ")[0].isdigit(), theirs
+    theirs = theirs.partition(" ")[2] if expert else theirs
+    slots, our_slots = ((BRACKETS.findall(side) or [""])[0].split() for side in (theirs, ours))
+    before, bracket, _ = theirs.partition("[")
+    above = before.rpartition("(")[2].split() if bracket else []
+    return _Sides(
+        tuple(slots),
+        tuple(our_slots),
+        above[-1] if above else "",
+        theirs.startswith("...") and ours.endswith("..."),
+        bool(slots) and (theirs != ours or len(row.keys) > 1),
+        expert,
+    )

@@ -79,8 +79,8 @@ def _facts(subjects: Sequence[Subject]) -> Values:
 
 
 def _judged(cells: Sequence[dict[str, str]], rows: Sequence[Values]) -> list[dict[str, str]]:
-    verdicts = ["same" if row["same"] else "differs" for row in rows]
-    return [cell | {"in all": verdict} for cell, verdict in zip(cells, verdicts, strict=True)]
+    verdicts = {True: "same", False: "differs", None: "lacking"}
+    return [cell | {"in all": verdicts[row["same"]]} for cell, row in zip(cells, rows, strict=True)]
 
 
 def _parts(subjects: Sequence[Subject], pairs: Sequence[Joined]) -> dict[str, list[Values]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ def joined(subject: Subject) -> Joined:
     with torch.device("meta"), without_drawing():
         reference = references.of_config(write_config(arch.table, subject.config, arch.name, origin), torch.float32)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
-    joins = _joins(subject, reference, {path: line.path for line in theirs for path in _paths(line)})
-    same = _same(subject)
+    joins = _joins(subject, reference, {path: line.path for line in theirs for path in line.paths})
+    same = _around(_same(subject))
     marks = {line.path: _mark(line, same) for line in ours if line.path in joins}
     pairs = [(marks[line], path) for line in marks for path in joins[line]]
     their_marks = {path: _worst(mark for mark, other in pairs if other == path) for _, path in pairs}
@@ -94,7 +95,9 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
     of_leaves = {
         name.rpartition(".")[0]: [
-            spelling.get(key, key).rpartition(".")[0] for key in table.row(name, subject.config).keys
+            spelling.get(key, key).rpartition(".")[0]
+            for row in table.rows(name, subject.config, spelling)
+            for key in row.keys
         ]
         for name, _ in subject.model.named_parameters(remove_duplicate=False)
     }
@@ -104,11 +107,6 @@ def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dic
     return {ours: [lines[path] for path in paths] for ours, paths in joins.items() if all(p in lines for p in paths)}
 
 
-def _paths(line: Line) -> list[str]:
-    first = re.search(r"(?<=\.)\d+(?=\.|$)", line.path)
-    return [every(line.path).replace("{n}", str(int(first[0] if first else 0) + more)) for more in range(line.count)]
-
-
 def _alone(lines: list[Line]) -> dict[str, str]:
     """The marks of lines that are joined with none: `-`, but empty for one that only holds others."""
     paths = [line.path for line in lines]
@@ -116,14 +114,24 @@ def _alone(lines: list[Line]) -> dict[str, str]:
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
-    layers = re.compile(r"(?<=\.)0(?=\.|$)")
-    names = [layers.sub(f"0-{line.count - 1}", line.path) if line.count > 1 else line.path for line in lines]
+    names = [_ranged(line) for line in lines]
     kinds = [f"{line.kind} {line.shape}".strip() for line in lines]
     return {
         "join": join,
         "theirs": " + ".join(names[:1] + [name.rpartition(".")[2] for name in names[1:]]),
         "their_kind": " + ".join(dict.fromkeys(kinds)),
     }
+
+
+def _ranged(line: Line) -> str:
+    """The path of all that a line stands for: `layers.0-11.mlp`."""
+    repeats = iter(line.repeats)
+
+    def ranged(number: re.Match[str]) -> str:
+        count = next(repeats, 1)
+        return f"{number[0]}-{int(number[0]) + count - 1}" if count > 1 else number[0]
+
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", ranged, line.path)
 
 
 def _end_of(parent: str, places: list[str]) -> int:
@@ -136,9 +144,17 @@ def _end_of(parent: str, places: list[str]) -> int:
     return len(places)
 
 
+def _around(marks: Mapping[str, str]) -> dict[str, str]:
+    """The worst mark of what lies in each module, from that of each parameter, or module without any."""
+    around: dict[str, str] = {}
+    for name, mark in marks.items():
+        for path in accumulate(name.split("."), lambda outer, inner: f"{outer}.{inner}"):
+            around[path] = _worst((mark, around.get(path, "=")))
+    return around
+
+
 def _mark(line: Line, same: Mapping[str, str]) -> str:
-    paths = (*_paths(line), every(line.path))
-    return _worst(mark for name, mark in same.items() if any(f"{name}.".startswith(f"{path}.") for path in paths))
+    return _worst(same[path] for path in (*line.paths, every(line.path)) if path in same)
 
 
 def _worst(marks: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from ..config import dtype_name
 from ..generation import text
-from ..layers import Decoder, PositionedEmbed, Rotary
+from ..layers import Alibi, Attention, Decoder, PositionedEmbed, Rotary
 from ..loading import LoadPlan
 
 PROMPT = "def __init__("
@@ -16,12 +16,16 @@ SCALES = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
 
 def in_words(model: Decoder) -> str:
     """The architecture of a model with its sizes: layers, heads, positions, residual wiring, head."""
-    cfg, block = model.config, model.blocks[0]
+    cfg, block, parts = model.config, model.blocks[0], [*model.modules()]
     positions = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
-    if rotary := next((part for part in model.modules() if isinstance(part, Rotary)), None):
+    if rotary := next((part for part in parts if isinstance(part, Rotary)), None):
         positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}"
+    elif any(isinstance(part, Alibi) for part in parts):
+        positions = "ALiBi"
+    kv_heads = [part.kv_heads for part in parts if isinstance(part, Attention) and part.kv_heads < part.heads]
+    grouped = f", {kv_heads[0]} of keys and values" if kv_heads else ""
     wiring = getattr(block, "wiring", type(block).__name__)
-    sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}"
+    sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}{grouped}"
     return f"{sizes}, {positions}, {wiring}, {'tied' if model.tied else 'untied'} head"
 
 

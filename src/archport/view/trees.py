@@ -1,10 +1,11 @@
 """The tree of a model's modules, repeated blocks folded."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ from ..config import dtype_name
 
 @dataclass(frozen=True)
 class Line:
-    """A module that `path` names, or `count` alike of which it names the first; several parts use a `shared` one."""
+    """A module that `path` names, or `count` alike of which it names the first; several parts use a `shared` one.
+
+    `repeats` are how many there are by each number in the path: so many layers, so many experts in each.
+    """
 
     path: str
     label: str
@@ -23,8 +27,25 @@ class Line:
     shape: str
     parameters: int
     dtype: str = ""
-    count: int = 1
+    repeats: tuple[int, ...] = ()
     shared: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many are alike."""
+        return math.prod(self.repeats)
+
+    @property
+    def paths(self) -> Iterator[str]:
+        """The names of all that are alike, in order."""
+        if not self.repeats:
+            yield self.path
+            return
+        parts = re.split(r"(?<=\.)(\d+)(?=\.|$)", self.path, maxsplit=len(self.repeats))
+        starts = map(int, parts[1::2])
+        ranges = (range(start, start + more) for start, more in zip(starts, self.repeats, strict=True))
+        for numbers in product(*ranges):
+            yield "".join(text + str(number) for text, number in zip(parts[::2], (*numbers, ""), strict=True))
 
 
 class _Shared(NamedTuple):
@@ -40,16 +61,17 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def every(path: str) -> str:
-    """A module or a key as it is called in every layer: `blocks.{n}.attn`."""
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "{n}", path, count=1)
+    """A module or a key as it is called in every layer and every expert: `blocks.{n}.mlp.experts.{e}.up`."""
+    marks = iter(("{n}", "{e}"))
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", lambda _: next(marks), path, count=2)
 
 
 def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
     total = parameter_count(model)
     rows = [
-        {key: value for key, value in vars(line).items() if key not in ("label", "shared")}
-        | {"module": line.label, "share": line.parameters / total if total else 0.0}
+        {key: value for key, value in vars(line).items() if key not in ("label", "shared", "repeats")}
+        | {"count": line.count, "module": line.label, "share": line.parameters / total if total else 0.0}
         for line in folded(model)
     ]
     return [row for row in rows if depth is None or row["depth"] <= depth]
@@ -91,7 +113,7 @@ def _below(module: nn.Module, prefix: str, depth: int, shared: _Shared) -> Itera
         if others:
             label, first = f"{label}-{end - 1}", replace(first, kind=f"{count} x {first.kind}")
         for line in (replace(first, label=label), *rest):
-            yield replace(line, count=count, parameters=line.parameters * count)
+            yield replace(line, repeats=(count, *line.repeats), parameters=line.parameters * count)
 
 
 def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
