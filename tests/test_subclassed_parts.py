@@ -239,5 +239,5 @@ class Distant(Attention):
 @pytest.mark.parametrize(("attention", "positions"), [(Attention, "none"), (Distant, "not known")])
 def test_positions_may_be_in_a_step_of_ones_own(monkeypatch, attention, positions):
     monkeypatch.setattr("archport.models.gpt_neox.Attention", attention)
-    monkeypatch.setattr("archport.models.gpt_neox.Rotary", lambda *_, **__: None)
+    monkeypatch.setattr("archport.models.RotaryConfig.rotary", lambda *_: None)
     assert re.search(rf"positions +kind +{positions} +learned", output("diff", "gpt_neox", "gpt2"))
