@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from archport import architectures
+
 # --- ways to damage a folder ---
 
 
@@ -237,8 +239,8 @@ MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "config: a pipe": (pipe, C + ": found a pipe or a device, expected a file"),
     "config: an unknown model": (
-        config(model_type="llama"),
-        C + ": model_type: found 'llama', archport builds gpt2, gpt_neox, gptj",
+        config(model_type="mamba"),
+        C + f": model_type: found 'mamba', archport builds {', '.join(architectures())}",
     ),
     "config: 10^7 layers": (
         config(n_layer=10_000_000),
@@ -271,7 +273,7 @@ MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "config: a name that moves the cursor": (
         config(activation_function="\x1b[2Jgelu\nseconds 0"),
         C
-        + ": activation_function: found '\\x1b[2Jgelu\\nseconds 0', archport builds gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu",
+        + ": activation_function: found '\\x1b[2Jgelu\\nseconds 0', archport builds gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, quick_gelu, relu2",
     ),
     "config: a byte order mark": (
         content("config.json", b"\xef\xbb\xbf{}"),

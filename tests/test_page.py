@@ -294,7 +294,7 @@ def test_only_what_differs(opened):
     shown = [row.text for row in rows if row.is_displayed()]
     assert 0 < len(shown) < len(rows)
     assert all(text.endswith("differs") for text in shown)
-    assert any("rotary pairs" in text for text in shown)
+    assert any("wiring" in text for text in shown)
     assert not any("norm eps" in text for text in shown)
 
 

@@ -21,7 +21,7 @@ OWN_CLASSES = ("Evener", "Mixer", "Gated", "Stage")
 # What is true of a GPT-2 and not of this decoder.
 UNTRUE = (
     "LayerNorm", "Layer Normalization", "mean 0", "learned bias", "GELU", "ReLU", "bends", "one product",
-    "learned position", "two linear maps", "4 x 60", "sequential residual", "parallel residual", "head by head",
+    "learned position", "4 x 60", "sequential residual", "parallel residual", "head by head",
     "6 heads of 10 numbers", "1e-05",
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Rotary positions: queries and keys are turned by angles that grow with their position."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from .scaling import Scaling, positions_per_radian
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """Rotary angles of some positions, ready to turn queries and keys."""
 
     cos: Tensor  # (seq, pairs), or (batch, 1, seq, pairs) where rows differ

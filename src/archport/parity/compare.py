@@ -71,8 +71,8 @@ class Comparison:
 
     def port_of(self, reference: nn.Module) -> Decoder:
         """The reference's weights in our modules."""
-        dtype = next(reference.parameters()).dtype
-        return from_state_dict(self.config, reference.state_dict(), dtype=dtype)
+        some = next(reference.parameters())
+        return from_state_dict(self.config, reference.state_dict(), dtype=some.dtype).to(some.device)
 
     @cached_property
     def _short_trace(self) -> Trace:
@@ -282,5 +282,6 @@ class Comparison:
 
     def _mapped(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the reference's under our names."""
-        model = from_state_dict(self.config, tensors, dtype=next(iter(tensors.values())).dtype)
+        some = next(iter(tensors.values()))
+        model = from_state_dict(self.config, tensors, dtype=some.dtype).to(some.device)
         return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -98,8 +98,9 @@ def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]
                 cell.ours(flat[spelling])
             except KeyError:
                 yield spelling, f"found {flat[spelling]!r}, archport builds {', '.join(map(str, cell.values))}"
+    opened = _opened(table)
     for name in sorted(flat):
-        if "." in name and not table.knows(name):
+        if name.rpartition(".")[0] in opened and not table.knows(name):
             yield name, f"found {flat[name]!r}, a setting archport does not know"
 
 

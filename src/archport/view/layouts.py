@@ -73,7 +73,7 @@ def _sides(row: Row) -> _Sides:
     return _Sides(
         tuple(slots),
         tuple(our_slots),
-        above[-1] if above else "",
+        above[-1] if above and len(row.keys) == 1 else "",  # sections hold each all of it
         theirs.startswith("...") and ours.endswith("..."),
         bool(slots) and (theirs != ours or len(row.keys) > 1),
         expert,
