@@ -15,7 +15,7 @@ from archport.translate.table import Table, only, rearranged, sections
 from archport.translate.tensors import StepKind, export_tensors, import_tensor, plan
 
 KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS = 3, 4, 5, 11, 7, 6, 2
-AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "qkv": 3, "e": EXPERTS, "shard": SHARDS}
+AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS}
 
 
 def numbered(*shape, start=0) -> torch.Tensor:
@@ -89,7 +89,7 @@ def a_key_a_head():
     """StableLM: the norm of each head is a key."""
     theirs = {f"norms.{head}.*": numbered(DIM, start=100 * head) for head in range(KV)}
     return (
-        {"norm.*": rearranged("norms.{e}.*", "kv ... -> kv ...")},
+        {"norm.*": rearranged("norms.{i}.*", "[kv] ... -> [kv] ...")},
         theirs,
         {"norm.*": torch.stack([*theirs.values()])},
     )
@@ -97,7 +97,7 @@ def a_key_a_head():
 
 def stacked_experts():
     theirs = {f"w.{e}.*": numbered(MLP, WIDTH, start=1000 * e) for e in range(EXPERTS)}
-    return {"w.*": rearranged("w.{e}.*", "e ... -> e ...")}, theirs, {"w.*": torch.stack([*theirs.values()])}
+    return {"w.*": rearranged("w.{i}.*", "[e] ... -> [e] ...")}, theirs, {"w.*": torch.stack([*theirs.values()])}
 
 
 def transposed_thirds():

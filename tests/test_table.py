@@ -220,13 +220,13 @@ TWO_ROWS = {
     "one of several": {
         "blocks.{n}.attn.qkv.*": rearranged(
             tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "dense")),
-            "qkv (head dim) ... -> (head qkv dim) ...",
+            "[q k v] (head dim) ... -> (head [q k v] dim) ...",
         )
     },
     "twice in a row": {
         "blocks.{n}.attn.qkv.*": rearranged(
             tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "query")),
-            "qkv (head dim) ... -> (head qkv dim) ...",
+            "[q k v] (head dim) ... -> (head [q k v] dim) ...",
         )
     },
     "by layer and by name": {"norm.*": "gpt_neox.layers.1.input_layernorm.*"},

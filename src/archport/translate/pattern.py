@@ -6,20 +6,25 @@ made of named slots, of the length that the config gives the name, else 1: keys 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
 import torch
-from einops import rearrange
+from einops import EinopsError, rearrange
 from torch import Tensor
 
 from ..errors import MappingError
 
 BRACKETS = re.compile(r"\[(.*?)\]")
 SLOT = "slot"
+_AXIS = r"(?:\w+|\.\.\.|\[\w+(?: \w+)*\])"
+_GROUP = rf"(?:{_AXIS}|\({_AXIS}(?: {_AXIS})*\))"
+_SIDE = re.compile(rf"{_GROUP}(?: {_GROUP})*")
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A weights cell: the checkpoint's keys, and a pattern from their layout to ours (None: the same).
 
     A key given several times is cut along its first axis, in sections one after another. `only` are values of our
@@ -31,32 +36,99 @@ class Row(NamedTuple):
     only: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern, parsed: both sides with one axis `slot` in place of the brackets, and what is in the brackets of each.
+
+    `index` is the number of the expert that is ours, where their first axis counts experts; `{e}` until it is known.
+    """
+
+    text: str
+    index: str | None
+    theirs: str
+    ours: str
+    slots: tuple[str, ...]
+    our_slots: tuple[str, ...]
+
+    @property
+    def apart(self) -> bool:
+        """Whether theirs has the axis in brackets by itself, not as a part of a longer one."""
+        return SLOT in groups(self.theirs)
+
+
+@cache
+def parsed(text: str) -> Pattern:
+    """A pattern's parts. Raises: MappingError for what is none."""
+    theirs, arrow, ours = " ".join(text.split()).partition(" -> ")
+    if not arrow:
+        raise _error(text, "is no pattern, expected theirs -> ours")
+    first, _, rest = theirs.partition(" ")
+    index = first if first == "{e}" or first.isdigit() else None
+    theirs = theirs if index is None else rest
+    for side in (theirs, ours):
+        if not _SIDE.fullmatch(side):
+            raise _error(text, f"is no pattern, found the side {side!r}, expected axes, parentheses not nested")
+        if side.count("[") > 1:
+            raise _error(text, f"found {side.count('[')} brackets on a side, expected at most one")
+        names = re.findall(r"\w+", side)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise _error(text, f"found {', '.join(twice)} twice on a side, expected once")
+    slots, our_slots = (tuple("".join(BRACKETS.findall(side)).split()) for side in (theirs, ours))
+    theirs, ours = BRACKETS.sub(SLOT, theirs), BRACKETS.sub(SLOT, ours)
+    if odd := set(_axes(theirs)) ^ set(_axes(ours)):
+        found = ", ".join(sorted("[..]" if axis == SLOT else axis for axis in odd))
+        raise _error(text, f"the two sides do not have the same axes, found {found} on one only")
+    if unknown := [slot for slot in our_slots if slot not in slots]:
+        raise _error(text, f"found slot {', '.join(unknown)}, expected some of {', '.join(slots)}")
+    return Pattern(text, index, theirs, ours, slots, our_slots)
+
+
+def _error(text: str, fault: str) -> MappingError:
+    text = re.sub(r"^\d+ ", "{e} ", text)  # so that a row is faulty once, not once an expert
+    return MappingError([f"{text!r}{'' if fault.startswith('is ') else ':'} {fault}"], "key table")
+
+
 class Layout:
-    """A row's pattern, applied. Raises: MappingError for a pattern that is none."""
+    """A row's pattern, applied to axes of these lengths. Raises: MappingError for keys that it does not fit."""
 
     def __init__(self, row: Row, axes: Mapping[str, int]) -> None:
         self.keys, self.pattern, self.axes = row.keys, row.pattern, axes
-        theirs, arrow, ours = (row.pattern or "... -> ...").partition(" -> ")
-        if not arrow:
-            raise MappingError([f"{row.pattern!r} is no pattern, expected theirs -> ours"], "key table")
-        first, _, rest = theirs.partition(" ")
-        # One of their tensors may hold those of all experts: a number names the one that is ours.
-        self.index = int(first) if first.isdigit() else None
-        theirs = theirs if self.index is None else rest
-        self.slots, self.ours_slots = _slots(theirs), _slots(ours)
-        self.stacked = not self.slots and len(self.keys) > 1
-        if self.stacked:  # along the first axis of the pattern
-            self.slots, theirs = self.keys, f"[{' '.join(self.keys)}] " + theirs.partition(" ")[2]
-            self.ours_slots = self.slots
-            ours = re.sub(rf"\b{first}\b", f"[{' '.join(self.keys)}]", ours, count=1)
-        self.theirs, self.ours = BRACKETS.sub(SLOT, theirs), BRACKETS.sub(SLOT, ours)
-        self.flat = self.theirs.replace("(", "").replace(")", "").split()
-        if sorted(self.flat) != sorted(self.ours.replace("(", "").replace(")", "").split()):
-            raise MappingError([f"{row.pattern!r}: the two sides do not have the same axes"], "key table")
+        pattern = parsed(row.pattern or "... -> ...")
+        self.index = int(pattern.index) if pattern.index and pattern.index.isdigit() else None
+        self.theirs, self.ours = pattern.theirs, pattern.ours
+        self.slots, self.ours_slots = pattern.slots, pattern.our_slots
+        self.flat = _axes(self.theirs)
+        distinct, rows = len(set(self.keys)), self.length(self.slots)
+        if self.slots and distinct == rows:  # a key a row
+            self.slots, self.ours_slots = self._rows(self.slots), self._rows(self.ours_slots)
+        # A row that is a key has no need of an axis of its own.
+        self.apart = pattern.apart and distinct == rows
+        self._check(pattern, rows if pattern.apart and distinct > 1 else len(self.slots))
+
+    def _check(self, pattern: Pattern, count: int) -> None:
+        if not self.keys:
+            raise _error(pattern.text, "found no slots to cut sections for, expected some, as in [q k v]")
+        if len(self.keys) not in (1, count):
+            one_or = f"1, or {count}, one a slot" if count else "1, or a slot for each in brackets"
+            raise _error(pattern.text, f"found {len(self.keys)} keys, expected {one_or}")
+        if pattern.index == "{e}":
+            raise _error(pattern.text, "takes one expert, but found no {e} in the name of ours")
+        if self.index is not None and "e" not in self.axes:
+            raise _error(
+                pattern.text, f"found no length of {{e}}, expected an axis e in Config.axes beside {self.known}"
+            )
+
+    @property
+    def known(self) -> str:
+        """The axes that have a length."""
+        return ", ".join(self.axes)
+
+    def _rows(self, slots: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{slot}.{row}" for slot in slots for row in range(self.length([slot])))
 
     def length(self, slots: Sequence[str]) -> int:
         """How many rows these slots have together."""
-        return sum(1 if self.stacked else self.axes.get(slot, 1) for slot in slots)
+        return sum(self.axes.get(slot, 1) for slot in slots)
 
     @cached_property
     def at(self) -> int:
@@ -64,15 +136,22 @@ class Layout:
         at = self.flat.index(SLOT)
         return at - len(self.flat) if "..." in self.flat[:at] else at
 
+    @property
+    def _of_a_key(self) -> tuple[str, str]:
+        """The axes of one of their tensors as it lies, and one by one."""
+        if not self.apart:
+            return self.theirs, " ".join(self.flat)
+        stored = (axis for axis in self.theirs.split() if axis != SLOT)
+        return " ".join(stored), " ".join("1" if axis == SLOT else axis for axis in self.flat)
+
     def _rearranged(self, tensor: Tensor, source: str, target: str, slots: Sequence[str]) -> Tensor:
         sizes = dict(self.axes) | {SLOT: self.length(slots)}
-        named = {axis: size for axis, size in sizes.items() if re.search(rf"\b{axis}\b", source)}
-        return rearrange(tensor, f"{source} -> {target}", **named)
+        return rearrange(
+            tensor, f"{source} -> {target}", **{axis: sizes[axis] for axis in _axes(source) if axis in sizes}
+        )
 
     def _flattened(self, theirs: Tensor, slots: Sequence[str]) -> Tensor:
-        if self.stacked:
-            return theirs[None]
-        return self._rearranged(theirs, self.theirs, " ".join(self.flat), slots)
+        return self._rearranged(theirs, *self._of_a_key, slots)
 
     def _cut(self, tensor: Tensor, slots: Sequence[str]) -> dict[str, Tensor]:
         sizes = [self.length([slot]) for slot in slots]
@@ -101,17 +180,27 @@ class Layout:
         yield from ((mine[slot], parts[slot]) for slot in slots if slot in mine)
 
     def their_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that one of the keys has in the file, for a parameter of this shape."""
+        """The shape that one of the keys has in the file, for a parameter of this shape.
+
+        Raises: MappingError for a shape that the pattern does not fit.
+        """
+        try:
+            return self._their_shape(key, shape)
+        except EinopsError:
+            raise MappingError(
+                [f"the key table's pattern {self.pattern} does not fit shape {shape}"], "key table"
+            ) from None
+
+    def _their_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         flat = self._rearranged(torch.empty(shape, device="meta"), self.ours, " ".join(self.flat), self.ours_slots)
         slots = self._of_key(key)
         sizes = list(flat.shape)
+        stored, single = self._of_a_key
 
         def made(rows: int) -> tuple[int, ...]:
-            if self.stacked:
-                return tuple(sizes[1:])
             if self.slots:
                 sizes[self.at] = rows
-            return tuple(rearrange(flat.new_empty(sizes), f"{' '.join(self.flat)} -> {self.theirs}").shape)
+            return tuple(rearrange(flat.new_empty(sizes), f"{single} -> {stored}").shape)
 
         if len(self.keys) > 1 and len(slots) > 1:  # sections
             shapes = [made(self.length([slot])) for slot in slots]
@@ -129,9 +218,8 @@ class Layout:
             if self.slots[first : first + len(self.ours_slots)] != self.ours_slots:
                 return None
             flat = flat.narrow(self.at, self.length(self.slots[:first]), self.length(self.ours_slots))
-        single = self.ours.replace("(", "").replace(")", "")
         try:
-            view = rearrange(flat, f"{' '.join(self.flat)} -> {single}").view(shape)
+            view = rearrange(flat, f"{' '.join(self.flat)} -> {' '.join(_axes(self.ours))}").view(shape)
         except RuntimeError:  # torch's, where strides do not allow it
             return None
         return view if view.numel() < 2 or 1 in _strides(view) else None
@@ -149,15 +237,20 @@ class Layout:
         }
 
 
-def _slots(side: str) -> tuple[str, ...]:
-    found = BRACKETS.search(side)
-    return tuple(found[1].split()) if found else ()
+def groups(side: str) -> list[str]:
+    """The axes of a side, those in parentheses as one."""
+    return re.findall(r"\(.*?\)|\S+", side)
+
+
+def _axes(side: str) -> list[str]:
+    """The single axes of a side, in their order."""
+    return side.replace("(", "").replace(")", "").split()
 
 
 def _strides(tensor: Tensor) -> list[int]:
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
-def regroups(pattern: str | None) -> bool:
+def regroups(text: str | None) -> bool:
     """Whether a pattern does more than permute whole axes."""
-    return pattern is not None and any(mark in pattern for mark in "([")
+    return text is not None and ("(" in text or parsed(text).slots != parsed(text).our_slots)

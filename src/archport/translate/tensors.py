@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache, partial
 from typing import NamedTuple
 
 import torch
-from einops import EinopsError
 from torch import Tensor, nn
 
 from ..config import DecoderConfig, dtype_name
@@ -150,7 +149,7 @@ def plan(
         if not missing:
             step_keys = tuple(spellings[key] for key in row.keys)
             theirs = {key: headers[key] for key in step_keys}
-            own = list(_header_faults(name, shape, theirs, row._replace(keys=step_keys), cfg.axes))
+            own = list(_header_faults(name, shape, theirs, replace(row, keys=step_keys), cfg.axes))
             faults += own
             casts = any(header.dtype != dtype for header in theirs.values())
             kind = _kind(row, shape, tuple(cfg.axes.items()), casts=casts) if not own else StepKind.CAST
@@ -244,24 +243,35 @@ def export_tensors(
 
     Of alternative rows, those whose keys are all `present` are written, or the first.
 
-
     Raises: MappingError for a parameter without its one row, and for a key that two rows name.
     """
-    rows, faults = table.rows_of(parameters, cfg, present)
-    faults += left_over(rows, cfg.axes)
-    if faults:
-        raise MappingError(faults, "key table", "nothing was written")
+    try:
+        rows, faults = table.rows_of(parameters, cfg, present)
+        if faults := faults + left_over(rows, cfg.axes):
+            raise MappingError(faults, "key table")
+        return _outgoing(rows, cfg.axes, parameters, dtype)
+    except MappingError as error:
+        raise MappingError(error.faults, "key table", "nothing was written") from None
+
+
+def _outgoing(
+    rows: Mapping[str, Row], axes: Mapping[str, int], parameters: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Outgoing]:
     sources: dict[str, list[tuple[Layout, Tensor]]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    faults: list[str] = []
     for name, parameter in parameters.items():
-        layout = Layout(rows[name], cfg.axes)
+        layout = Layout(rows[name], axes)
         for key in dict.fromkeys(layout.keys):
             sources.setdefault(key, []).append((layout, parameter.detach()))
-    outgoing: dict[str, Outgoing] = {}
-    for key, parts in sources.items():
-        layout, first = parts[0]
-        header = Header(layout.their_shape(key, tuple(first.shape)), dtype or first.dtype)
-        outgoing[key] = Outgoing(header, partial(_export_tensor, key, header, parts))
-    return outgoing
+            try:
+                shapes.setdefault(key, layout.their_shape(key, tuple(parameter.shape)))
+            except MappingError as error:
+                faults.append(f"{name}: {error.faults[0]}")
+    if faults:
+        raise MappingError(faults, "key table")
+    headers = {key: Header(shapes[key], dtype or parts[0][1].dtype) for key, parts in sources.items()}
+    return {key: Outgoing(headers[key], partial(_export_tensor, key, headers[key], sources[key])) for key in sources}
 
 
 def _export_tensor(key: str, header: Header, parts: Sequence[tuple[Layout, Tensor]]) -> Tensor:
@@ -309,8 +319,8 @@ def _header_faults(
     for key, header in headers.items():
         try:
             expected = layout.their_shape(key, shape) if row.pattern else shape
-        except EinopsError:
-            yield f"{name}: the key table's pattern {row.pattern} does not fit shape {shape}"
+        except MappingError as error:
+            yield f"{name}: {error.faults[0]}"
             return
         if header.shape != expected:
             yield f"{key}: found {header.shape}, expected {expected} for {name} {shape}"
