@@ -225,7 +225,7 @@ def _filled_row(cell: str | Row, parts: Mapping[str, str], axes: Mapping[str, in
     keys = tuple(_filled(key, parts) for key in row.keys)
     pattern = row.pattern and row.pattern.replace("{e}", parts.get("e", "{e}"))
     if any("{i}" in key for key in keys):
-        keys = tuple(_a_key_a_row(keys, pattern or "", axes))
+        keys = tuple(_a_key_a_row(keys, pattern or "... -> ...", axes))
     filled = Row(keys, pattern, row.only)
     Layout(filled, axes)
     for template, key in zip(row.keys, keys, strict=False):
