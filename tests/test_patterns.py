@@ -13,8 +13,10 @@ from torch import nn
 from archport.errors import MappingError
 from archport.files.header import Header
 from archport.layers import QKV
+from archport.translate.planning import plan
+from archport.translate.steps import StepKind
 from archport.translate.table import Table, only, rearranged, sections
-from archport.translate.tensors import StepKind, export_tensors, import_tensor, plan
+from archport.translate.tensors import export_tensors, import_tensor
 
 KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS = 3, 4, 5, 11, 7, 6, 2
 AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS}

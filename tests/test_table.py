@@ -19,8 +19,10 @@ from archport.files.header import Header
 from archport.parity.references import variants
 from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
+from archport.translate.planning import plan
+from archport.translate.steps import StepKind
 from archport.translate.table import Row, rearranged
-from archport.translate.tensors import StepKind, export_tensors, plan
+from archport.translate.tensors import export_tensors
 
 from .references import CLASSES, VARIANTS, context, hf_dict, reference, sequences
 
