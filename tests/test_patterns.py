@@ -297,7 +297,7 @@ def test_a_row_that_makes_no_sense_is_one_line_that_names_it(slip, way):
 def test_an_expert_of_a_config_without_experts_is_a_fault():
     rows, _, ours, _ = CASES["experts transposed"]
     cfg = SimpleNamespace(axes={"kv": KV})
-    with pytest.raises(MappingError, match=r"expected an axis e in Config.axes beside kv") as caught:
+    with pytest.raises(MappingError, match=r"expected an axis e in Config.axes: kv") as caught:
         export_tensors(table_of(rows), cfg, named(ours))
     assert len(caught.value.faults) == 1
 

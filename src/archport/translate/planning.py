@@ -12,7 +12,8 @@ from torch import nn
 from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.header import Header
-from .pattern import Layout, Row
+from .layout import Layout
+from .pattern import Row
 from .steps import Plan, StepKind, TensorStep
 from .table import Table, left_over
 

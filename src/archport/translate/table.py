@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from ..checking import frozen
 from ..config import DecoderConfig
 from ..errors import MappingError
-from .pattern import BRACKETS, Layout, Row, parsed
+from .layout import Layout
+from .pattern import BRACKETS, Row, parsed
 
 
 class Field(NamedTuple):

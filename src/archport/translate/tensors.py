@@ -10,7 +10,8 @@ from torch import Tensor
 from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.header import Header
-from .pattern import Layout, Row
+from .layout import Layout
+from .pattern import Row
 from .steps import PIECE, StepKind, TensorStep
 from .table import Table, left_over
 
