@@ -54,7 +54,7 @@ class Pattern:
 @cache
 def parsed(text: str) -> Pattern:
     """A pattern's parts. Raises: MappingError for what is none."""
-    theirs, arrow, ours = " ".join(text.split()).partition(" -> ")
+    theirs, arrow, ours = text.partition(" -> ")
     if not arrow:
         raise malformed(text, "is no pattern, expected theirs -> ours")
     first, _, rest = theirs.partition(" ")

@@ -57,7 +57,7 @@ def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
     pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
     """
-    return Row((keys,) if isinstance(keys, str) else keys, pattern)
+    return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 
 
 def sections(key: str, pattern: str) -> Row:
