@@ -27,7 +27,7 @@ from .experts import (
     UncastNormalisedRouter,
 )
 from .finish import LogitScale, SoftCap
-from .mask import Alibi, Chunked, Window
+from .mask import Alibi, Chunked, RoundedAlibi, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
 from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
 from .rotary import Rotary, Rotation
@@ -73,6 +73,7 @@ __all__ = [
     "ReLUSquared",
     "Rotary",
     "Rotation",
+    "RoundedAlibi",
     "Router",
     "SandwichBlock",
     "ScaledBlock",

@@ -78,3 +78,12 @@ class Alibi(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for print."""
         return f"heads={self.heads}" + (f", factor={self.factor:g}" if self.factor != 1 else "")
+
+
+class RoundedAlibi(Alibi):
+    """Alibi whose prices are rounded to bfloat16, counted from the first token. Source: `FalconModel`."""
+
+    def bias(self, key_positions: Tensor, places: Tensor) -> Tensor:  # (batch or 1, keys), (seq)
+        """The price of each key, (batch or 1, heads, 1, keys)."""
+        slopes = self.slopes(places.device).to(torch.bfloat16)
+        return (slopes[:, None, None] * key_positions[:, None, None]).float()

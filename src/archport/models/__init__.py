@@ -11,6 +11,9 @@ from typing import Any, Literal
 from ..config import DecoderConfig, bounded, derived
 from ..layers import DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Window, Yarn
 
+LayerTypes = tuple[Literal["full_attention", "sliding_attention"], ...]
+RotaryScaling = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
+
 # The settings that a scaling cannot do without.
 NEEDED = {
     "linear": ("rotary_factor",),
@@ -32,7 +35,7 @@ class RotaryConfig(DecoderConfig):
 
     rotary_base: float = 10000.0
     rotary_fraction: float = 1.0
-    rotary_scaling: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
+    rotary_scaling: RotaryScaling = "default"
     rotary_context: int | None = None
     rotary_factor: float | None = None
     rotary_low_factor: float | None = None
@@ -126,9 +129,7 @@ class WindowConfig(DecoderConfig):
     """
 
     window: int | None = None
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
-        lambda cfg: ("full_attention",) * cfg.layers
-    )
+    layer_types: LayerTypes = derived(lambda cfg: ("full_attention",) * cfg.layers)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Each layer has its type, and those of sliding attention their window."""

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
 from torch.nn import LayerNorm, Linear
 
 from ..config import derived
-from ..layers import MLP, Alibi, Attention, Block, Decoder, Embed, ParallelBlock, SequentialBlock, SharedNormBlock
+from ..layers import (
+    MLP,
+    Attention,
+    Block,
+    Decoder,
+    Embed,
+    ParallelBlock,
+    RoundedAlibi,
+    SequentialBlock,
+    SharedNormBlock,
+)
 from . import RotaryConfig, rotary_variants
 
 
@@ -40,15 +48,6 @@ class Config(RotaryConfig):
             yield "parallel", "found False, expected True where grouped"
         if self.norms not in ((1, 2) if self.grouped else (1,)):
             yield "norms", f"found {self.norms}, expected 1{' or 2' if self.grouped else ' where not grouped'}"
-
-
-class RoundedAlibi(Alibi):
-    """Alibi whose prices are rounded to bfloat16, counted from the first token. Source: `FalconModel`."""
-
-    def bias(self, key_positions: Tensor, places: Tensor) -> Tensor:  # (batch or 1, keys), (seq)
-        """The price of each key, (batch or 1, heads, 1, keys)."""
-        slopes = self.slopes(places.device).to(torch.bfloat16)
-        return (slopes[:, None, None] * key_positions[:, None, None]).float()
 
 
 def build(cfg: Config) -> Decoder:

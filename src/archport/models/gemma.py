@@ -5,11 +5,11 @@ Its relatives put other parts into `decoder` and `attention`; the reference clas
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ..config import bounded, derived, fixed
 from ..layers import Block, Decoder, OffsetRMSNorm, ScaledEmbed, SequentialBlock, SoftCap
-from . import WindowConfig, llama
+from . import LayerTypes, WindowConfig, llama
 from .llama import attention, mlp
 
 
@@ -25,7 +25,7 @@ class Config(llama.Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowedConfig(Config, WindowConfig):
+class SlidingConfig(Config, WindowConfig):
     """Sizes of the later Gemmas, whose layers slide, but each `window_pattern`th unless `layer_types` say otherwise.
 
     Scores are divided by the root of `query_scalar`, logits bent below `logit_cap`.
@@ -35,7 +35,7 @@ class WindowedConfig(Config, WindowConfig):
     logit_cap: float | None = None
     window: int | None = 4096
     window_pattern: int = 6
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+    layer_types: LayerTypes = derived(
         lambda cfg: tuple(
             "sliding_attention" if (layer + 1) % cfg.window_pattern else "full_attention" for layer in range(cfg.layers)
         )

@@ -14,7 +14,7 @@ from .llama import attention, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(gemma.WindowedConfig):
+class Config(gemma.SlidingConfig):
     """Sizes of a Gemma 2, whose scores are bent below `score_cap`."""
 
     logit_cap: float | None = 30.0

@@ -13,7 +13,7 @@ from .llama import attention, mlp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(gemma.WindowedConfig):
+class Config(gemma.SlidingConfig):
     """Sizes of a Gemma 3, whose layers with a window turn by `local_rotary_base` alone."""
 
     rotary_base: float = 1000000.0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ..config import derived, fixed
 from ..layers import (
@@ -15,7 +15,7 @@ from ..layers import (
     SequentialBlock,
     Sinks,
 )
-from . import ExpertsConfig, WindowConfig, llama, rotary_variants
+from . import ExpertsConfig, LayerTypes, RotaryScaling, WindowConfig, llama, rotary_variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class Config(llama.Config, WindowConfig, ExpertsConfig):
     attention_bias: bool = True
     mlp_bias: bool = fixed(False)
     window: int = 128
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+    layer_types: LayerTypes = derived(
         lambda cfg: tuple(("sliding_attention", "full_attention")[layer % 2] for layer in range(cfg.layers))
     )
     alpha: float = 1.702
     limit: float = 7.0
     rotary_base: float = 150000.0
-    rotary_scaling: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = field()
+    rotary_scaling: RotaryScaling = field()
 
 
 def build(cfg: Config) -> Decoder:

@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from ..config import bounded, derived, fixed
 from ..layers import Block, Decoder, RMSNorm, SequentialBlock
-from . import WindowConfig, llama
+from . import LayerTypes, WindowConfig, llama
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windows(WindowConfig):
+class SwitchedWindows(WindowConfig):
     """Which layers of a Qwen see a window: where `windowed`, all after the first `full_layers`, or `layer_types`."""
 
     windowed: bool = False
     full_layers: int = bounded(28, least=0)
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+    layer_types: LayerTypes = derived(
         lambda cfg: tuple(
             "sliding_attention" if cfg.windowed and layer >= cfg.full_layers else "full_attention"
             for layer in range(cfg.layers)
@@ -31,7 +31,7 @@ class Windows(WindowConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(llama.Config, Windows):
+class Config(llama.Config, SwitchedWindows):
     """Sizes of a Qwen 2."""
 
     attention_bias: bool = fixed(True)

@@ -10,7 +10,7 @@ from . import llama, qwen2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(llama.Config, qwen2.Windows):
+class Config(llama.Config, qwen2.SwitchedWindows):
     """Sizes of a Qwen 3; a head's width does not follow from the others."""
 
     head_width: int = 128

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..config import bounded, derived
 from ..layers import Block, Decoder, RMSNorm, SequentialBlock
-from . import WindowConfig, llama
+from . import LayerTypes, WindowConfig, llama
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Config(llama.Config, WindowConfig):
         lambda cfg: tuple(int((layer + 1) % cfg.nope_interval != 0) for layer in range(cfg.layers))
     )
     windowed: bool = False
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] = derived(
+    layer_types: LayerTypes = derived(
         lambda cfg: tuple(
             "sliding_attention" if cfg.windowed and not rotary else "full_attention"
             for rotary in cfg.rotary_layers[: cfg.layers]
