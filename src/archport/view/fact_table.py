@@ -198,5 +198,6 @@ def _cache(subject: Subject, descriptions: Mapping[str, Description]) -> str:
     seen = f"{count:,} bytes a token in {dtype_name(subject.dtype)}"
     if reaches := [one.reach for one in cached.values() if one.reach is not None]:
         further = sum(one.cached or 0 for one in cached.values() if one.reach is None) * size
-        seen += f"; {further:,} would do past {max(reaches):,} tokens, which some layers do not see"
+        more = f"only {further:,} more a token are" if further else "no more are"
+        seen += f"; past {max(reaches):,} tokens {more} needed"
     return seen

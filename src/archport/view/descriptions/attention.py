@@ -40,7 +40,7 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
 def _facts(part: Attention, subject: Subject, path: str, unit: str) -> list[Fact]:
     kv = f", {part.kv_heads} of keys and values" if part.kv_heads < part.heads else ""
     scores = f"those of {type(part).__name__}" if _own_scores(part) else _scaling(part, subject) + _capped(part)
-    normed = " / ".join(dict.fromkeys((norms.in_short(part.q_norm), norms.in_short(part.k_norm))))
+    normed = " / ".join(dict.fromkeys((norms.of_each(part.q_norm), norms.of_each(part.k_norm))))
     last = ", after rotary" if isinstance(part, NormedLastAttention) and part.q_norm is not None else ""
     return [
         Fact("attention", "heads", f"{part.heads} of {part.head_width}{kv}"),
