@@ -21,7 +21,7 @@ from archport.translate.pattern import Row
 from archport.view import reference_tree
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
-from archport.view.layouts import in_short, layout
+from archport.view.layouts import axes, layout
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
@@ -458,7 +458,7 @@ LAYOUTS = {  # a row, what ours are put together by, whether theirs is a matrix;
 @pytest.mark.parametrize(("row", "fused", "said", "short"), LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts_in_words(row, fused, said, short):
     assert layout(row, fused=fused) == said
-    assert in_short(row, fused=fused) == short
+    assert axes(row, fused=fused) == short
 
 
 def test_a_bias_has_no_columns():

@@ -13,7 +13,7 @@ from .. import loading, port, registry
 from ..errors import NotFiniteWarning, plain
 from ..files import checkpoint, strict_json
 from ..registry import Architecture
-from ..view import in_short, summary
+from ..view import composition, summary
 from ..view.trees import parameter_count
 from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
 
@@ -158,8 +158,9 @@ def models(
 
 
 def _line_of(arch: Architecture) -> dict[str, Any]:
-    first = next(iter(arch.published), "-")
-    return {"ARCH": arch.name, "published": len(arch.published), "as": first, "parts": in_short.parts(arch)}
+    first, sizes = next(iter(arch.published.items()), ("-", arch.sizes))
+    parts = composition.parts(arch, [sizes] if sizes else [])
+    return {"ARCH": arch.name, "published": len(arch.published), "as": first, "parts": parts}
 
 
 def _published(arch: Architecture) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""An architecture in a line: its parts, by their facts at the sizes of its tests."""
+"""An architecture in a line: the parts that it has at some sizes, or at one or another of several."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ..registry import Architecture
 from .fact_table import facts
@@ -17,47 +18,61 @@ USUAL = {
 }
 
 
-def parts(arch: Architecture) -> str:
-    """What it is made of, in short; empty where it has no sizes to look at."""
-    if not arch.sizes:
-        return ""
-    shown = Subject(arch.name, arch, arch.config_class(**arch.sizes))
-    return "; ".join(_parts({f"{part} {what}": value for part, what, value in facts(shown)}))
+def parts(arch: Architecture, several: Iterable[Mapping[str, Any]]) -> str:
+    """What it is made of at all the sizes given, in short; empty where none are."""
+    known = [_known(arch, sizes) for sizes in several]
+    return "; ".join(_parts(known)) if known else ""
 
 
-def _parts(known: Mapping[str, str]) -> Iterator[str]:
+def _known(arch: Architecture, sizes: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The values of each fact, without the layers that have each."""
+    few = {"experts": sizes["experts_per_token"]} if "experts_per_token" in sizes else {}  # which are as good as many
+    shown = Subject(arch.name, arch, arch.config_class(**{**sizes, **few}))
+    values = {f"{part} {what}": value.split(" / ") for part, what, value in facts(shown)}
+    return {what: [value.partition(" (")[0] for value in some] for what, some in values.items()}
+
+
+def _parts(known: Sequence[Mapping[str, list[str]]]) -> Iterator[str]:
     def values(what: str) -> list[str]:
-        """The values of a fact, without the layers that have each."""
-        return [value.partition(" (")[0] for value in known.get(what, "-").split(" / ")]
+        return list(dict.fromkeys(value for one in known for value in one.get(what, [])))
 
-    def unusual(what: str) -> bool:
-        return values(what) != [USUAL[what]] and known.get(what, "-") != "-"
+    def unusual(what: str) -> list[str]:
+        return [value for value in values(what) if value != USUAL[what]]
 
-    yield f"{' or '.join(values('positions kind'))} positions"
+    def anywhere(what: str, words: str) -> bool:
+        return any(words in value for value in values(what))
+
+    def among(what: str, words: str) -> str:
+        """Where some layers alone have it, that they do."""
+        mixed = any(0 < sum(words in value for value in one.get(what, [])) < len(one[what]) for one in known)
+        return " in some layers" if mixed else ""
+
+    told = dict.fromkeys(kind.partition(",")[0] for kind in values("positions kind") if kind != "none")
+    yield f"{' or '.join(told) or 'no'} positions{among('positions kind', 'none')}"
     if values("positions rotary pairs") == ["2i and 2i + 1"]:
         yield "pairs of neighbours"
-    seen = values("attention sees")
-    if any(value.startswith("the last") for value in seen):
-        yield "a window" if len(seen) == 1 else "a window in some layers"
-    if any("chunk" in value for value in seen):
-        yield "chunks" if len(seen) == 1 else "chunks in some layers"
-    if "keys and values" in known.get("attention heads", ""):
+    for words, named in (("the last", "a window"), ("chunk", "chunks")):
+        if anywhere("attention sees", words):
+            yield named + among("attention sees", words)
+    if anywhere("attention heads", "keys and values"):
         yield "grouped heads"
     if unusual("attention norms of q and k"):
         yield "norms of q and k"
     if unusual("attention clip"):
         yield "q, k and v clipped"
-    if "bent" in known.get("attention scores", ""):
+    if anywhere("attention scores", "bent"):
         yield "capped scores"
     if unusual("attention sinks"):
         yield "sinks"
-    yield " and ".join(dict.fromkeys(value.partition(",")[0] for value in values("residual norm")))
-    experts = "experts" in known.get("mlp kind", "")
-    gated = "gated " if "gated" in known.get("mlp kind", "") else ""
-    yield f"{gated}MLP{'s as experts' * experts} with {' or '.join(values('mlp activation')).replace(',', '')}"
+    yield " or ".join(dict.fromkeys(value.partition(",")[0] for value in values("residual norm")))
+    gated = "gated " if anywhere("mlp kind", "gated") else ""
+    experts = "s as experts" if anywhere("mlp kind", "experts") else ""
+    yield f"{gated}MLP{experts} with {' or '.join(values('mlp activation')).replace(',', '')}"
     yield " or ".join(values("residual wiring"))
-    if unusual("embedding token vectors"):
-        changes = known["embedding token vectors"].replace("times", "scaled").split(", ")
-        yield f"token vectors {' and '.join(change.split(' ')[0] for change in changes)}"
-    if unusual("head logits"):
-        yield "capped logits" if "bent" in known["head logits"] else "scaled logits"
+    if changes := unusual("embedding token vectors"):
+        verbs = (one.split(" ")[0].replace("times", "scaled") for value in changes for one in value.split(", "))
+        yield f"token vectors {' and '.join(dict.fromkeys(verbs))}"
+    if anywhere("head logits", "bent"):
+        yield "capped logits"
+    if anywhere("head logits", "times"):
+        yield "scaled logits"
