@@ -47,6 +47,7 @@ from archport.view.page import to_html
 from archport.view.plotting import check, plot
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import subject
+from archport.view.summary import in_words
 from archport.view.trees import every, folded, tree
 
 from .references import loud
@@ -570,6 +571,13 @@ def test_layers_that_differ_are_named(odd, said):
     model = of_parts(*(block(narrow if layer in odd else wide) for layer in range(12)))
     found = values(model)["attention", "sees"].replace("the last 8", "8").replace("all before it", "all")
     assert found in (said, " / ".join(reversed(said.split(" / "))))
+
+
+def test_windows_and_scalings_in_a_line():
+    rotary, window = Rotary(10, scaling=layers.Yarn(4.0, 31)), layers.Window(9)
+    for masks, said in (((window, None), "window of 9 in some layers"), ((window, window), "window of 9")):
+        words = in_words(of_parts(*(block(attention(rotary=rotary, mask=mask)) for mask in masks)).model)
+        assert f"rotary 10 of 10 in halves with Yarn, 4 times, {said}, sequential residual, untied head" in words
 
 
 def test_a_part_is_told_once_with_its_layers():

@@ -144,7 +144,7 @@ def models(
     name: Annotated[str | None, Argument(help="one of them, with all its published models", metavar="[ARCH]")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the architectures with their parts; of one the published models, with their sizes and parameter counts."""
+    """List the architectures, each with the parts of a published model; of one all of these, with sizes and counts."""
     if name is None:
         rows = [_line_of(registry.architecture(one)) for one in registry.architectures()]
     else:
