@@ -100,9 +100,16 @@ def test_build_from_a_config_file(tmp_path):
 def test_models_lists_published_sizes():
     rows = {row["ARCH"]: row for row in json.loads(run("models", "--json").stdout)}
     assert rows.keys() == set(archport.architectures())
-    assert rows["llama"]["parts"] == (
-        "rotary positions; grouped heads; RMSNorm; gated MLP with silu; sequential residual"
-    )
+    assert rows["llama"]["parts"] == "rotary positions; RMSNorm; gated MLP with silu; sequential residual"
+    parts = {
+        "falcon": "ALiBi positions; ",
+        "olmo": "rotary positions; LayerNorm; ",
+        "mixtral": "rotary positions; grouped",
+    }
+    assert {name: rows[name]["parts"][: len(start)] for name, start in parts.items()} == parts  # of the first published
+    of_llama = json.loads(run("models", "llama", "--json").stdout)
+    assert len({row["sizes"] for row in of_llama}) == len(of_llama)
+    assert "in halves with Llama3, 8 times, " in of_llama[2]["sizes"]
     of_neox = {row["model"]: row for row in json.loads(run("models", "gpt-neox", "--json").stdout)}
     assert rows["gpt_neox"]["published"] == len(of_neox)
     assert of_neox["EleutherAI/pythia-70m"]["parameters"] == 70426624

@@ -28,7 +28,14 @@ from archport.layers import (
     ScaledBlock,
     SequentialBlock,
 )
-from archport.layers.experts import Experts, NormalisedRouter, SharedExpert, SigmoidRouter, SoftmaxRouter
+from archport.layers.experts import (
+    ClampedGatedMLP,
+    Experts,
+    NormalisedRouter,
+    SharedExpert,
+    SigmoidRouter,
+    SoftmaxRouter,
+)
 from archport.mappings import COMMON_HARMLESS, COMMON_REQUIRES
 from archport.registry import architecture
 from archport.translate.table import Table
@@ -40,6 +47,7 @@ from archport.view.page import to_html
 from archport.view.plotting import check, plot
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import subject
+from archport.view.summary import in_words
 from archport.view.trees import every, folded, tree
 
 from .references import loud
@@ -387,7 +395,10 @@ WITH = {  # a part, where something is said of it, a piece of what is, and facts
         attention(mask=layers.Window(9)),
         "attn.mask",
         "Each query sees the last 9 tokens",
-        {"attention sees": "the last 9", "sizes KV cache": "160 bytes a token in float32; 0 would do past 9 tokens"},
+        {
+            "attention sees": "the last 9",
+            "sizes KV cache": "160 bytes a token in float32; past 9 tokens no more are needed",
+        },
     ),
     "chunks": (attention(mask=layers.Chunked(9)), "attn.mask", "chunks of 9 tokens", {"attention sees": "its chunk"}),
     "alibi": (
@@ -395,6 +406,24 @@ WITH = {  # a part, where something is said of it, a piece of what is, and facts
         "attn.mask",
         "from 0.00391 to 0.5",
         {"positions kind": "ALiBi", "positions slopes": "0.00391 to 0.5", "attention sees": "all before it"},
+    ),
+    "rounded alibi": (
+        attention(mask=layers.RoundedAlibi(6), rotary=None),
+        "attn.mask",
+        "Raises each score by how far the key is from the first token",
+        {"positions kind": "ALiBi, rounded to bfloat16", "attention sees": "all before it"},
+    ),
+    "yarn": (
+        attention(rotary=Rotary(10, scaling=layers.Yarn(4.0, 31))),
+        "attn.rotary",
+        "Cos and sin are multiplied by 1.13863",
+        {"positions rotary base": "(Yarn), cos and sin times 1.13863"},
+    ),
+    "clamped": (
+        ClampedGatedMLP(72, 40, alpha=1.7, limit=7.0),
+        "mlp",
+        "The gate is kept below 7, the up-projection between -7 and 7 and raised by 1.",
+        {"mlp kind": "gated, clamped"},
     ),
     "no positions": (attention(rotary=None), "attn", "Lets each position", {"positions kind": "none"}),
     "soft cap": (
@@ -498,7 +527,7 @@ ENDS = {
     "normed": (
         {"embed": Embed(113, 72, norm=nn.LayerNorm(72))},
         "embed.norm",
-        "Of the token vectors: Shifts",
+        "Of the token vectors: shifts",
         "embedding token vectors",
         "normed",
     ),
@@ -542,6 +571,29 @@ def test_layers_that_differ_are_named(odd, said):
     model = of_parts(*(block(narrow if layer in odd else wide) for layer in range(12)))
     found = values(model)["attention", "sees"].replace("the last 8", "8").replace("all before it", "all")
     assert found in (said, " / ".join(reversed(said.split(" / "))))
+
+
+def test_windows_and_scalings_in_a_line():
+    rotary, window = Rotary(10, scaling=layers.Yarn(4.0, 31)), layers.Window(9)
+    for masks, said in (((window, None), "window of 9 in some layers"), ((window, window), "window of 9")):
+        words = in_words(of_parts(*(block(attention(rotary=rotary, mask=mask)) for mask in masks)).model)
+        assert f"rotary 10 of 10 in halves with Yarn, 4 times, {said}, sequential residual, untied head" in words
+
+
+def test_a_part_is_told_once_with_its_layers():
+    shared, own = Rotary(10), {0: {"mask": layers.Window(8)}, 3: {"rotary": None}}
+    model = of_parts(*(block(attention(**{"rotary": shared} | own.get(layer % 4, {}))) for layer in range(8)))
+    rows = [(row["path"].removeprefix("blocks.{n}."), row["count"], row["layers"]) for row in explain(model)]
+    assert [row for row in rows if row[0] in ("attn", "attn.qkv", "attn.rotary", "attn.mask")] == [
+        ("attn", 2, "each fourth layer from 0"),
+        ("attn", 4, "layers 1, 2, 5, 6"),
+        ("attn", 2, "each fourth layer from 3"),
+        ("attn.qkv", 8, ""),
+        ("attn.rotary", 1, "all but each fourth layer from 3"),
+        ("attn.mask", 1, "each fourth layer from 0"),
+    ]
+    texts_of = [row["text"] for row in explain(model) if row["path"] == "blocks.{n}.attn"]
+    assert ["no angle tells positions apart" in text for text in texts_of] == [False, False, True]
 
 
 def test_experts_are_folded_in_their_layers():

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import archport
 from archport.errors import ConfigError, UnsupportedError
+from archport.layers import LongRope, Yarn
 from archport.mappings import (
     COMMON_HARMLESS,
     COMMON_REQUIRES,
@@ -291,3 +292,8 @@ def test_a_scaled_gpt_neox_is_the_reference_past_the_length_it_was_trained_on(va
     ids = torch.randint(0, 113, (2, 60), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert error(port(ids), reference(ids).logits) <= 1e-5
+
+
+def test_settings_are_shown_where_they_are_not_the_usual_ones():
+    assert repr(Yarn(32.0, 4096, truncate=False)) == "Yarn(factor=32.0, context=4096, truncate=False)"
+    assert repr(LongRope(4.0, 31, (1.0,) * 48, (2.0,) * 48)) == "LongRope(factor=4.0, context=31)"

@@ -21,11 +21,11 @@ from archport.translate.pattern import Row
 from archport.view import reference_tree
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
-from archport.view.layouts import in_short, layout
+from archport.view.layouts import axes, layout
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
-from archport.view.trees import tree
+from archport.view.trees import folded, tree
 
 from .hub_server import REPO
 from .references import SIZES, VARIANTS, reference
@@ -96,11 +96,28 @@ def test_a_tree_counts_what_transformers_counts(variant, tmp_path):
     assert {row["depth"] for row in tree(target.model, depth=2)} == {1, 2}
 
 
-def test_blocks_that_differ_are_not_folded():
+@pytest.mark.parametrize(
+    ("odd", "labels"),
+    [
+        ([5], ["blocks.0-4, 6-11", "blocks.5"]),
+        (range(1, 12, 2), ["blocks.0, 2, .., 10", "blocks.1, 3, .., 11"]),
+        ([2, 5, 8, 11], ["blocks.0-1, 3-4, .., 9-10", "blocks.2, 5, .., 11"]),
+    ],
+)
+def test_blocks_are_folded_by_their_insides(odd, labels):
     target = subject("gpt2")
-    target.model.blocks[5].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
-    labels = [row["module"] for row in tree(target.model) if row["depth"] == 1]
-    assert labels == ["embed", "blocks.0-4", "blocks.5", "blocks.6-11", "norm", "head"]
+    for layer in odd:
+        target.model.blocks[layer].mlp.up = torch.nn.Linear(768, 3072, bias=False, device="meta")
+    rows = [row for row in tree(target.model) if row["depth"] == 1]
+    assert [row["module"] for row in rows] == ["embed", *labels, "norm", "head"]
+    assert [row["count"] for row in rows][1:3] == [12 - len(odd), len(odd)]
+    assert [line.path for line in folded(target.model) if line.path in list(line.paths)[1:]] == []
+    names = {
+        name
+        for name, _ in target.model.named_modules()
+        if not isinstance(target.model.get_submodule(name), torch.nn.ModuleList)
+    }
+    assert sorted(path for line in folded(target.model) for path in line.paths) == sorted(names - {""})
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "architecture"])
@@ -201,7 +218,7 @@ def test_layers_of_several_types_are_told_apart(tiny, monkeypatch):
     assert (row["path"], row["count"]) == ("blocks.{n}.mlp.up", 3)
     spoil(monkeypatch, "blocks.1.mlp.up.weight")
     pair = reference_tree.joined(target)
-    assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in range(3)] == ["=", "!", "="]
+    assert [pair.marks[f"blocks.{layer}.mlp.up"] for layer in (0, 1)] == ["=", "!"]  # 0 stands for 2 too
     assert pair.their_marks["transformer.h.0.mlp.c_fc"] == "!"
 
 
@@ -441,7 +458,7 @@ LAYOUTS = {  # a row, what ours are put together by, whether theirs is a matrix;
 @pytest.mark.parametrize(("row", "fused", "said", "short"), LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts_in_words(row, fused, said, short):
     assert layout(row, fused=fused) == said
-    assert in_short(row, fused=fused) == short
+    assert axes(row, fused=fused) == short
 
 
 def test_a_bias_has_no_columns():

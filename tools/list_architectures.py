@@ -11,7 +11,8 @@ from typing import Any
 
 from archport import registry
 from archport.mappings import COMMON_REQUIRES
-from archport.view.in_short import parts
+from archport.parity import references
+from archport.view.composition import parts
 
 SOURCE = Path("src/archport")
 SCORES = Path("docs/kill_scores.json")  # written by tools/count_kills.py, held true by tests/test_verify.py
@@ -22,7 +23,7 @@ def main() -> None:
     """Print the table."""
     scores = json.loads(SCORES.read_text())
     rows = [
-        ("architecture", "its parts", "lines", "faults noticed, located, named", "refused", "published"),
+        ("architecture", "parts that it can have", "lines", "faults noticed, located, named", "refused", "published"),
         ("---",) * 6,
     ]
     for name in registry.architectures():
@@ -30,7 +31,10 @@ def main() -> None:
         model, mapping = (lines(SOURCE / room / f"{name}.py") for room in ("models", "mappings"))
         published = "<br>".join(arch.published) or "-"
         refused = "<br>".join(refusals(arch.table.requires)) or "-"
-        rows.append((f"`{name}`", parts(arch), f"{model} + {mapping}", score(scores.get(name)), refused, published))
+        sizes = (*references.variants(arch).values(), *arch.published.values())
+        rows.append(
+            (f"`{name}`", parts(arch, sizes), f"{model} + {mapping}", score(scores.get(name)), refused, published)
+        )
     print("\n".join("| " + " | ".join(row) + " |" for row in rows))
 
 

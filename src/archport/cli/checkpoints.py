@@ -13,7 +13,7 @@ from .. import loading, port, registry
 from ..errors import NotFiniteWarning, plain
 from ..files import checkpoint, strict_json
 from ..registry import Architecture
-from ..view import in_short, summary
+from ..view import composition, summary
 from ..view.trees import parameter_count
 from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
 
@@ -144,7 +144,7 @@ def models(
     name: Annotated[str | None, Argument(help="one of them, with all its published models", metavar="[ARCH]")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the architectures with their parts; of one the published models, with their sizes and parameter counts."""
+    """List the architectures, each with the parts of a published model; of one all of these, with sizes and counts."""
     if name is None:
         rows = [_line_of(registry.architecture(one)) for one in registry.architectures()]
     else:
@@ -158,8 +158,9 @@ def models(
 
 
 def _line_of(arch: Architecture) -> dict[str, Any]:
-    first = next(iter(arch.published), "-")
-    return {"ARCH": arch.name, "published": len(arch.published), "as": first, "parts": in_short.parts(arch)}
+    first, sizes = next(iter(arch.published.items()), ("-", arch.sizes))
+    parts = composition.parts(arch, [sizes] if sizes else [])
+    return {"ARCH": arch.name, "published": len(arch.published), "as": first, "parts": parts}
 
 
 def _published(arch: Architecture) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Rotary frequencies changed to reach past the length that a model was first trained on: one class a way to do it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -24,8 +24,19 @@ def positions_per_radian(width: int, base: float | Tensor, device: torch.device)
     return base ** (torch.arange(0, width, 2, device=device).float() / width)
 
 
-@dataclass(frozen=True)
-class LinearScaling:
+@dataclass(frozen=True, repr=False)
+class _Settings:
+    """Shown by what is not as by default."""
+
+    def __repr__(self) -> str:
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        plain = {one.name: one.default for one in fields(self)}
+        settings = (f"{name}={value!r}" for name, value in given.items() if value != plain[name])
+        return f"{type(self).__name__}({', '.join(settings)})"
+
+
+@dataclass(frozen=True, repr=False)
+class LinearScaling(_Settings):
     """Every pair turns `factor` times slower. Source: position interpolation, arXiv 2306.15595."""
 
     factor: float
@@ -36,8 +47,8 @@ class LinearScaling:
         return plain / self.factor
 
 
-@dataclass(frozen=True)
-class DynamicNTK:
+@dataclass(frozen=True, repr=False)
+class DynamicNTK(_Settings):
     """The base grows with the length of the pass, once that is past `context` positions; widths from 3.
 
     Source: arXiv 2309.00071, section 3.3, and `_compute_dynamic_ntk_parameters`.
@@ -54,8 +65,8 @@ class DynamicNTK:
         return torch.where(length > self.context, 1.0 / positions_per_radian(width, grown, plain.device), plain)
 
 
-@dataclass(frozen=True)
-class Llama3:
+@dataclass(frozen=True, repr=False)
+class Llama3(_Settings):
     """Pairs that turn more than `high` times in `context` positions stay; below `low` they turn `factor` times slower.
 
     Those between are mixed of both. Source: `_compute_llama3_parameters`.
@@ -76,8 +87,8 @@ class Llama3:
         return torch.where(wavelengths > self.context / self.low, plain / self.factor, mixed)
 
 
-@dataclass(frozen=True)
-class Yarn:
+@dataclass(frozen=True, repr=False)
+class Yarn(_Settings):
     """Pairs that turn `beta_fast` times in `context` positions stay; at `beta_slow` they turn `factor` times slower.
 
     Between the two, by the number of the pair; `truncate` takes whole numbers for its ends. `magnitude` multiplies cos
@@ -124,8 +135,8 @@ def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-@dataclass(frozen=True)
-class LongRope:
+@dataclass(frozen=True, repr=False)
+class LongRope(_Settings):
     """Each pair turns slower by a factor of its own: of `short`, or of `long` where a pass is past `context` positions.
 
     `magnitude` multiplies cos and sin; unless given it follows from `factor`, the whole length over `context`.

@@ -1,6 +1,6 @@
 """How a part of a model is described: by its class, subclasses included; and what is said of torch's own modules.
 
-A class of your own: `describe.register(GatedMLP, lambda part, subject, path: Description("Up-projects twice ..."))`.
+A class of your own: `describe.register(Memory, lambda part, subject, path: Description("Adds what came before."))`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .layouts import in_short
+from .layouts import axes
 from .subjects import Subject
 
 NOT_KNOWN = "not known"
@@ -81,7 +81,7 @@ def biases(kind: str, part: nn.Module) -> list[Fact]:
 def in_checkpoint(kind: str, subject: Subject, name: str, *, fused: str = "") -> list[Fact]:
     """The layout of a weight in the files, where a row of the key table says it."""
     rows = subject.architecture.table.rows(name, subject.config)
-    return [Fact(kind, "in the checkpoint", in_short(row, fused=fused)) for row in rows[:1]]
+    return [Fact(kind, "in the checkpoint", axes(row, fused=fused)) for row in rows[:1]]
 
 
 @describe.register

@@ -30,7 +30,7 @@ def facts(subject: Subject) -> list[Fact]:
     for layer, (part, what, value) in (
         *_positions(subject, descriptions),
         *_blocks(subject, descriptions),
-        *((_layer(path), fact) for path, one in descriptions.items() for fact in one.facts),
+        *((layer_of(path), fact) for path, one in descriptions.items() for fact in one.facts),
         *((None, fact) for fact in (*_vocabulary(subject), *_sizes(subject, descriptions))),
     ):
         merged.setdefault((part, what), {}).setdefault(value, set()).add(layer)
@@ -38,7 +38,7 @@ def facts(subject: Subject) -> list[Fact]:
     return [Fact(*key, " / ".join(_by_layer(merged[key], count))) for key in _by_part(merged, PARTS)]
 
 
-def _layer(path: str) -> int | None:
+def layer_of(path: str) -> int | None:
     """The number of the block that a part lies in."""
     first, _, rest = path.partition(".")
     return int(rest.partition(".")[0]) if first == "blocks" and rest else None
@@ -49,10 +49,10 @@ def _by_layer(values: Mapping[str, set[int | None]], count: int) -> Iterator[str
     everywhere = set(range(count))
     for value, found in values.items():
         layers = sorted(layer for layer in found if layer is not None)
-        yield value if not layers or everywhere.issubset(layers) else f"{value} ({_in_words(layers, count)})"
+        yield value if not layers or everywhere.issubset(layers) else f"{value} ({layers_in_words(layers, count)})"
 
 
-def _in_words(layers: Sequence[int], count: int) -> str:
+def layers_in_words(layers: Sequence[int], count: int) -> str:
     """Some of so many layers: a run, every second one, all but such, or their numbers."""
     if words := _regular(layers, count):
         return words
@@ -114,14 +114,14 @@ def side_by_side(subjects: Sequence[Subject], rows: Sequence[dict[str, Any]]) ->
 
 def _positions(subject: Subject, descriptions: Mapping[str, Description]) -> Iterator[tuple[int | None, Fact]]:
     """That nothing tells positions apart, or that nobody knows, where no part says what does."""
-    said = {_layer(path) for path, one in descriptions.items() for fact in one.facts if fact.part == "positions"}
+    said = {layer_of(path) for path, one in descriptions.items() for fact in one.facts if fact.part == "positions"}
     if None in said:  # of all layers
         return
     if not said:
         yield None, Fact("positions", "context", f"{subject.config.context:,} tokens")
     for layer in range(len(subject.model.blocks)):
         if layer not in said:
-            inside = [one for path, one in descriptions.items() if _layer(path) in (layer, None)]
+            inside = [one for path, one in descriptions.items() if layer_of(path) in (layer, None)]
             known = all(one.known and one.complete for one in inside)
             yield layer, Fact("positions", "kind", "none" if known else NOT_KNOWN)
 
@@ -191,12 +191,13 @@ def _counted_as(subject: Subject, descriptions: Mapping[str, Description], name:
 def _cache(subject: Subject, descriptions: Mapping[str, Description]) -> str:
     """The bytes of keys and values kept for a token, where each layer has an attention that is known."""
     cached = {path: one for path, one in descriptions.items() if one.cached is not None}
-    if len({_layer(path) for path in cached}) < len(subject.model.blocks):
+    if len({layer_of(path) for path in cached}) < len(subject.model.blocks):
         return NOT_KNOWN
     size = subject.dtype.itemsize
     count = sum(one.cached or 0 for one in cached.values()) * size
     seen = f"{count:,} bytes a token in {dtype_name(subject.dtype)}"
     if reaches := [one.reach for one in cached.values() if one.reach is not None]:
         further = sum(one.cached or 0 for one in cached.values() if one.reach is None) * size
-        seen += f"; {further:,} would do past {max(reaches):,} tokens, which some layers do not see"
+        more = f"only {further:,} more a token are" if further else "no more are"
+        seen += f"; past {max(reaches):,} tokens {more} needed"
     return seen

@@ -48,18 +48,18 @@ def layout(row: Row, ndim: int = 2, *, fused: str = "") -> str:
     return "; ".join(phrases) or ("as it is used" + (f": {fused} by {fused} its {one}, key and value" if fused else ""))
 
 
-def in_short(row: Row, *, fused: str = "") -> str:
+def axes(row: Row, *, fused: str = "") -> str:
     """The order of a weight's axes in a checkpoint, as briefly as can be."""
     sides, count = _sides(row), len(set(row.keys))
-    axes = ("(expert, " if sides.expert else "(") + ("in, out)" if sides.transposed else "out, in)")
+    order = ("(expert, " if sides.expert else "(") + ("in, out)" if sides.transposed else "out, in)")
     if count > 1:
-        return f"{count} weights, {axes}"
+        return f"{count} weights, {order}"
     if fused and sides.regrouped:
         each = f" in each {sides.around}" if sides.around else ""
-        return ", ".join((axes, *(f"all {'q' if slot == 'group' else slot}" for slot in sides.theirs))) + each
+        return ", ".join((order, *(f"all {'q' if slot == 'group' else slot}" for slot in sides.theirs))) + each
     if fused:
-        return f"{axes}, q, k, v of each {fused}"
-    return axes + (f", {' and '.join(sides.theirs)} in one" if len(sides.theirs) > 1 else "")
+        return f"{order}, q, k, v of each {fused}"
+    return order + (f", {' and '.join(sides.theirs)} in one" if len(sides.theirs) > 1 else "")
 
 
 def _sides(row: Row) -> _Sides:

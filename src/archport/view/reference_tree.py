@@ -1,7 +1,6 @@
 """The reference's tree beside ours: lines joined by the key table, and each join compared number by number."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
@@ -114,24 +113,13 @@ def _alone(lines: list[Line]) -> dict[str, str]:
 
 
 def _their_cells(lines: list[Line], join: str) -> dict[str, Any]:
-    names = [_ranged(line) for line in lines]
+    names = [line.ranged for line in lines]
     kinds = [f"{line.kind} {line.shape}".strip() for line in lines]
     return {
         "join": join,
         "theirs": " + ".join(names[:1] + [name.rpartition(".")[2] for name in names[1:]]),
         "their_kind": " + ".join(dict.fromkeys(kinds)),
     }
-
-
-def _ranged(line: Line) -> str:
-    """The path of all that a line stands for: `layers.0-11.mlp`."""
-    repeats = iter(line.repeats)
-
-    def ranged(number: re.Match[str]) -> str:
-        count = next(repeats, 1)
-        return f"{number[0]}-{int(number[0]) + count - 1}" if count > 1 else number[0]
-
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", ranged, line.path)
 
 
 def _end_of(parent: str, places: list[str]) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from ..config import dtype_name
 from ..generation import text
-from ..layers import Alibi, Attention, Decoder, PositionedEmbed, Rotary
+from ..layers import Alibi, Attention, Decoder, PositionedEmbed, Rotary, Window
 from ..loading import LoadPlan
 
 PROMPT = "def __init__("
@@ -19,11 +19,16 @@ def in_words(model: Decoder) -> str:
     cfg, block, parts = model.config, model.blocks[0], [*model.modules()]
     positions = "learned positions" if isinstance(model.embed, PositionedEmbed) else "positions not known"
     if rotary := next((part for part in parts if isinstance(part, Rotary)), None):
-        positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}"
+        scaling = rotary.scaling
+        scaled = f" with {type(scaling).__name__}, {getattr(scaling, 'factor', 1):g} times" if scaling else ""
+        positions = f"rotary {rotary.width} of {cfg.head_width} in {rotary.pairing}{scaled}"
     elif any(isinstance(part, Alibi) for part in parts):
         positions = "ALiBi"
     kv_heads = [part.kv_heads for part in parts if isinstance(part, Attention) and part.kv_heads < part.heads]
     grouped = f", {kv_heads[0]} of keys and values" if kv_heads else ""
+    attentions = [part for part in parts if isinstance(part, Attention)]
+    if windows := [part.mask.size for part in attentions if isinstance(part.mask, Window)]:
+        positions += f", window of {windows[0]:,}" + " in some layers" * (len(windows) < len(attentions))
     wiring = getattr(block, "wiring", type(block).__name__)
     sizes = f"{cfg.layers} layers, width {cfg.width}, {cfg.heads} heads of {cfg.head_width}{grouped}"
     return f"{sizes}, {positions}, {wiring}, {'tied' if model.tied else 'untied'} head"

@@ -1,23 +1,26 @@
-"""The tree of a model's modules, repeated blocks folded."""
+"""The tree of a model's modules, blocks of a kind folded."""
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, product
+from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ..config import dtype_name
 
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+RUNS = 3  # of numbers that are listed, of more the first two and the last
+
 
 @dataclass(frozen=True)
 class Line:
-    """A module that `path` names, or `count` alike of which it names the first; several parts use a `shared` one.
+    """A module that `path` names, or `count` alike of which it names the first.
 
-    `repeats` are how many there are by each number in the path: so many layers, so many experts in each.
+    `numbers` are those that stand for each number in the path: of the layers that are alike, of the experts in each.
     """
 
     path: str
@@ -27,25 +30,25 @@ class Line:
     shape: str
     parameters: int
     dtype: str = ""
-    repeats: tuple[int, ...] = ()
-    shared: bool = False
+    numbers: tuple[tuple[int, ...], ...] = ()
 
     @property
     def count(self) -> int:
         """How many are alike."""
-        return math.prod(self.repeats)
+        return math.prod(map(len, self.numbers))
 
     @property
     def paths(self) -> Iterator[str]:
         """The names of all that are alike, in order."""
-        if not self.repeats:
-            yield self.path
-            return
-        parts = re.split(r"(?<=\.)(\d+)(?=\.|$)", self.path, maxsplit=len(self.repeats))
-        starts = map(int, parts[1::2])
-        ranges = (range(start, start + more) for start, more in zip(starts, self.repeats, strict=True))
-        for numbers in product(*ranges):
-            yield "".join(text + str(number) for text, number in zip(parts[::2], (*numbers, ""), strict=True))
+        texts = NUMBER.split(self.path, maxsplit=len(self.numbers))
+        for numbers in product(*self.numbers):
+            yield "".join(text + str(number) for text, number in zip(texts, (*numbers, ""), strict=True))
+
+    @property
+    def ranged(self) -> str:
+        """The name of all that are alike: `layers.0-11.mlp`, `layers.0, 2, .., 22.mlp`."""
+        texts = NUMBER.split(self.path, maxsplit=len(self.numbers))
+        return "".join(map("".join, zip(texts, (*map(in_ranges, self.numbers), ""), strict=True)))
 
 
 class _Shared(NamedTuple):
@@ -63,14 +66,26 @@ def parameter_count(model: nn.Module) -> int:
 def every(path: str) -> str:
     """A module or a key as it is called in every layer and every expert: `blocks.{n}.mlp.experts.{e}.up`."""
     marks = iter(("{n}", "{e}"))
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", lambda _: next(marks), path, count=2)
+    return NUMBER.sub(lambda _: next(marks), path, count=2)
+
+
+def in_ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers in short: `0-11`, `0, 2, .., 22`, `0-4, 6-10, .., 24-25`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return ", ".join(words if len(words) <= RUNS else (*words[:2], "..", words[-1]))
 
 
 def tree(model: nn.Module, *, depth: int | None = None) -> list[dict[str, Any]]:
     """A row a module: name, kind, shape, parameters, their share of the whole, dtype; `depth` levels of it."""
     total = parameter_count(model)
     rows = [
-        {key: value for key, value in vars(line).items() if key not in ("label", "shared", "repeats")}
+        {key: value for key, value in vars(line).items() if key not in ("label", "numbers")}
         | {"count": line.count, "module": line.label, "share": line.parameters / total if total else 0.0}
         for line in folded(model)
     ]
@@ -86,40 +101,41 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
 
 
 def folded(model: nn.Module) -> Iterator[Line]:
-    """Every module below a model, runs of blocks with the same insides as one; shared parameters count once."""
+    """Every module below a model, blocks with the same insides as one; shared parameters count once."""
     owners = {id(parameter): name for name, parameter in model.named_parameters()}
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     return _below(model, "", 1, _Shared(owners, uses))
 
 
 def _below(module: nn.Module, prefix: str, depth: int, shared: _Shared) -> Iterator[Line]:
-    children = [(prefix + name, child) for name, child in module.named_children()]
     if not isinstance(module, nn.ModuleList):
-        for path, child in children:
+        for name, child in module.named_children():
+            path = prefix + name
             is_list = isinstance(child, nn.ModuleList)
             if not is_list:
                 yield _line(path, child, depth, shared)
             yield from _below(child, f"{path}.", depth if is_list else depth + 1, shared)
         return
-    insides = (
-        [_line(path, child, depth, shared), *_below(child, f"{path}.", depth + 1, shared)] for path, child in children
-    )
-    end = 0
-    for _, alike in groupby(insides, _inside):
-        (first, *rest), *others = alike
-        count = 1 + len(others)
-        end += count
-        label = ".".join(first.path.split(".")[-2:])
-        if others:
-            label, first = f"{label}-{end - 1}", replace(first, kind=f"{count} x {first.kind}")
-        for line in (replace(first, label=label), *rest):
-            yield replace(line, repeats=(count, *line.repeats), parameters=line.parameters * count)
+    kinds: dict[object, list[tuple[int, list[Line]]]] = {}
+    for name, child in module.named_children():
+        path = prefix + name
+        lines = [_line(path, child, depth, shared), *_below(child, f"{path}.", depth + 1, shared)]
+        kinds.setdefault(_inside(lines), []).append((int(name), lines))
+    for alike in kinds.values():
+        numbers, (first, *rest) = tuple(number for number, _ in alike), alike[0][1]
+        label = f"{prefix.split('.')[-2]}.{in_ranges(numbers)}"
+        kind = f"{len(alike)} x {first.kind}" if len(alike) > 1 else first.kind
+        for line in (replace(first, label=label, kind=kind), *rest):
+            parameters = line.parameters * len(alike)
+            yield replace(line, numbers=(numbers, *line.numbers), parameters=parameters)
 
 
-def _inside(lines: list[Line]) -> list[tuple[object, ...]]:
+def _inside(lines: list[Line]) -> tuple[object, ...]:
     """What makes blocks alike: all about their lines but the number."""
     start = len(lines[0].path)
-    return [(line.path[start:], line.kind, line.shape, line.parameters, line.dtype) for line in lines]
+    return tuple(
+        (line.path[start:], line.kind, line.shape, line.parameters, line.dtype, line.numbers) for line in lines
+    )
 
 
 def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
@@ -139,4 +155,4 @@ def _line(path: str, module: nn.Module, depth: int, shared: _Shared) -> Line:
         kind += f", used {uses} times"
     dtypes = dict.fromkeys(dtype_name(parameter.dtype) for parameter in own)
     count = sum(parameter.numel() for parameter in own)
-    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes), shared=uses > 1)
+    return Line(path, path.rpartition(".")[2], depth, kind, shape, count, " + ".join(dtypes))

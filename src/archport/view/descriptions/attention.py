@@ -22,7 +22,7 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
     each{_groups(part)} compare its query with the keys of all it may see, {_weighed(part, subject)} into weights that
     sum to 1{_lost(part)}, and mix the values by them. It looks backwards only: output i has seen tokens 0 to i, no
     later ones; that is what lets one pass train all positions at once, and a cache of keys and values ({cached:,}
-    numbers a token in this layer) replace reading the text again.{"".join(_more(part))}"""
+    numbers a token in this layer) replace reading the text again.{"".join(_more(part, subject))}"""
     reach = part.mask.size if isinstance(part.mask, Window | Chunked) else None
     unit = "group" if part.kv_heads < heads else "head"
     children = {"dropout": dropout("what attention adds to the stream", part.dropout)}
@@ -40,7 +40,7 @@ def _(part: Attention, subject: Subject, path: str) -> Description:
 def _facts(part: Attention, subject: Subject, path: str, unit: str) -> list[Fact]:
     kv = f", {part.kv_heads} of keys and values" if part.kv_heads < part.heads else ""
     scores = f"those of {type(part).__name__}" if _own_scores(part) else _scaling(part, subject) + _capped(part)
-    normed = " / ".join(dict.fromkeys((norms.in_short(part.q_norm), norms.in_short(part.k_norm))))
+    normed = " / ".join(dict.fromkeys((norms.of_each(part.q_norm), norms.of_each(part.k_norm))))
     last = ", after rotary" if isinstance(part, NormedLastAttention) and part.q_norm is not None else ""
     return [
         Fact("attention", "heads", f"{part.heads} of {part.head_width}{kv}"),
@@ -93,9 +93,12 @@ def _lost(part: Attention) -> str:
     return "" if part.sinks is None else ", of which a sink, a learned score of each head, takes a part for nothing"
 
 
-def _more(part: Attention) -> list[str]:
+def _more(part: Attention, subject: Subject) -> list[str]:
     """Further sentences, each with a space before it."""
     said = []
+    elsewhere = any(isinstance(one, Rotary) for one in subject.model.modules())
+    if part.rotary is None and elsewhere and not _own_scores(part):
+        said.append(" Here queries and keys are not turned: no angle tells positions apart.")
     if isinstance(part.mask, Window | Chunked):
         said.append(f" Here a query sees {sight(part.mask)} tokens.")
     if part.q_norm is not None or part.k_norm is not None:

@@ -74,27 +74,17 @@ def _(part: SharedExpert, subject: Subject, path: str) -> Description:
     return Description(text, "Qwen2MoeSparseMoeBlock", children=children)
 
 
-ROUTERS = {
-    SoftmaxRouter: ("a softmax over all of them, of which the largest {0.top} are taken", "OlmoeTopKRouter"),
-    NormalisedRouter: (
-        "a softmax over all of them, of which the largest {0.top} are taken, divided by their sum",
-        "Qwen3MoeTopKRouter",
-    ),
-    UncastNormalisedRouter: (
-        "a softmax over all of them, of which the largest {0.top} are taken, divided by their sum and left in float32",
-        "MixtralTopKRouter",
-    ),
+LARGEST = "a softmax over all of them, of which the largest {0.top} are taken"
+ROUTERS = {  # the weights that each gives, and its source
+    SoftmaxRouter: (LARGEST, "OlmoeTopKRouter"),
+    NormalisedRouter: (f"{LARGEST}, divided by their sum", "Qwen3MoeTopKRouter"),
+    UncastNormalisedRouter: (f"{LARGEST}, divided by their sum and left in float32", "MixtralTopKRouter"),
     ChosenSoftmaxRouter: ("a softmax over the largest {0.top} alone", "GptOssTopKRouter"),
     SigmoidRouter: ("a sigmoid of each, of which {0.top} are taken, divided by their sum{1}", "arXiv 2412.19437"),
 }
 
 
-@describe.register(SoftmaxRouter)
-@describe.register(NormalisedRouter)
-@describe.register(UncastNormalisedRouter)
-@describe.register(ChosenSoftmaxRouter)
-@describe.register(SigmoidRouter)
-def _(part: Router, subject: Subject, path: str) -> Description:
+def _router(part: Router, subject: Subject, path: str) -> Description:
     weights, source = next(ROUTERS[one] for one in type(part).__mro__ if one in ROUTERS)
     scaled = f", times {part.scale:g}" if isinstance(part, SigmoidRouter) and part.scale != 1 else ""
     how = weights.format(part, scaled)
@@ -105,6 +95,10 @@ def _(part: Router, subject: Subject, path: str) -> Description:
             text += f" The experts lie in {part.groups} groups, of which the best {part.top_groups} are chosen from."
     score = f"Scores {part.score.out_features} experts by {part.score.in_features:,} numbers."
     return Description(text, source, facts=(Fact("mlp", "router", how),), children={"score": Description(score)})
+
+
+for _class in ROUTERS:
+    describe.register(_class, _router)
 
 
 @describe.register

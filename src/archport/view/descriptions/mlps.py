@@ -50,7 +50,8 @@ def _(part: MLP | GatedMLP, subject: Subject, path: str) -> Description:
 def _clamped(part: nn.Module) -> str:
     if not isinstance(part, ClampedGatedMLP):
         return ""
-    return f" Neither passes {part.limit:g}, the other not {-part.limit:g} either, and 1 is added to it."
+    between = f"between {-part.limit:g} and {part.limit:g} and raised by 1"
+    return f" The gate is kept below {part.limit:g}, the up-projection {between}."
 
 
 def share(part: nn.Module, subject: Subject, path: str) -> float:

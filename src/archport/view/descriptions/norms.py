@@ -17,24 +17,24 @@ def in_stream(where: str, norm: nn.Module, subject: Subject, path: str, *, stays
     """A norm between the stream and what reads it, or of the stream itself."""
     description = honest(norm, subject, path)
     stream = f" The stream itself {'stays as it is' if stays else 'is what this gives'}." if description.known else ""
-    return replace(description, text=f"{where}: {_lowered(description.text)}{stream}")
+    return replace(description, text=f"{where}: {lowered(description.text)}{stream}")
 
 
 def after(what: str, norm: nn.Module, subject: Subject, path: str, *, summed: bool = False) -> Description:
     """A norm of what a branch gives, before that is added to the stream, or of the sum."""
     description = honest(norm, subject, path)
     where = f"Of the stream with what {what} added" if summed else f"After {what}, before it is added to the stream"
-    return replace(description, text=f"{where}: {_lowered(description.text)}")
+    return replace(description, text=f"{where}: {lowered(description.text)}")
 
 
 def of_heads(what: str, norm: nn.Module, subject: Subject, path: str) -> Description:
     """A norm of queries or keys, which is none of the stream."""
     description = honest(norm, subject, path)
-    text = _lowered(description.text).replace(WHOSE, "each head's")
+    text = lowered(description.text).replace(WHOSE, "each head's")
     return replace(description, text=f"Of {what}: {text}", facts=(), kind="")
 
 
-def in_short(norm: nn.Module | None) -> str:
+def of_each(norm: nn.Module | None) -> str:
     """What a norm of queries or keys is."""
     match norm:
         case None:
@@ -46,7 +46,8 @@ def in_short(norm: nn.Module | None) -> str:
     return f"{_kind(norm)} of each head"
 
 
-def _lowered(text: str) -> str:
+def lowered(text: str) -> str:
+    """A sentence after a colon."""
     return text[:1].lower() + text[1:]
 
 

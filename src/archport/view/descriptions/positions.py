@@ -3,10 +3,24 @@
 import torch
 from torch import nn
 
-from ...layers import Alibi, Chunked, DynamicNTK, LinearScaling, Llama3, LongRope, Rotary, Scaling, Window, Yarn
+from ...layers import (
+    Alibi,
+    Chunked,
+    DynamicNTK,
+    LinearScaling,
+    Llama3,
+    LongRope,
+    Rotary,
+    RoundedAlibi,
+    Scaling,
+    Window,
+    Yarn,
+)
 from ..describing import Description, Fact, describe
 from ..subjects import Subject
 
+ROUNDED = """The product is rounded to bfloat16. To count from the first token rather than back from the query shifts
+all scores of a query alike, which a softmax does not see. """
 BEYOND = "What lies further back reaches it only through what other layers have gathered."
 
 
@@ -20,18 +34,22 @@ def rotary(part: Rotary, subject: Subject, head_width: int | None = None) -> Des
     halves = part.pairing == "halves"
     pairs = "element i with element i + width / 2" if halves else "neighbours: element 2i with 2i + 1"
     slower, stretched = _stretch(part.scaling)
+    factor = 1.0 if part.scaling is None else part.scaling.attention_factor
+    raised = "" if factor == 1 else f" Cos and sin are multiplied by {factor:.6g}, so what is turned grows by that."
+    times = "" if factor == 1 else f", cos and sin times {factor:.6g}"
     rest = (head_width or part.width) - part.width
     passed = f"; the other {rest} pass unturned" if rest else ""
     of = f" of the {head_width}" if head_width else ""
     text = f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
     how far apart two tokens are, not on where they stand. {part.width}{of} elements of each head are turned{passed}.
-    Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here is learned or stored."""
+    {raised} Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here is learned or
+    stored."""
     facts = (
         Fact("positions", "kind", "rotary"),
         Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
         Fact("positions", "rotary width", f"{part.width}{of.replace(' the', '')} of each head"),
         Fact("positions", "rotary pairs", "i and i + width / 2" if halves else "2i and 2i + 1"),
-        Fact("positions", "rotary base", f"{part.base:.12g}{stretched}"),
+        Fact("positions", "rotary base", f"{part.base:.12g}{stretched}{times}"),
     )
     return Description(text, "RoFormer, arXiv 2104.09864", facts=facts)
 
@@ -82,14 +100,21 @@ def _(part: Chunked, subject: Subject, path: str) -> Description:
     return Description(text, "Llama4TextModel")
 
 
+@describe.register(RoundedAlibi)
 @describe.register
 def _(part: Alibi, subject: Subject, path: str) -> Description:
     slopes = sorted(part.slopes(torch.device("cpu")).mul(part.factor).tolist())
-    text = f"""Lowers each score by how many tokens lie between query and key, times a slope that each of the
-    {part.heads} heads has of its own, from {slopes[0]:.3g} to {slopes[-1]:.3g}: steep heads look near, flat ones far.
-    This is all that tells positions apart. Nothing here is learned or stored."""
+    rounded = isinstance(part, RoundedAlibi)
+    priced = (
+        "Raises each score by how far the key is from the first token"
+        if rounded
+        else ("Lowers each score by how far back the key lies")
+    )
+    text = f"""{priced}, times a slope that each of the {part.heads} heads has of its own,
+    from {slopes[0]:.3g} to {slopes[-1]:.3g}: steep heads look near, flat ones far.
+    {ROUNDED * rounded}This is all that tells positions apart. Nothing here is learned or stored."""
     facts = (
-        Fact("positions", "kind", "ALiBi"),
+        Fact("positions", "kind", "ALiBi, rounded to bfloat16" if rounded else "ALiBi"),
         Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
         Fact("positions", "slopes", f"{slopes[0]:.3g} to {slopes[-1]:.3g}"),
     )

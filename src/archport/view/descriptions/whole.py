@@ -88,7 +88,7 @@ def _(part: Embed, subject: Subject, path: str) -> Description:
     facts += [rate("embedding", part.dropout)]
     if part.norm is not None:
         norm = honest(part.norm, subject, f"{path}.norm")
-        children["norm"] = replace(norm, text=f"Of the token vectors: {norm.text}", kind="", facts=())
+        children["norm"] = replace(norm, text=f"Of the token vectors: {norms.lowered(norm.text)}", kind="", facts=())
     if isinstance(part, PositionedEmbed):
         count = f"{part.positions.num_embeddings - part.offset:,}"
         before = f" The table has {part.offset} rows more in front, which no position selects." if part.offset else ""
