@@ -1,6 +1,8 @@
 """What rows of a key table can say of tensors: each against plain slicing, with numbers that are all different."""
 
 import re
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -312,3 +314,16 @@ def test_as_many_keys_as_there_are_heads_be_it_one(heads):
         f"norms.{n}.weight": (DIM,) for n in range(heads)
     }
     assert torch.equal(torch.stack([one.make() for one in outgoing.values()]), numbered(heads, DIM))
+
+
+@given(case=st.sampled_from(sorted(CASES)), data=st.data())
+def test_a_pattern_with_one_character_wrong_is_at_worst_a_fault(case, data):
+    rows, theirs, ours, _ = CASES[case]
+    name = data.draw(st.sampled_from(sorted(rows)))
+    text = rows[name].pattern
+    at, other = data.draw(st.integers(0, len(text) - 1)), data.draw(st.sampled_from(["", *" ()[]{}.->e1kq"]))
+    wrong = rows | {name: replace(rows[name], pattern=text[:at] + other + text[at + 1 :])}
+    with suppress(MappingError):
+        planned(wrong, named(theirs), named(ours))
+    with suppress(MappingError):
+        export_tensors(table_of(wrong), SimpleNamespace(axes=AXES), named(ours))
