@@ -157,7 +157,8 @@ TABLE = Table(
         "blocks.{n}.mixer.join.weight": LAYER + "self_attn.o_proj.weight",
         "blocks.{n}.second.gain": LAYER + "post_attention_layernorm.weight",
         "blocks.{n}.gated.both.weight": rearranged(
-            (LAYER + "mlp.gate_proj.weight", LAYER + "mlp.up_proj.weight"), "half hidden ... -> (half hidden) ..."
+            (LAYER + "mlp.gate_proj.weight", LAYER + "mlp.up_proj.weight"),
+            "[gate up] hidden ... -> ([gate up] hidden) ...",
         ),
         "blocks.{n}.gated.back.weight": LAYER + "mlp.down_proj.weight",
         "norm.gain": "model.norm.weight",

@@ -1,4 +1,4 @@
-"""Falcon's ALiBi, held to transformers' default attention: its eager one adds it twice."""
+"""Falcon's ALiBi, held to transformers' default attention, for its eager one adds it twice, and said so."""
 
 import pytest
 
@@ -16,5 +16,7 @@ OLD |= {"context": 300}  # past what bfloat16 counts by ones
 )
 def test_scores_are_lowered_by_distance_as_in_sdpa(changes, tmp_path):
     loud(FALCON, FALCON.sizes | {"alibi": True} | changes, "sdpa").save_pretrained(tmp_path)
-    report = verify(tmp_path, against="sdpa")
-    assert report.ok, report
+    for against in ("sdpa", "eager"):
+        report = verify(tmp_path, against=against)
+        assert report.ok, report
+        assert report.against == "transformers (sdpa)"

@@ -608,7 +608,7 @@ def test_the_real_key_list_of_pythia_12b_plans_without_a_fault(shared):
     from archport.files.header import Header
     from archport.registry import architecture, skeleton
     from archport.translate.fields import read_config
-    from archport.translate.tensors import plan
+    from archport.translate.planning import plan
 
     hf = json.loads((shared / "configs" / "pythia-12b" / "config.json").read_text())
     index = json.loads((shared / "indexes" / "pythia-12b" / "pytorch_model.bin.index.json").read_text())

@@ -19,8 +19,10 @@ from archport.files.header import Header
 from archport.parity.references import variants
 from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
+from archport.translate.planning import plan
+from archport.translate.steps import StepKind
 from archport.translate.table import Row, rearranged
-from archport.translate.tensors import StepKind, export_tensors, plan
+from archport.translate.tensors import export_tensors
 
 from .references import CLASSES, VARIANTS, context, hf_dict, reference, sequences
 
@@ -220,13 +222,13 @@ TWO_ROWS = {
     "one of several": {
         "blocks.{n}.attn.qkv.*": rearranged(
             tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "dense")),
-            "qkv (head dim) ... -> (head qkv dim) ...",
+            "[q k v] (head dim) ... -> (head [q k v] dim) ...",
         )
     },
     "twice in a row": {
         "blocks.{n}.attn.qkv.*": rearranged(
             tuple(f"gpt_neox.layers.{{n}}.attention.{part}.*" for part in ("query", "key", "query")),
-            "qkv (head dim) ... -> (head qkv dim) ...",
+            "[q k v] (head dim) ... -> (head [q k v] dim) ...",
         )
     },
     "by layer and by name": {"norm.*": "gpt_neox.layers.1.input_layernorm.*"},

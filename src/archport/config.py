@@ -109,7 +109,7 @@ class DecoderConfig:
     def axes(self) -> dict[str, int]:
         """Lengths of the axes that the patterns of a key table may name."""
         kv = self.kv_heads
-        return {"qkv": 3, "head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
+        return {"head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
 
     @property
     def residual_init_std(self) -> float:

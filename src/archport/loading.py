@@ -21,8 +21,9 @@ from .files.values import is_finite, same_bytes
 from .layers import Decoder
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import read_config
-from .translate.tensors import Copy, Plan, StepKind, TensorStep, import_tensor
-from .translate.tensors import plan as plan_tensors
+from .translate.planning import plan as plan_tensors
+from .translate.steps import Plan, StepKind, TensorStep
+from .translate.tensors import Copy, import_tensor
 
 DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 

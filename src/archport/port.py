@@ -25,7 +25,8 @@ from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
 from .translate.fields import read_config, write_config
-from .translate.tensors import export_tensors, nearest
+from .translate.planning import nearest
+from .translate.tensors import export_tensors
 
 
 @strict_keywords

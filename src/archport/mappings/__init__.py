@@ -1,7 +1,5 @@
 """One file an architecture, named by its model_type: TABLE, literal data. Here: what all HF configs share."""
 
-from collections.abc import Mapping
-
 from ..translate.table import Cell, Field, config_field, rearranged
 
 # The activations we build, by HF's names for them. The first name of each is the one exported.
@@ -121,19 +119,17 @@ ROTARY_SETTINGS = {
 }
 
 
-def rotary_rows(
-    *objects: str, prefix: str = "rotary_", types: Mapping[str, str] = ROTARY_TYPES, **first: str
-) -> dict[str, Field]:
+def rotary_rows(*objects: str, **first: str) -> dict[str, Field]:
     """Config rows of rotary settings that lie in any of some objects; `first` spells settings outside of them.
 
     As in `rotary_rows("rope_scaling", "rope_parameters.full_attention", base="rope_theta")`. What is spelled outside is
     written from scratch under that name, the rest into the first object.
     """
     return {
-        prefix + setting: config_field(
+        f"rotary_{setting}": config_field(
             *([first[setting]] if setting in first else []),
             *(f"{place}.{name}" for place in objects for name in names),
-            values=types if setting == "scaling" else None,
+            values=ROTARY_TYPES if setting == "scaling" else None,
         )
         for setting, names in ROTARY_SETTINGS.items()
     }

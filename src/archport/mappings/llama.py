@@ -20,7 +20,7 @@ BIASES = {"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}
 NO_BIASES: dict[str, tuple[object, ...]] = dict.fromkeys(BIASES, (False,))
 UNBIASED: dict[str, str | Field] = {
     "vocab_size": "vocab_size",
-    "context": "max_position_embeddings",
+    "context": config_field("max_position_embeddings", "max_sequence_length"),  # as the first Llamas called it
     "width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",

@@ -8,8 +8,8 @@ from .llama import LAYER, ROWS
 
 NORMS: dict[str, Cell] = {
     "blocks.{n}.norm.*": f"{LAYER}input_layernorm.*",
-    "blocks.{n}.attn.q_norm.*": rearranged(f"{LAYER}self_attn.q_layernorm.norms.{{e}}.*", "head ... -> head ..."),
-    "blocks.{n}.attn.k_norm.*": rearranged(f"{LAYER}self_attn.k_layernorm.norms.{{e}}.*", "kv ... -> kv ..."),
+    "blocks.{n}.attn.q_norm.*": rearranged(f"{LAYER}self_attn.q_layernorm.norms.{{i}}.*", "[head] ... -> [head] ..."),
+    "blocks.{n}.attn.k_norm.*": rearranged(f"{LAYER}self_attn.k_layernorm.norms.{{i}}.*", "[kv] ... -> [kv] ..."),
 }
 
 TABLE = replace(

@@ -89,13 +89,14 @@ SIZES = {
     "rotary_base": 9973.0,
 }
 _BEFORE: dict[str, Any] = {"grouped": False, "kv_groups": None, "norms": None}
-# Without `alibi`, which transformers' eager attention adds twice, and its default one once: see tests/test_falcon.py.
 VARIANTS: dict[str, dict[str, Any]] = {
     "norms 1": {"norms": 1},
     "one key and value": _BEFORE,
     "a key and value for each head": _BEFORE | {"multi_query": False},
     "parallel False": _BEFORE | {"parallel": False},
     "bias True": {"bias": True},
+    "alibi True": {"alibi": True},
+    "alibi True, before": _BEFORE | {"alibi": True, "multi_query": False, "parallel": False, "bias": True},
     "activation gelu_tanh": {"activation": "gelu_tanh"},
     "tied False": {"tied": False},
     **rotary_variants(5, 19),

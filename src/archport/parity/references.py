@@ -15,6 +15,8 @@ from ..errors import ConfigError, SourceError, in_a_line
 from ..registry import Architecture
 from ..translate.fields import write_config
 
+TOKENS = 12  # on which two ways to attend are compared
+APART = 1e-3  # of the largest logit, in float32: no two ways to round differ by so much
 LOUD = 0.3  # standard deviation of matrices; norms and biases are uniform in (-1, 1)
 
 
@@ -28,7 +30,7 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
     if account["missing_keys"]:
         missing = ", ".join(sorted(account["missing_keys"])[:3])
         raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
-    return with_plain_experts(model.eval())
+    return with_attention_that_agrees(with_plain_experts(model.eval()))
 
 
 def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") -> nn.Module:
@@ -98,6 +100,22 @@ def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", se
                 weight.uniform_(-1, 1, generator=generator)
             else:
                 weight.normal_(0, LOUD, generator=generator)
+    return with_attention_that_agrees(model)
+
+
+@torch.no_grad()
+def with_attention_that_agrees(model: Any) -> nn.Module:
+    """The model, or, where its eager attention is another function than transformers' default one, with that.
+
+    Falcon's adds ALiBi once in the mask and once more in attention.
+    """
+    if model.config._attn_implementation == "eager":
+        ids = torch.arange(TOKENS, device=model.device)[None] % model.config.vocab_size
+        eager = model(ids, use_cache=False).logits
+        model.config._attn_implementation = "sdpa"
+        apart = (model(ids, use_cache=False).logits - eager).abs().max() / eager.abs().max()
+        if not apart > (APART if eager.dtype == torch.float32 else 100 * APART):
+            model.config._attn_implementation = "eager"
     return model
 
 

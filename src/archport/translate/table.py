@@ -5,8 +5,8 @@ backwards, the same row exports.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from ..checking import frozen
 from ..config import DecoderConfig
 from ..errors import MappingError
-from .pattern import BRACKETS, Layout, Row
+from .layout import Layout
+from .pattern import BRACKETS, Row, parsed
 
 
 class Field(NamedTuple):
@@ -49,12 +50,14 @@ def config_field(*spellings: str, values: Mapping[Any, Any] | None = None) -> Fi
 
 
 def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
-    """One key, or several that fill a slot each or lie along the pattern's first axis, in another layout.
+    """One key, or several that fill a slot each, in another layout.
 
     `"(kv [group k v] dim) ... -> ..."` names the slots of an axis; where ours has only some of theirs, other rows take
-    the others. A pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
+    the others. Where theirs has the brackets as an axis by itself, as in `"[gate up] mlp ... -> ([gate up] mlp) ..."`,
+    a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
+    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
     """
-    return Row((keys,) if isinstance(keys, str) else keys, pattern)
+    return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 
 
 def sections(key: str, pattern: str) -> Row:
@@ -66,7 +69,7 @@ def sections(key: str, pattern: str) -> Row:
 def only(cell: str | Row, **fields: Any) -> Row:
     """A row that counts only where our config has these values."""
     row = Row((cell,), None) if isinstance(cell, str) else cell
-    return row._replace(only=tuple(fields.items()))
+    return replace(row, only=tuple(fields.items()))
 
 
 Cell = str | Row | tuple[str | Row, ...]
@@ -76,15 +79,14 @@ Cell = str | Row | tuple[str | Row, ...]
 class Table:
     """The names that one architecture's checkpoints give to fields and tensors.
 
-    In names and keys `{n}` is a layer, `{e}` an expert and `*` stands for weight or bias; a key with `{e}` for a name
-    without is as many keys as the first axis of the pattern is long. A cell of `weights` may be several rows: the first
-    that the config allows is exported, any of them is read. Keys are written as they are exported; a file may lack
-    their `prefix`, or use one of the `aliases`. In `harmless`, `*` stands for anything. `classes` are the HF classes
-    whose files these are, the exported one first. `requires` lists the values a field may have, `must_agree` the fields
-    that repeat one of ours, `supersedes` an object that, where given, makes transformers ignore another; `nullable`
-    ours that HF too may null; `tied` the parameters that share another's weight where the config says so, `ignored` the
-    reason for each key that is not used. `modules` pairs what has no weights with the reference's module that does the
-    same.
+    In names and keys `{n}` is a layer, `{e}` an expert and `*` stands for weight or bias. A cell of `weights` may be
+    several rows: the first that the config allows is exported, any of them is read. Keys are written as they are
+    exported; a file may lack their `prefix`, or use one of the `aliases`. In `harmless`, `*` stands for anything.
+    `classes` are the HF classes whose files these are, the exported one first. `requires` lists the values a field may
+    have, `must_agree` the fields that repeat one of ours, `supersedes` an object that, where given, makes transformers
+    ignore another; `nullable` ours that HF too may null; `tied` the parameters that share another's weight where the
+    config says so, `ignored` the reason for each key that is not used. `modules` pairs what has no weights with the
+    reference's module that does the same.
     """
 
     classes: tuple[str, ...]
@@ -123,13 +125,17 @@ class Table:
     def rows(self, name: str, cfg: DecoderConfig, present: Container[str] | None = None) -> list[Row]:
         """The rows that make one of our parameters, its layer and weight or bias filled in; one, in a right table.
 
-        Of alternatives, the first whose keys are all `present`, or the first of all.
+        Of alternatives, the first whose keys are all `present`, or the first of all. Raises: MappingError for a row
+        that makes no sense.
         """
         rows = []
         for template, cell in self.weights.items():
             if match := _regex(template).fullmatch(name):
-                cells = cell if isinstance(cell, tuple) and not isinstance(cell, Row) else (cell,)
-                ways = [_filled_row(one, match.groupdict(), cfg) for one in cells if _counts(one, cfg)]
+                cells = cell if isinstance(cell, tuple) else (cell,)
+                try:
+                    ways = [_filled_row(one, match.groupdict(), cfg.axes) for one in cells if _counts(one, cfg)]
+                except MappingError as error:
+                    raise MappingError([f"{template}: {fault}" for fault in error.faults], "key table") from None
                 there = [one for one in ways if present is not None and all(key in present for key in one.keys)]
                 rows += (there or ways)[:1]
         return rows
@@ -137,12 +143,20 @@ class Table:
     def rows_of(
         self, names: Iterable[str], cfg: DecoderConfig, present: Container[str] | None = None
     ) -> tuple[dict[str, Row], list[str]]:
-        """The row of each parameter, and the faults: a parameter without its one row, a key in the rows of two."""
+        """The row of each parameter, and the faults: a parameter without its one row, a key in the rows of two.
+
+        Raises: MappingError with every row that makes no sense.
+        """
         rows: dict[str, Row] = {}
         owners: dict[tuple[str, Any], str] = {}
-        faults = []
+        faults: list[str] = []
+        senseless: dict[str, None] = {}
         for name in names:
-            candidates = self.rows(name, cfg, present)
+            try:
+                candidates = self.rows(name, cfg, present)
+            except MappingError as error:
+                senseless |= dict.fromkeys(error.faults)
+                continue
             if len(candidates) != 1:
                 faults.append(f"{name}: {len(candidates) or 'no'} rows in the key table, expected one")
                 continue
@@ -153,6 +167,8 @@ class Table:
                 if piece in owners:
                     faults.append(f"{piece[0]}: two rows of the key table name it, of {owners[piece]} and of {name}")
                 owners.setdefault(piece, name)
+        if senseless:
+            raise MappingError([*senseless], "key table")
         return rows, faults
 
     def row(self, name: str, cfg: DecoderConfig) -> Row:
@@ -184,27 +200,50 @@ def left_over(rows: Mapping[str, Row], axes: Mapping[str, int]) -> list[str]:
     taken: dict[str, set[Any]] = {}
     wanted: dict[str, set[Any]] = {}
     for row in rows.values():
-        if row.pattern and ("[" in row.pattern or row.pattern[0].isdigit()):
+        if row.pattern and (parsed(row.pattern).slots or parsed(row.pattern).index):
             layout = Layout(row, axes)
             for key in row.keys:
                 taken[key] = taken.get(key, set()) | layout.pieces()
                 wanted[key] = wanted.get(key, set()) | layout.all_pieces()
-    missing = {key: sorted(map(str, wanted[key] - taken[key])) for key in taken}
-    return [f"{key}: no row of the key table takes {', '.join(parts)}" for key, parts in missing.items() if parts]
+    missing = {key: [_piece(*one) for one in sorted(wanted[key] - taken[key], key=str)] for key in taken}
+    return [f"{key}: no row of the key table takes {'; '.join(parts)}" for key, parts in missing.items() if parts]
+
+
+def _piece(index: int | None, slot: str | None) -> str:
+    return ", ".join(([] if index is None else [f"expert {index}"]) + ([] if slot is None else [slot]))
 
 
 def _counts(cell: str | Row, cfg: DecoderConfig) -> bool:
-    return isinstance(cell, str) or all(getattr(cfg, name) == value for name, value in cell.only)
+    wanted = {} if isinstance(cell, str) else dict(cell.only)
+    if unknown := [name for name in wanted if not hasattr(cfg, name)]:
+        raise MappingError([f"only for {', '.join(unknown)}, expected fields of Config"], "key table")
+    return all(getattr(cfg, name) == value for name, value in wanted.items())
 
 
-def _filled_row(cell: str | Row, parts: Mapping[str, str], cfg: DecoderConfig) -> Row:
+def _filled_row(cell: str | Row, parts: Mapping[str, str], axes: Mapping[str, int]) -> Row:
+    """A row with its layer, expert and leaf. Raises: MappingError for one that makes no sense."""
     row = Row((cell,), None) if isinstance(cell, str) else cell
-    keys = [_filled(key, parts) for key in row.keys]
+    keys = tuple(_filled(key, parts) for key in row.keys)
     pattern = row.pattern and row.pattern.replace("{e}", parts.get("e", "{e}"))
-    if pattern and any("{e}" in key for key in keys):
-        count = cfg.axes.get(pattern.partition(" ")[0], 0)
-        keys = [key.replace("{e}", str(number)) for key in keys for number in range(count)]
-    return Row(tuple(keys), pattern, row.only)
+    if any("{i}" in key for key in keys):
+        keys = tuple(_a_key_a_row(keys, pattern or "... -> ...", axes))
+    filled = Row(keys, pattern, row.only)
+    Layout(filled, axes)
+    for template, key in zip(row.keys, keys, strict=False):
+        if left := re.findall(r"\{\w*\}|\*", key):
+            raise MappingError([f"{template}: found {left[0]}, which the name of ours has not"], "key table")
+    return filled
+
+
+def _a_key_a_row(keys: tuple[str, ...], pattern: str, axes: Mapping[str, int]) -> Iterator[str]:
+    """Keys with those that have an `{i}` for each row of the slot that they fill."""
+    slots = parsed(pattern).slots
+    if len(slots) != len(keys) or not all(slot in axes for slot, key in zip(slots, keys, strict=True) if "{i}" in key):
+        found, known = ", ".join(slots) or "none", ", ".join(axes)
+        fault = f"{pattern!r}: found slots {found}, expected one a key, and for {{i}} one of {known}"
+        raise MappingError([fault], "key table")
+    for slot, key in zip(slots, keys, strict=True):
+        yield from (key.replace("{i}", str(row)) for row in range(axes[slot] if "{i}" in key else 1))
 
 
 @cache

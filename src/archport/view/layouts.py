@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..translate.pattern import BRACKETS, Row
+from ..translate.pattern import SLOT, Row, groups, parsed
 
 NAMES = {"group": "queries", "q": "queries", "k": "keys", "v": "values"}
 TURNS = ("first", "second", "third", "fourth", "fifth")
@@ -14,6 +14,7 @@ class _Sides(NamedTuple):
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     around: str  # the axis that is above theirs, if any, so that each of its parts holds all of them
+    stacked: bool  # keys that are one after another in ours
     transposed: bool
     regrouped: bool
     expert: bool
@@ -29,10 +30,8 @@ def layout(row: Row, ndim: int = 2, *, fused: str = "") -> str:
     phrases += ["stored (in, out): transposed"] if ndim > 1 and sides.transposed else []
     unit = fused or "head"
     if count > 1:
-        # Several become one by the first axis of the group that they lie in, or one after another.
-        first = (row.pattern or "").rpartition("(")[2].split()[:1]
-        stacked = not sides.theirs and first == (row.pattern or "").split()[:1]
-        phrases.append(f"{count} weights, " + ("one after the other" if stacked else f"put together {unit} by {unit}"))
+        how = "one after the other" if sides.stacked else f"put together {unit} by {unit}"
+        phrases.append(f"{count} weights, {how}")
     elif sides.theirs and set(sides.ours) < set(sides.theirs):
         turn, parts = TURNS[sides.theirs.index(sides.ours[0])], ", ".join(sides.theirs)
         lines = "columns" if ndim > 1 and sides.transposed else "rows"
@@ -60,21 +59,20 @@ def axes(row: Row, *, fused: str = "") -> str:
         return ", ".join((order, *(f"all {'q' if slot == 'group' else slot}" for slot in sides.theirs))) + each
     if fused:
         return f"{order}, q, k, v of each {fused}"
-    return order + (f", {' and '.join(sides.theirs)} in one" if sides.theirs else "")
+    return order + (f", {' and '.join(sides.theirs)} in one" if len(sides.theirs) > 1 else "")
 
 
 def _sides(row: Row) -> _Sides:
-    theirs, _, ours = (row.pattern or "").partition(" -> ")
-    expert, theirs = theirs.startswith("{e} ") or theirs.split(" ")[0].isdigit(), theirs
-    theirs = theirs.partition(" ")[2] if expert else theirs
-    slots, our_slots = ((BRACKETS.findall(side) or [""])[0].split() for side in (theirs, ours))
-    before, bracket, _ = theirs.partition("[")
-    above = before.rpartition("(")[2].split() if bracket else []
+    pattern = parsed(row.pattern or "... -> ...")
+    theirs, ours = pattern.theirs, pattern.ours
+    before, found, _ = theirs.partition(SLOT)
+    above = before.rpartition("(")[2].split() if found else []
     return _Sides(
-        tuple(slots),
-        tuple(our_slots),
+        pattern.slots,
+        pattern.our_slots,
         above[-1] if above and len(row.keys) == 1 else "",  # sections hold each all of it
-        theirs.startswith("...") and ours.endswith("..."),
-        bool(slots) and (theirs != ours or len(row.keys) > 1),
-        expert,
+        ours.lstrip("(").startswith(SLOT),
+        len(groups(theirs)) > 1 and groups(theirs)[0] == groups(ours)[-1],
+        bool(pattern.slots) and ((theirs, pattern.slots) != (ours, pattern.our_slots) or len(row.keys) > 1),
+        pattern.index is not None,
     )

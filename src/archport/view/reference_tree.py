@@ -18,7 +18,7 @@ from ..layers.rotary import Rotary
 from ..parity import references
 from ..parity.counterparts import canonical, counterparts
 from ..translate.fields import write_config
-from ..translate.pattern import Layout
+from ..translate.layout import Layout
 from ..translate.table import Table
 from .subjects import Subject
 from .trees import Line, every, folded, tree

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from ..errors import ConfigError
 from ..loading import LoadPlan, settle_tie
 from ..translate.pattern import regroups
-from ..translate.tensors import TensorStep
+from ..translate.steps import TensorStep
 
 
 def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
