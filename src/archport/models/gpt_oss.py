@@ -77,6 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rotary_truncate True": {"rotary_truncate": True},
     "rotary_scaling default": {"rotary_scaling": "default"},
     **llama.ROTARY_VARIANTS,
+    "rotary_scaling longrope": llama.ROTARY_VARIANTS["rotary_scaling longrope"] | {"rotary_context": None},
 }
 _OSS: dict[str, Any] = {"vocab_size": 201088, "context": 131072, "width": 2880, "heads": 64, "kv_heads": 8}
 _OSS |= {"head_width": 64, "mlp_width": 2880, "experts_per_token": 4, "padding": 199999}
