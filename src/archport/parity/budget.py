@@ -60,7 +60,8 @@ def hold(name: str, ours: Tensor, theirs: Tensor, exact: Tensor, dtype: torch.dt
     checks = []
     for size, ulps, note in ((largest, ULPS, ""), (_root_mean_square, MEAN_ULPS, "root mean square")):
         own, error, scale = size(theirs - exact), size(ours.to(exact.dtype) - exact), size(exact)
-        checks.append(Check(name, error, own, allowed(own, scale, dtype, ulps), part, note))
+        # A reference that drops to float32 inside higher precision shows no error, though it has one.
+        checks.append(Check(name, error, own, allowed(own, scale, dtype, ulps if own else ULPS), part, note))
     few = exact.numel() // exact.shape[-1] < MANY
     return checks[0] if few else max(checks, key=lambda one: (not one.ok, not one.note))
 

@@ -182,6 +182,8 @@ class _ByBlock:
     def _compare(self, name: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         """Hold our unit to the reference's, which has just run, on the same input, given in float64."""
         taken, theirs = first_tensor(args or kwargs), first_tensor(result)
+        if name.startswith("embed.") and taken.is_floating_point():
+            return  # a table that is handed a mask and counts by itself: it shows in what the first block is fed
         self._theirs(torch.float64)(module, name)
         exact = first_tensor(module.forward(*converted(args, torch.float64), **converted(kwargs, torch.float64)))
         _drop(module)

@@ -112,9 +112,13 @@ def with_attention_that_agrees(model: Any) -> nn.Module:
     if model.config._attn_implementation == "eager":
         ids = torch.arange(TOKENS, device=model.device)[None] % model.config.vocab_size
         eager = model(ids, use_cache=False).logits
+        limit = APART if eager.dtype == torch.float32 else 100 * APART
         model.config._attn_implementation = "sdpa"
-        apart = (model(ids, use_cache=False).logits - eager).abs().max() / eager.abs().max()
-        if not apart > (APART if eager.dtype == torch.float32 else 100 * APART):
+        try:
+            apart = (model(ids, use_cache=False).logits - eager).abs().max() / eager.abs().max()
+        except Exception:  # it is the reference's code, and may lack what eager attention has, as caps
+            apart = torch.zeros(())
+        if not apart > limit:
             model.config._attn_implementation = "eager"
     return model
 

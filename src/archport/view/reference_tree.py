@@ -35,7 +35,7 @@ MARKS = {
     "": "holds other parts",
 }
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
-CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
+CLOSE = 1e-7  # some write constants out to as many digits as float32 has
 
 
 @dataclass(frozen=True)
