@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import archport
-from archport.parity.references import with_plain_experts
+from archport.parity.references import with_attention_that_agrees, with_plain_experts
 from archport.registry import architecture
 from archport.translate.fields import read_config, write_config
 
@@ -100,14 +100,20 @@ def reference(variant: str, *, attention: str = "eager", seed: int = 0, context:
     # from_dict and _from_config keep and change what they are given: every model gets a config of its own.
     config = config_class(**copy.deepcopy(SIZES[name] | changes | more))
     model = model_class._from_config(config, attn_implementation=attention)
-    return with_plain_experts(loud(model, seed).eval())
+    return as_written(loud(model, seed).eval())
+
+
+def as_written(model: Any) -> Any:
+    """The same model, its experts one by one, its attention as transformers means it."""
+    model = with_plain_experts(model)
+    return with_attention_that_agrees(model) if getattr(model.config, "alibi", False) else model
 
 
 def pretrained(folder: Path, dtype: torch.dtype | str, **options: Any) -> Any:
     """What transformers makes of a folder; `torch_dtype` is what both 4 and 5 call it."""
     options = {"attn_implementation": "eager", **options}
     made = transformers.AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, **options)
-    with_plain_experts(made[0] if isinstance(made, tuple) else made)
+    as_written(made[0] if isinstance(made, tuple) else made)
     return made
 
 
@@ -116,7 +122,7 @@ def with_attention(model: Any, attention: str) -> Any:
     config = copy.deepcopy(model.config)
     other = type(model)._from_config(config, attn_implementation=attention)
     other.load_state_dict(model.state_dict())
-    return with_plain_experts(other.to(model.dtype).eval())
+    return as_written(other.to(model.dtype).eval())
 
 
 def loud(model: Any, seed: int = 0) -> Any:
