@@ -14,7 +14,7 @@ from torch import nn
 
 import archport
 from archport.errors import SourceError
-from archport.layers import Alibi, Attention, Chunked, GatedMLP, NormedLastAttention, RMSNorm
+from archport.layers import Attention, Chunked, GatedMLP, NormedLastAttention, RMSNorm
 from archport.layers.experts import Experts, SigmoidRouter
 from archport.layers.rotary import Rotary
 from archport.parity import kill, references, verify_architecture, verify_by_block
@@ -113,7 +113,6 @@ def _experts():
 IN_PLUGINS = {
     "chunks missing": lambda: Attention(WIDTH, HEADS, mask=Chunked(5)),
     "chunks one too long": lambda: Attention(WIDTH, HEADS, mask=Chunked(5)),
-    "ALiBi factor missing": lambda: Attention(WIDTH, HEADS, mask=Alibi(HEADS, factor=0.5)),
     "q and k normed before rotary": lambda: NormedLastAttention(
         WIDTH, HEADS, q_norm=_norm(), k_norm=_norm(), rotary=Rotary(4)
     ),

@@ -110,7 +110,8 @@ def with_attention_that_agrees(model: Any) -> nn.Module:
     Falcon's adds ALiBi once in the mask and once more in attention.
     """
     if model.config._attn_implementation == "eager":
-        ids = torch.arange(TOKENS, device=model.device)[None] % model.config.vocab_size
+        tokens = min(TOKENS, getattr(model.config, "max_position_embeddings", TOKENS))
+        ids = torch.arange(tokens, device=model.device)[None] % model.config.vocab_size
         eager = model(ids, use_cache=False).logits
         limit = APART if eager.dtype == torch.float32 else 100 * APART
         model.config._attn_implementation = "sdpa"
