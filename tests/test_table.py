@@ -298,7 +298,7 @@ def test_both_spellings_of_one_tensor_are_a_fault():
         check(architecture("gpt_neox").table, hf, headers)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_every_field_of_the_reference_s_config_is_classified(name):
     config_class, model_class = CLASSES[name]
     table = architecture(name).table
@@ -325,7 +325,7 @@ def test_no_field_is_classified_twice(name):
     assert sum(map(len, kinds)) == len(set().union(*kinds))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_our_defaults_are_the_reference_s(name):
     table = architecture(name).table
     arch = architecture(name)

@@ -7,7 +7,7 @@ from . import COMMON_HARMLESS, COMMON_REQUIRES
 LAYER = "transformer.blocks.{n}."
 
 # What transformers 5 puts into `attn_config`, as into every config.
-WHOLE_CONFIG = {*COMMON_HARMLESS, *COMMON_REQUIRES, "architectures", "model_type"}
+WHOLE_CONFIG = {*COMMON_HARMLESS, *COMMON_REQUIRES, "architectures", "model_type", "tie_word_embeddings"}
 
 TABLE = Table(
     classes=("MptForCausalLM", "MptModel", "MPTForCausalLM"),

@@ -57,6 +57,12 @@ def empty_cache() -> Any:
     return DynamicCache()
 
 
+def _is_5_or_later() -> bool:
+    import transformers
+
+    return int(transformers.__version__.partition(".")[0]) >= 5
+
+
 def require_reference(reference: Any) -> None:
     """Take a transformers model with a head as a reference, and nothing else. Raises: SourceError."""
     kind = type(reference).__name__
@@ -107,9 +113,9 @@ def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", se
 def with_attention_that_agrees(model: Any) -> nn.Module:
     """The model, or, where its eager attention is another function than transformers' default one, with that.
 
-    Falcon's adds ALiBi once in the mask and once more in attention.
+    Falcon's adds ALiBi in the mask and once more in attention, from transformers 5 on; before, each way was a class.
     """
-    if model.config._attn_implementation == "eager":
+    if model.config._attn_implementation == "eager" and getattr(model.config, "alibi", False) and _is_5_or_later():
         tokens = min(TOKENS, getattr(model.config, "max_position_embeddings", TOKENS))
         ids = torch.arange(tokens, device=model.device)[None] % model.config.vocab_size
         eager = model(ids, use_cache=False).logits
