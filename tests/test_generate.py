@@ -1,5 +1,6 @@
 """Generation: the ids that transformers gives, whatever the cache, the batch or the stream; and text that is whole."""
 
+import contextlib
 import copy
 import json
 import math
@@ -794,8 +795,11 @@ def test_an_interrupt_leaves_what_was_written():
     )
     assert process.stdout.read(20).startswith(b"def")
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest, message = process.communicate(timeout=30)
+    for _ in range(3):  # Python drops an interrupt that comes while it runs a callback of another library
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            rest, message = process.communicate(timeout=30)
+            break
     assert process.returncode == 130
     assert len(rest) > 1
     assert rest.endswith(b"\n")
