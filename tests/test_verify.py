@@ -22,7 +22,7 @@ from archport.parity.catalogue import CATALOGUE
 from archport.parity.counterparts import counterparts
 from archport.registry import architecture, skeleton
 
-from .references import SIZES, hf_dict, reference
+from .references import FAMILIES, OLD, SIZES, hf_dict, reference
 from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
@@ -30,6 +30,8 @@ ARCHITECTURES = list(SIZES)
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_variant_of_an_architecture_is_the_reference(name):
+    if OLD and name in FAMILIES:
+        pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     reports = verify_architecture(name)
     assert len(reports) > 3
     for report in reports:
@@ -55,6 +57,8 @@ def test_every_variant_of_an_architecture_is_the_reference(name):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_half_precision_is_held_to_the_reference_s_own_rounding(name, dtype):
+    if OLD and name in FAMILIES:
+        pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     assert all(report.ok for report in verify_architecture(name, dtype=dtype))
 
 
@@ -83,6 +87,8 @@ SCORES = Path(__file__).parents[1] / "docs" / "kill_scores.json"
 
 @pytest.mark.parametrize("model", [*ARCHITECTURES])
 def test_every_planted_fault_is_noticed_and_most_are_located_and_named(model):
+    if OLD and model in FAMILIES:
+        pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model)
     kills = table.kills
     scores = json.loads(SCORES.read_text())
@@ -140,6 +146,8 @@ def test_a_fault_of_a_part_for_plugins_changes_what_it_makes(name):
 
 
 def test_every_fault_of_the_catalogue_can_exist_somewhere():
+    if OLD:
+        pytest.skip("an older transformers lacks some of the families")
     bundled = kill.bundled_comparison().clean
     left = {fault.name: fault for fault in CATALOGUE if not fault.sites(bundled)}
     for name in ARCHITECTURES:
