@@ -18,7 +18,7 @@ from archport.errors import CheckpointError, ConfigError, ExportError, MappingEr
 from archport.files.write import check_target, whole_file
 from archport.registry import architecture
 
-from .references import FAMILIES, SIZES, VARIANTS, hf_dict, pretrained, reference, sequences, with_attention
+from .references import FAMILIES, SIZES, VARIANTS, bound, hf_dict, pretrained, reference, sequences, with_attention
 
 ARCHITECTURES = list(SIZES)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,7 +33,7 @@ def logits(model, ids):
 def close(port, model) -> bool:
     ids = sequences(model)[0]
     theirs = logits(model, ids)
-    return bool((logits(port, ids) - theirs).abs().max() <= 1e-5 * max(1.0, theirs.abs().max().item()))
+    return bool((logits(port, ids) - theirs).abs().max() <= bound(port.architecture, theirs))
 
 
 def bits(folder: Path) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from archport.parity import references
 from archport.parity.outputs import with_parameters
 from archport.registry import architecture
 
-from .references import SIZES, VARIANTS, context, hf_dict, reference, sequences, with_attention
+from .references import FAMILIES, SIZES, VARIANTS, bound, context, hf_dict, reference, sequences, with_attention
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -36,7 +36,7 @@ def test_logits_equal_the_reference_in_eager_mode(variant):
     port = port_of(model)
     for ids in sequences(model):
         theirs = logits(model, ids)
-        assert error(logits(port, ids), theirs) <= 1e-5 * max(1.0, theirs.abs().max().item())
+        assert error(logits(port, ids), theirs) <= bound(variant, theirs)
 
 
 # The reference writes these two out, operation by operation, where we call torch's own.
@@ -77,8 +77,8 @@ def test_float32_is_as_close_to_float64_as_the_reference_is(variant):
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_half_precision_rounds_no_more_than_the_reference(variant, dtype):
-    ours = theirs = torch.zeros(())
-    for seed in range(6):  # more than one where rounding chooses another expert, which is chance for both
+    errors = []
+    for seed in range(3 if variant.partition(" ")[0] in FAMILIES else 1):
         model = reference(variant, seed=seed)
         exact = logits(model, ids := sequences(model)[0])
         # Not .half() on the reference: that would round its rotary tables, which from_pretrained does not.
@@ -86,14 +86,13 @@ def test_half_precision_rounds_no_more_than_the_reference(variant, dtype):
         for parameter in half.parameters():
             parameter.data = parameter.data.to(dtype)
         port = archport.from_state_dict(hf_dict(model), half.state_dict(), dtype=dtype)
-        # The mean, since the largest of few errors is chance where a softmax is steep; with experts, the median.
-        usual = torch.median if any(isinstance(module, Experts) for module in port.modules()) else torch.mean
-        ours, theirs = (
-            so_far + usual((logits(one, ids) - exact).abs()) for so_far, one in ((ours, port), (theirs, half))
-        )
-        if ours <= 1.1 * theirs:
-            break
-    assert ours <= 1.1 * theirs
+        errors.append([(logits(one, ids) - exact).abs() for one in (port, half)])
+    ours, theirs = (torch.cat(several) for several in zip(*errors, strict=True))
+    if variant.partition(" ")[0] not in FAMILIES:
+        assert ours.max() <= 1.5 * theirs.max()
+    # The largest of few errors is chance where a softmax is steep, and the mean where rounding chooses another expert.
+    usual = torch.median if any(isinstance(module, Experts) for module in port.modules()) else torch.mean
+    assert usual(ours) <= 1.1 * usual(theirs)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -186,7 +185,7 @@ def test_four_thousand_tokens(name):
     model = references.loud(arch, {**arch.sizes, "context": 4096})
     ids = torch.randint(model.config.vocab_size, (1, 4096), generator=torch.Generator().manual_seed(1))
     ours, theirs = logits(port_of(model), ids), logits(model, ids)
-    if error(ours, theirs) > 3e-5 * max(1.0, theirs.abs().max().item()):  # or the reference itself is not so near
+    if error(ours, theirs) > 1e-5 * max(1.0, theirs.abs().max().item()):  # or the reference is not so near
         exact = logits(with_parameters(model, torch.float64), ids)
         assert error(ours, exact) <= 1.5 * error(theirs, exact)
 

@@ -86,7 +86,7 @@ SCORES = Path(__file__).parents[1] / "docs" / "kill_scores.json"
 
 
 @pytest.mark.parametrize("model", [*ARCHITECTURES])
-def test_every_planted_fault_is_noticed_and_most_are_located_and_named(model):
+def test_every_planted_fault_is_noticed_located_and_named(model):
     if OLD and model in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model)
@@ -97,8 +97,9 @@ def test_every_planted_fault_is_noticed_and_most_are_located_and_named(model):
     for one in kills:
         assert one.noticed != bool(one.fault.equivalent), one.fault.name
     counted = [one for one in kills if not one.fault.equivalent]
-    assert sum(one.located for one in counted) >= 0.95 * len(counted), [one for one in counted if not one.located]
-    assert sum(one.right_name for one in counted) >= 0.9 * len(counted), [one for one in counted if not one.right_name]
+    assert all(one.located for one in counted), [one for one in counted if not one.located]
+    unnamed = [(one.fault.name, one.named) for one in counted if not one.right_name]
+    assert len(unnamed) <= (0.05 * len(counted) if model in FAMILIES else 0), unnamed
 
 
 # Faults of parts that no architecture has, or (ALiBi with a factor) none whose reference can be compared with.
