@@ -30,7 +30,7 @@ from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, RoundedAlibi, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
 from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
-from .rotary import Rotary, Rotation
+from .rotary import Rotary, Rotation, WideRotary
 from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "SoftCap",
     "SoftmaxRouter",
     "UncastNormalisedRouter",
+    "WideRotary",
     "Window",
     "Yarn",
     "initialise",

@@ -16,13 +16,13 @@ class Rotation(NamedTuple):
     pairing: str
 
     def __call__(self, x: Tensor) -> Tensor:  # (batch, heads, seq, head_width), same out
-        """Turn the first 2 * pairs elements of every head; leave the rest."""
+        """Turn the first 2 * pairs elements of every head, in the dtype of the angles; leave the rest."""
         turned, rest = x.tensor_split((2 * self.cos.shape[-1],), dim=-1)
         if self.pairing == "halves":
             a, b = self.pair(*turned.chunk(2, dim=-1))
-            return torch.cat((a, b, rest), dim=-1)
+            return torch.cat((a, b, rest), dim=-1).to(x.dtype)
         a, b = self.pair(turned[..., 0::2], turned[..., 1::2])
-        return torch.cat((torch.stack((a, b), dim=-1).flatten(-2), rest), dim=-1)
+        return torch.cat((torch.stack((a, b), dim=-1).flatten(-2), rest), dim=-1).to(x.dtype)
 
     def pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:  # (batch, heads, seq, pairs) each
         """Turn each point (a, b) of the plane by its angle."""
@@ -65,3 +65,11 @@ class Rotary(nn.Module):
         """The settings, for print."""
         scaling = "" if self.scaling is None else f", scaling={self.scaling}"
         return f"{self.width}, base={self.base:g}, pairing={self.pairing!r}{scaling}"
+
+
+class WideRotary(Rotary):
+    """Rotary that turns in float32 or wider and casts what is turned, not the angles. Source: `OlmoRotaryEmbedding`."""
+
+    def rotation(self, angles: Tensor, dtype: torch.dtype) -> Rotation:  # (seq, pairs) or (batch, 1, seq, pairs)
+        """Cosines and sines of angles, in float32 or the stream's wider dtype."""
+        return super().rotation(angles, torch.promote_types(dtype, torch.float32))

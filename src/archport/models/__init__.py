@@ -116,9 +116,9 @@ class RotaryConfig(DecoderConfig):
                 )
         return None
 
-    def rotary(self, pairing: str = "halves") -> Rotary:
+    def rotary(self, pairing: str = "halves", *, kind: type[Rotary] = Rotary) -> Rotary:
         """The part that turns queries and keys by their positions."""
-        return Rotary(self.rotary_width, base=self.rotary_base, pairing=pairing, scaling=self.scaling)
+        return kind(self.rotary_width, base=self.rotary_base, pairing=pairing, scaling=self.scaling)
 
 
 @dataclass(frozen=True, kw_only=True)

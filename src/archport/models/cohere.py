@@ -10,7 +10,7 @@ from typing import Any
 from torch.nn import LayerNorm
 
 from ..config import bounded, fixed
-from ..layers import Block, Decoder, LayerNormByHead, LogitScale, SharedNormBlock
+from ..layers import Block, Decoder, LayerNormByHead, LogitScale, SharedNormBlock, WideRotary
 from . import llama
 
 
@@ -30,7 +30,7 @@ class Config(llama.Config):
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
     norm = partial(LayerNorm, cfg.width, eps=cfg.norm_eps, bias=False)
-    rotary = cfg.rotary("neighbours")
+    rotary = cfg.rotary("neighbours", kind=WideRotary)
 
     def block(_: int) -> Block:
         heads = {"q_norm": cfg.heads, "k_norm": cfg.kv_heads} if cfg.qk_norm else {}

@@ -10,7 +10,7 @@ from typing import Any
 from torch.nn import LayerNorm
 
 from ..config import bounded, fixed
-from ..layers import Block, Decoder, SequentialBlock
+from ..layers import Block, Decoder, SequentialBlock, WideRotary
 from . import llama
 
 
@@ -27,7 +27,7 @@ class Config(llama.Config):
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
     norm = partial(LayerNorm, cfg.width, eps=cfg.norm_eps, elementwise_affine=False)
-    rotary = cfg.rotary()
+    rotary = cfg.rotary(kind=WideRotary)
 
     def block(_: int) -> Block:
         attn = llama.attention(cfg, rotary=rotary, clip=cfg.clip)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from ..config import bounded, fixed
-from ..layers import AcrossHeads, Block, Decoder, LateRMSNorm, PostNormBlock
+from ..layers import AcrossHeads, Block, Decoder, LateRMSNorm, PostNormBlock, WideRotary
 from . import llama
 
 
@@ -21,7 +21,7 @@ class Config(llama.Config):
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""
     norm = partial(LateRMSNorm, eps=cfg.norm_eps)
-    rotary = cfg.rotary()
+    rotary = cfg.rotary(kind=WideRotary)
 
     def block(_: int) -> Block:
         attn = llama.attention(

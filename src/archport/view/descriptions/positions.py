@@ -13,6 +13,7 @@ from ...layers import (
     Rotary,
     RoundedAlibi,
     Scaling,
+    WideRotary,
     Window,
     Yarn,
 )
@@ -24,6 +25,7 @@ all scores of a query alike, which a softmax does not see. """
 BEYOND = "What lies further back reaches it only through what other layers have gathered."
 
 
+@describe.register(WideRotary)
 @describe.register
 def _(part: Rotary, subject: Subject, path: str) -> Description:
     return rotary(part, subject)
@@ -37,13 +39,14 @@ def rotary(part: Rotary, subject: Subject, head_width: int | None = None) -> Des
     factor = 1.0 if part.scaling is None else part.scaling.attention_factor
     raised = "" if factor == 1 else f" Cos and sin are multiplied by {factor:.6g}, so what is turned grows by that."
     times = "" if factor == 1 else f", cos and sin times {factor:.6g}"
+    wide = " It is computed in float32, whatever the model's precision." if isinstance(part, WideRotary) else ""
     rest = (head_width or part.width) - part.width
     passed = f"; the other {rest} pass unturned" if rest else ""
     of = f" of the {head_width}" if head_width else ""
     text = f"""Turns queries and keys by angles that grow with their position{slower}, so that their product depends on
     how far apart two tokens are, not on where they stand. {part.width}{of} elements of each head are turned{passed}.
-    {raised} Pairs are {pairs}: the two conventions look alike and are not interchangeable. Nothing here is learned or
-    stored."""
+    {raised} Pairs are {pairs}: the two conventions look alike and are not interchangeable.{wide} Nothing here is
+    learned or stored."""
     facts = (
         Fact("positions", "kind", "rotary"),
         Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
