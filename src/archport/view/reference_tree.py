@@ -35,7 +35,8 @@ MARKS = {
     "": "holds other parts",
 }
 TINY = "compared on a tiny model of the architecture with drawn weights, as its own are not here"
-CLOSE = 1e-7  # some write constants out to as many digits as float32 has
+CLOSE = 1e-12  # of two functions in float64: the reference may compute the same in another order
+SINGLE = 1e-6  # where the reference drops to float32, or writes a constant out to as many digits as that has
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,25 @@ def _compared(ours: Decoder, reference: nn.Module, table: Table) -> dict[str, st
 @torch.no_grad()
 def does_the_same(ours: nn.Module, theirs: Any) -> bool | None:
     """Whether two modules give the same numbers for the same numbers; None where they cannot be run so."""
-    x = torch.linspace(-8, 8, 1001, dtype=torch.float64)
+    return _alike(ours, theirs, torch.linspace(-8, 8, 1001, dtype=torch.float64), CLOSE)
+
+
+@does_the_same.register
+@torch.no_grad()
+def _(ours: nn.GELU, theirs: Any) -> bool | None:
+    return _alike(ours, theirs, torch.linspace(-8, 8, 1001, dtype=torch.float64), SINGLE)
+
+
+@does_the_same.register
+@torch.no_grad()
+def _(ours: nn.LayerNorm, theirs: Any) -> bool | None:
+    rows = torch.linspace(-8, 8, 7 * math.prod(ours.normalized_shape), dtype=torch.float64).sin()
+    return _alike(ours, theirs, rows.view(7, *ours.normalized_shape), SINGLE)
+
+
+def _alike(ours: nn.Module, theirs: Any, x: Tensor, close: float) -> bool | None:
     try:
-        return bool((ours(x) - theirs(x)).abs().max() < CLOSE)
+        return bool((ours(x) - theirs(x)).abs().max() < close)
     except Exception:  # it is somebody else's code, and may want anything
         return None
 
@@ -206,11 +223,16 @@ def _(ours: nn.Dropout, theirs: Any) -> bool | None:
 
 @does_the_same.register
 def _(ours: Rotary, theirs: Any) -> bool | None:
-    if isinstance(frequencies := getattr(theirs, "inv_freq", None), Tensor):
-        start = torch.zeros(1, dtype=torch.long, device=frequencies.device)
+    # One for all layers, or by their type, with the attention factor beside it under a name of the same beginning.
+    tables = {name: one for name, one in getattr(theirs, "_buffers", vars(theirs)).items() if name.endswith("inv_freq")}
+    tables = {name: one for name, one in tables.items() if "original" not in name and isinstance(one, Tensor)}
+    if tables:
         factor = 1.0 if ours.scaling is None else ours.scaling.attention_factor
-        alike = math.isclose(getattr(theirs, "attention_scaling", 1.0), factor)
-        return alike and torch.allclose(ours.frequencies(start), frequencies)
+        return any(
+            math.isclose(getattr(theirs, name.removesuffix("inv_freq") + "attention_scaling", 1.0), factor)
+            and torch.allclose(ours.frequencies(torch.zeros(1, dtype=torch.long, device=one.device)), one)
+            for name, one in tables.items()
+        )
     if isinstance(table := getattr(theirs, "embed_positions", None), Tensor):
         rotation = ours(torch.arange(len(table), device=table.device), torch.float32)
         angles = torch.cat((rotation.sin, rotation.cos), dim=-1)
