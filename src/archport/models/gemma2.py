@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import fixed
-from ..layers import Block, Decoder, SandwichBlock
+from ..layers import Attention, Block, Decoder, SandwichBlock
 from . import gemma, llama
 from .gemma import decoder, norm
 from .llama import attention, mlp
@@ -28,16 +28,21 @@ def build(cfg: Config) -> Decoder:
     windows = cfg.windows()
 
     def block(layer: int) -> Block:
-        return SandwichBlock(
-            norm_attn=norm(cfg),
-            attn=attention(cfg, mask=windows[layer], **parts),
-            norm_attn_out=norm(cfg),
-            norm_mlp=norm(cfg),
-            mlp=mlp(cfg),
-            norm_mlp_out=norm(cfg),
-        )
+        return sandwich(cfg, attention(cfg, mask=windows[layer], **parts))
 
     return decoder(cfg, block, finish=cfg.finish())
+
+
+def sandwich(cfg: gemma.SlidingConfig, attn: Attention) -> SandwichBlock:
+    """A later Gemma's block around its attention."""
+    return SandwichBlock(
+        norm_attn=norm(cfg),
+        attn=attn,
+        norm_attn_out=norm(cfg),
+        norm_mlp=norm(cfg),
+        mlp=mlp(cfg),
+        norm_mlp_out=norm(cfg),
+    )
 
 
 SIZES = gemma.SIZES | {"query_scalar": 14, "score_cap": 3.0, "logit_cap": 5.0, "window": 9}

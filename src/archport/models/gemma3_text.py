@@ -6,10 +6,11 @@ Source: arXiv 2503.19786; `Gemma3ForCausalLM`.
 from dataclasses import dataclass
 from typing import Any
 
-from ..layers import Block, Decoder, Rotary, SandwichBlock
+from ..layers import Block, Decoder, Rotary
 from . import gemma, llama
 from .gemma import decoder, norm
-from .llama import attention, mlp
+from .gemma2 import sandwich
+from .llama import attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +29,7 @@ def build(cfg: Config) -> Decoder:
     def block(layer: int) -> Block:
         parts: dict[str, Any] = {"q_norm": norm(cfg, cfg.head_width), "k_norm": norm(cfg, cfg.head_width)}
         parts |= {"rotary": rotary[cfg.layer_types[layer]], "mask": windows[layer]}
-        return SandwichBlock(
-            norm_attn=norm(cfg),
-            attn=attention(cfg, scale=cfg.query_scalar**-0.5, **parts),
-            norm_attn_out=norm(cfg),
-            norm_mlp=norm(cfg),
-            mlp=mlp(cfg),
-            norm_mlp_out=norm(cfg),
-        )
+        return sandwich(cfg, attention(cfg, scale=cfg.query_scalar**-0.5, **parts))
 
     return decoder(cfg, block, finish=cfg.finish())
 
