@@ -10,6 +10,7 @@ ArchportError
     GenerationError       a prompt cannot be continued, or the model makes no numbers
 
 NotFiniteWarning          weights that were loaded hold NaN or infinities
+AsideWarning              something of a folder was left aside, taken for something else, or not followed
 """
 
 import textwrap
@@ -88,3 +89,7 @@ class NotFiniteWarning(UserWarning):
     def __init__(self, names: Sequence[str], where: str) -> None:
         self.names = tuple(names)
         super().__init__(f"{where}: not finite: {', '.join(self.names[:SHOWN])}")
+
+
+class AsideWarning(UserWarning):
+    """What was done with a part of a folder that is not simply used: one line, with the file's name."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .config import DecoderConfig, dtype_name
-from .errors import ConfigError, MappingError, NotFiniteWarning, UnsupportedError
+from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning, UnsupportedError, plain
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
 from .files.memory import trim
@@ -32,8 +32,8 @@ DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, t
 class LoadPlan:
     """What loading a source does, known before any weight is read.
 
-    `tensors` says what happens to each tensor; its properties are this plan's too. `settled` says that a
-    tied head has been compared with its embedding.
+    `tensors` says what happens to each tensor; its properties are this plan's too. `notes` are lines on what was left
+    aside or taken for something else. `settled` says that a tied head has been compared with its embedding.
     """
 
     tensors: Plan
@@ -42,6 +42,7 @@ class LoadPlan:
     checkpoint: Checkpoint
     unknown_fields: tuple[str, ...]
     settled: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> tuple[TensorStep, ...]:
@@ -104,7 +105,7 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     model = skeleton(arch, config)
     target = _dtype(dtype, checkpoint)
     tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
-    return LoadPlan(tensors, arch, config, checkpoint, unknown)
+    return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=checkpoint.notes)
 
 
 def settle_tie(plan: LoadPlan) -> LoadPlan:
@@ -130,6 +131,8 @@ def execute(
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
     plan = settle_tie(plan)
+    for note in plan.notes:
+        warnings.warn(AsideWarning(plain(note)), stacklevel=3)
     model = _filled(plan, to_device(device), check_finite, progress)
     if linears is not None:
         in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}

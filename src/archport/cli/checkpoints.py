@@ -63,28 +63,29 @@ def _print_load(facts: dict[str, Any]) -> None:
     if "key_table" in facts:
         print_table(facts["key_table"])
     where = facts["source"] + (f" at {facts['revision']}" if facts["revision"] else "")
-    lines = {
-        "source": where + (f", commit {facts['commit']}" if facts["commit"] else ""),
-        "model": f"{facts['architecture']}: {facts['in_words']}",
-        "files": f"{', '.join(facts['files'])} ({summary.size(facts['file_bytes'])})",
-        "tensors": summary.account(facts),
-        "memory": summary.memory(facts),
-        "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
-    }
+    lines = [
+        ("source", where + (f", commit {facts['commit']}" if facts["commit"] else "")),
+        ("model", f"{facts['architecture']}: {facts['in_words']}"),
+        ("files", f"{', '.join(facts['files'])} ({summary.size(facts['file_bytes'])})"),
+        ("tensors", summary.account(facts)),
+        ("memory", summary.memory(facts)),
+        ("parameters", f"{facts['parameters']:,} in {facts['dtype']}"),
+    ]
     if facts["not_finite"]:
-        lines["NOT FINITE"] = f"NaN or infinity in {', '.join(facts['not_finite'])}"
+        lines.append(("NOT FINITE", f"NaN or infinity in {', '.join(facts['not_finite'])}"))
     if facts["unknown_fields"]:
-        lines["unknown"] = f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"
+        lines.append(("unknown", f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"))
+    lines += [("note", note) for note in facts["notes"]]
     if any(name.endswith(".bin") for name in facts["files"]):
-        lines["note"] = "this is a pickle, read with weights_only; a .safetensors file is safer and faster"
+        lines.append(("note", "this is a pickle, read with weights_only; a .safetensors file is safer and faster"))
     if "next_tokens" in facts:
         likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
-        lines["likely"] = f"{facts['prompt']} -> {likely}"
+        lines.append(("likely", f"{facts['prompt']} -> {likely}"))
     planned = facts["seconds"] is None
-    lines["seconds"] = "planned only, no weights were read" if planned else str(facts["seconds"])
+    lines.append(("seconds", "planned only, no weights were read" if planned else str(facts["seconds"])))
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
-    lines["next"] = f"archport load{source}{'' if planned else ' --explain'}"
-    for label, text in lines.items():
+    lines.append(("next", f"archport load{source}{'' if planned else ' --explain'}"))
+    for label, text in lines:
         say(f"{label:<11} {plain(text)}")
 
 

@@ -63,7 +63,7 @@ class Checkpoint:
     """A config, the headers of all tensors, and the files to read them from (none where only headers were fetched).
 
     `remote` are files of which single tensors can be asked for then. `copied` asks for memory of their own for all
-    tensors, wherever files could be mapped.
+    tensors, wherever files could be mapped. `notes` are lines on what was left aside or taken for something else.
     """
 
     origin: Origin
@@ -73,6 +73,7 @@ class Checkpoint:
     files: Mapping[str, WeightsFile]
     copied: bool = False
     remote: Mapping[str, WeightsFile] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def mapped(self) -> bool:

@@ -60,6 +60,7 @@ def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
         "parameters": plan.parameters,
         "dtype": dtype_name(plan.dtype),
         "unknown_fields": list(plan.unknown_fields),
+        "notes": list(plan.notes),
     }
 
 
