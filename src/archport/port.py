@@ -1,10 +1,10 @@
 """From a name to a ready model and back to files: build, plan, load, export."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from .files.header import Header
 from .files.hub.access import HubAccess
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
-from .files.source import open_source
+from .files.source import companions, open_source
 from .files.values import same_bytes
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
@@ -27,6 +27,8 @@ from .registry import Architecture, architecture, fresh, skeleton
 from .translate.fields import read_config, write_config
 from .translate.planning import nearest
 from .translate.tensors import export_tensors
+
+T = TypeVar("T")
 
 
 @strict_keywords
@@ -64,6 +66,8 @@ def load(
     check_finite: bool = False,
     check_hash: bool = False,
     linears: str | None = None,
+    variant: str | None = None,
+    follow_links: bool = False,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -74,13 +78,15 @@ def load(
     where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
     if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
-    `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
+    `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads files of a folder that
+    are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = replace(open_source(source, revision, offline=offline, headers_only=False, access=access), copied=copy)
-    planned = plan_checkpoint(checkpoint, dtype)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    checkpoint = open_source(source, revision, headers_only=False, access=access, **how)
+    planned = plan_checkpoint(replace(checkpoint, copied=copy), dtype)
     if check_hash:
         check_hashes(checkpoint)
     return execute(planned, device, check_finite=check_finite, linears=linears)
@@ -95,6 +101,8 @@ def plan(
     offline: bool = False,
     headers_only: bool = True,
     copy: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -106,7 +114,8 @@ def plan(
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = open_source(source, revision, offline=offline, headers_only=headers_only, access=access)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    checkpoint = open_source(source, revision, headers_only=headers_only, access=access, **how)
     return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
 
 
@@ -130,18 +139,33 @@ def from_state_dict(
 
 @strict_keywords
 def export(
-    model: Decoder, folder: str | Path, *, dtype: torch.dtype | str | None = None, max_shard_size: int | str = "5GB"
+    model: Decoder | nn.Module,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str = "5GB",
+    tokenizer: Any = None,
+    force: bool = False,
 ) -> Path:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in `dtype` where given; the folder is returned.
 
     `model.config` is what is written: change it with the modules. The config fields we do not use,
-    generation_config.json and the tokenizer's files come along from the origin.
+    generation_config.json and the tokenizer's files come along from the origin; `tokenizer`, one of transformers, of
+    tokenizers, a folder or a Hub id, goes before those. The model may be compiled, or wrapped to train in parallel.
+    `force` replaces a checkpoint in that folder once the new one is whole.
 
     Raises: ExportError, and leaves the target as it was.
     """
-    if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
+    inner = _inside(model)
+    if not isinstance(inner, Decoder) or not isinstance(folder, str | Path):
         types = f"{type(model).__name__} and {type(folder).__name__}"
         raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
+    model = inner
+    if isinstance(tokenizer, str | Path):
+        tokenizer = companions(tokenizer)
+    elif tokenizer is not None and not any(hasattr(tokenizer, name) for name in ("save_pretrained", "save")):
+        kinds = "one of transformers or tokenizers, a folder or a Hub id"
+        raise ExportError(f"tokenizer: found a {type(tokenizer).__name__}, expected {kinds}")
     if is_swapped(model):
         raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
     arch = architecture(model.architecture)
@@ -152,12 +176,28 @@ def export(
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
         hf[field] = dtype_name(widest)
     tensors = export_tensors(arch.table, config, parameters, dtype=target)
-    return write_checkpoint(Path(folder), hf, tensors, model.origin.folder if model.origin else None, max_shard_size)
+    beside: dict[str, Any] = {"tokenizer": tokenizer, "force": force}
+    return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+
+
+def _inside(model: Any) -> Any:
+    """What torch.compile, torch's parallel training, accelerate and DeepSpeed have wrapped."""
+    while not isinstance(model, Decoder):
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model
+
+
+def _own_names(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Parameters or buffers by the names they have where no part of the model is compiled."""
+    return {name.replace("_orig_mod.", ""): one for name, one in named}
 
 
 def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
     """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = _own_names(model.named_parameters(remove_duplicate=False))
     right = skeleton(arch, model.config)
     expected = dict(right.named_parameters(remove_duplicate=False))
     faults = [f"{name} is missing" for name in expected if name not in parameters]
@@ -167,7 +207,10 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
         for name, parameter in expected.items()
         if name in parameters and parameters[name].shape != parameter.shape
     ]
-    faults += [f"{name} is on meta and has no values" for name, parameter in parameters.items() if parameter.is_meta]
+    if empty := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        faults.insert(
+            0, f"{empty[0]} and {len(empty) - 1} more are on meta and have no values: load or build them first"
+        )
     faults += [f"{name} is a buffer that has changed, and no key takes it" for name in _changed_buffers(model, right)]
     if faults:
         raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
@@ -180,7 +223,7 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
 
 def _changed_buffers(model: Decoder, right: Decoder) -> Iterator[str]:
     """The persistent buffers that are not what `build` makes: a file would lose them."""
-    buffers, persistent = dict(model.named_buffers()), right.state_dict().keys()
+    buffers, persistent = _own_names(model.named_buffers()), right.state_dict().keys()
     for name, buffer in right.named_buffers():
         if name in persistent and name in buffers and not torch.equal(buffers[name].to(buffer), buffer):
             yield name
