@@ -198,6 +198,9 @@ def _own_names(named: Iterable[tuple[str, T]]) -> dict[str, T]:
 def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
     """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
     parameters = _own_names(model.named_parameters(remove_duplicate=False))
+    if empty := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        some = f"{len(empty)} of {len(parameters)} parameters are"
+        raise ExportError(f"{some} on meta and have no values, expected a model that was loaded or built elsewhere")
     right = skeleton(arch, model.config)
     expected = dict(right.named_parameters(remove_duplicate=False))
     faults = [f"{name} is missing" for name in expected if name not in parameters]
@@ -207,10 +210,6 @@ def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict
         for name, parameter in expected.items()
         if name in parameters and parameters[name].shape != parameter.shape
     ]
-    if empty := [name for name, parameter in parameters.items() if parameter.is_meta]:
-        faults.insert(
-            0, f"{empty[0]} and {len(empty) - 1} more are on meta and have no values: load or build them first"
-        )
     faults += [f"{name} is a buffer that has changed, and no key takes it" for name in _changed_buffers(model, right)]
     if faults:
         raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
@@ -234,6 +233,7 @@ class _InMemory:
 
     mapped = False
     path = Path()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
         self._tensors = state_dict

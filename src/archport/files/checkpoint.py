@@ -117,10 +117,12 @@ def open_folder(
     index = read_index(weights) if weights.suffix == ".json" else None
     shards = [weights.name] if index is None else [shard for shard in shard_names(index) if shard in present]
     held = {shard: open_weights(beside(shard)) for shard in shards}
-    notes = [] if index is None else check_index(index, held, weights, present, same=partial(_same, held))
+    of_shard = {shard: file.headers for shard, file in held.items()}
+    notes = [note for file in held.values() for note in file.notes]  # which are known with the headers
+    if index is not None:
+        notes += check_index(index, of_shard, weights, present, same=partial(_same, held))
     files = {key: file for file in held.values() for key in file.headers}
-    headers = {key: header for file in held.values() for key, header in file.headers.items()}
-    notes += [note for file in held.values() for note in file.notes]  # which are known with the headers
+    headers = {key: header for one in of_shard.values() for key, header in one.items()}
     size = sum(file.path.stat().st_size for file in held.values())
     origin = Origin(name, hf, folder, revision, commit, generation, variant, follow_links)
     return Checkpoint(origin, headers, tuple(held), size, files, notes=tuple(notes))

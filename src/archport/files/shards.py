@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import CheckpointError, plain
 from .header import Header
@@ -13,14 +12,6 @@ from .strict_json import read_json
 MAX_INDEX = 16 << 20  # far above any published file
 SHARD = re.compile(r".+-\d{5}-of-\d{5}\.(safetensors|bin)")
 SHOWN = 10  # names in a line
-
-
-class Shard(Protocol):
-    """A file of tensors, as far as an index is concerned."""
-
-    @property
-    def headers(self) -> Mapping[str, Header]:
-        """Shape and dtype of every tensor."""
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -43,13 +34,13 @@ def shard_names(weight_map: Mapping[str, str]) -> list[str]:
 
 def check_index(
     weight_map: Mapping[str, str],
-    held: Mapping[str, Shard],
+    held: Mapping[str, Mapping[str, Header]],
     path: Path,
     present: Iterable[str] = (),
     *,
     same: Callable[[str, Sequence[str]], bool] | None = None,
 ) -> list[str]:
-    """Compare an index with the shards that are `held`, by name, and the files `present` beside it.
+    """Compare an index with the headers `held` by each shard that is there, and the names of files `present` beside it.
 
     What changes no tensor comes back as notes. `same` says whether a tensor has the same bytes in several shards;
     without it, only their headers are compared. Raises: CheckpointError for a shard or a choice that is missing.
@@ -58,12 +49,12 @@ def check_index(
     if missing:
         raise CheckpointError(f"{path}: expected shards as listed, {_some(missing)} missing: {get_again(path)}")
     places: dict[str, list[str]] = {}
-    for shard, file in held.items():
-        for key in file.headers:
+    for shard, keys in held.items():
+        for key in keys:
             places.setdefault(key, []).append(shard)
     twice = {key: shards for key, shards in places.items() if len(shards) > 1}
     for key, shards in twice.items():
-        headers = {held[shard].headers[key] for shard in shards}
+        headers = {held[shard][key] for shard in shards}
         if len(headers) > 1 or (same is not None and not same(key, shards)):
             places_of_it = " and in ".join(shards)
             found = f"found {plain(key[:200])} in {places_of_it}, with other values, expected it in one"

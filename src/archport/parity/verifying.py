@@ -51,9 +51,9 @@ def verify(
     """Compare a port with its reference: a Decoder, a folder, a Hub id, or by default the bundled checkpoint.
 
     `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
-    built, with `against` as its attention; `variant` and `follow_links` are `load`'s. `dtype` is float32 for a source, and a model's own for a model. `quick`
-    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. Neither model is
-    changed.
+    built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
+    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
+    `follow_links` are `load`'s. Neither model is changed.
 
     Raises: SourceError when there is no reference to be had, and whatever `load` raises.
     """
