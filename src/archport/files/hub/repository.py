@@ -98,11 +98,8 @@ def open_headers(repo: str, revision: str | None, *, access: HubAccess, variant:
 
     with ThreadPoolExecutor(8) as pool:
         held = dict(zip(shards, pool.map(fetch, shards), strict=True))
-    notes = (
-        []
-        if index is None
-        else check_index(read_index(index), {shard: file.headers for shard, file in held.items()}, index)
-    )
+    of_shard = {shard: file.headers for shard, file in held.items()}
+    notes = [] if index is None else check_index(read_index(index), of_shard, index)
     headers = {key: header for file in held.values() for key, header in file.headers.items()}
     remote = {key: file for file in held.values() for key in file.headers}
     size = sum(header.bytes for header in headers.values())
