@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from .. import loading, port, registry
+from .. import exporting, loading, port, registry
 from ..errors import NotFiniteWarning, plain
 from ..files import checkpoint, strict_json
 from ..files.checkpoint_writer import check_folder
@@ -162,7 +162,7 @@ def export(
     """Write a checkpoint as a folder that transformers loads."""
     check_folder(folder, force=force)
     model = port.load(source, dtype=dtype, **reading(revision, offline, variant, follow_links))
-    written = port.export(model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force)
+    written = exporting.export(model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force)
     for path in sorted(written.iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
