@@ -271,6 +271,8 @@ def test_a_variant_is_taken_as_transformers_takes_it_and_else_named(shard, safe,
     assert same_as_theirs(folder, variant="fp16") == []
     assert archport.verify(folder, variant="fp16", quick=True).ok
     hub.add("ns/variant", folder)
+    if safe:
+        assert archport.plan("ns/variant", variant="fp16", **at).steps == archport.plan(folder, variant="fp16").steps
     assert torch.equal(
         logits(archport.load("ns/variant", variant="fp16", **at)), logits(archport.load(folder, variant="fp16"))
     )
@@ -319,6 +321,7 @@ LYING = {
 def test_no_weights_says_what_lies_there_instead(name, folder, hub, at):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"x")
+    assert f"{folder / name}: a file (" in refusal(folder / name, SourceError)
     for kept in (True, False):  # with and without a config.json
         if not kept:
             (folder / "config.json").unlink()

@@ -70,14 +70,14 @@ def lying(names: Iterable[str], variant: str | None = None) -> str:
     """What lies there that a person may take for the weights, to end a message with."""
     kinds: dict[str, list[str]] = {}
     for name in sorted(names):
-        if kind := _kind(name.rpartition("/")[2], variant):
+        if kind := kind_of(name.rpartition("/")[2], variant):
             kinds.setdefault(kind, []).append(name)
     lines = [f"{_some(files)} ({kind})" for kind, files in kinds.items()]
     return f"; found {'; '.join(lines[:SHOWN])}" if lines else ""
 
 
-def _kind(name: str, variant: str | None) -> str:
-    """What a file is, and what to do about it."""
+def kind_of(name: str, variant: str | None = None) -> str:
+    """What a file is that is not read as weights, and what to do about it; nothing where nobody knows."""
     if name in WEIGHTS:
         return "without a variant: ask for none" if variant is not None else ""
     for pattern, kind in OTHERS:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import SourceError
 from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
-from .choosing import check_variant
+from .choosing import check_variant, kind_of
 from .hub.access import HubAccess
 from .hub.repository import open_companions, open_headers, open_repository
 
@@ -85,5 +85,7 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
     if is_folder:
         return folder
     if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SourceError(f"{name}: {'a file' if is_there else 'no such folder'}, expected a folder or a Hub id")
+        kind = f" ({what})" if (what := kind_of(folder.name)) else ""
+        found = f"a file{kind}" if is_there else "no such folder"
+        raise SourceError(f"{name}: {found}, expected a folder or a Hub id")
     return name
