@@ -46,11 +46,15 @@ def config(raw: bytes, folder: Path) -> None:
 
 def index(raw: bytes, folder: Path) -> None:
     """A model.safetensors.index.json, beside two shards."""
-    from archport.files.checkpoint import check_index, read_index
+    import torch
 
+    from archport.files.header import Header
+    from archport.files.shards import check_index, read_index
+
+    header = Header((1,), torch.float32)
     path = folder / "model.safetensors.index.json"
     path.write_bytes(raw)
-    check_index(read_index(path), {"a.safetensors": ["x", "y"], "b.safetensors": ["z"]}, path)
+    check_index(read_index(path), {"a.safetensors": {"x": header, "y": header}, "b.safetensors": {"z": header}}, path)
 
 
 def header(raw: bytes, folder: Path) -> None:

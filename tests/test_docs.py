@@ -60,6 +60,8 @@ def test_every_option_of_the_command_line_is_in_the_readme():
             "--json",
             "--offline",
             "--revision",
+            "--variant",
+            "--follow-links",
             *re.findall(r"--[a-z][a-z-]+", row),
         }
         assert not undocumented

@@ -15,7 +15,8 @@ import torch
 
 import archport
 from archport.errors import ArchportError, CheckpointError, SourceError
-from archport.files.checkpoint import COMPANIONS, choose_weights
+from archport.files.checkpoint import COMPANIONS
+from archport.files.choosing import choose_weights
 from archport.files.hub import repository as archport_hub
 from archport.loading import own_weight
 
@@ -587,7 +588,8 @@ def test_the_command_line_loads_a_revision(hub, folders, tmp_path):
     done = archport_load(hub, tmp_path / "home", REPO, "--revision", "step3000")
     assert done.returncode == 0, done.stderr
     assert commit[:7] in done.stdout
-    assert choose_weights([path.name for path in (tmp_path / "home").rglob("model*")], "cache") == "model.safetensors"
+    names = [path.name for path in (tmp_path / "home").rglob("model*")]
+    assert choose_weights(names, "cache", {}) == "model.safetensors"
 
 
 def test_the_command_line_suggests_the_cache_in_one_line(hub, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import archport
-from archport import loading, port
+from archport import exporting, loading
 from archport.cli import checkpoints
 
 from .references import reference
@@ -32,7 +32,7 @@ def comparisons(monkeypatch):
         shapes.append(tuple(a.shape))
         return archport.files.values.same_bytes(a, b)
 
-    for module in (loading, port):
+    for module in (loading, exporting):
         monkeypatch.setattr(module, "same_bytes", counted)
     return shapes
 

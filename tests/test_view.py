@@ -507,6 +507,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*took the folder here:archport.errors.AsideWarning")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_is_as_its_schema_says(tiny, command, name, monkeypatch):

@@ -23,8 +23,9 @@ PROMISES = {
     "small changes of good files give answers or errors of ours, in 2 seconds and 200 MB": (
         "test_good_inputs_and_small_changes_of_them_keep_the_promises",
     ),
-    "links are followed inside the folder and the Hub's cache only": (
+    "links are followed inside the folder and the Hub's cache only, unless you allow others": (
         "test_links_inside_the_folder_and_inside_the_cache_are_followed",
+        "test_links_out_of_the_folder_are_followed_where_that_is_allowed",
         "test_an_export_does_not_take_a_linked_companion_along",
     ),
     "no code of a repository is run": (
@@ -52,6 +53,7 @@ PROMISES = {
     "an export is complete or did not happen": (
         "test_export_to_a_folder_that_holds_something",
         "test_export_to_a_disk_that_is_full",
+        "test_what_was_there_stays_until_the_new_one_is_whole",
         "test_an_export_that_was_killed_leaves_the_target_and_is_cleared_up_by_the_next",
         "test_two_processes_that_export_to_the_same_targets_at_once",
     ),
@@ -60,7 +62,8 @@ PROMISES = {
 
 def cases() -> Counter[str]:
     """How many cases pytest collects of each test function."""
-    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_messages.py", "tests/test_config.py"]
+    files = [f"tests/test_{name}.py" for name in ("messages", "config", "folder_files")]
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
     listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     return Counter(re.findall(r"::(\w+)", listed))
 

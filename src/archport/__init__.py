@@ -1,6 +1,7 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
 from .errors import ArchportError
+from .exporting import export
 from .generation.cache import KVCache
 from .generation.decoding import generate, stream
 from .generation.scoring import score
@@ -8,7 +9,7 @@ from .generation.text import tokenizer
 from .layers import Decoder
 from .observing import observe, sites
 from .parity import verify
-from .port import build, export, from_state_dict, load, plan
+from .port import build, from_state_dict, load, plan
 from .registry import architectures, register
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 

@@ -151,7 +151,8 @@ def _bounds(one: Field[Any]) -> Bounds:
 @dataclass(frozen=True)
 class Origin:
     """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision,
-    and the parsed generation_config.json where there is one.
+    and the parsed generation_config.json where there is one; then how the folder is read: which variant of its
+    weights, and whether links out of it are followed.
     """
 
     name: str
@@ -160,6 +161,13 @@ class Origin:
     revision: str | None = None
     commit: str | None = None
     generation: Mapping[str, Any] | None = None
+    variant: str | None = None
+    follow_links: bool = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What `load` is to be told to read the folder in the same way."""
+        return {"variant": self.variant, "follow_links": self.follow_links}
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -1,32 +1,27 @@
-"""From a name to a ready model and back to files: build, plan, load, export."""
+"""From a name to a ready model: build, plan, load."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .config import DecoderConfig, Origin, dtype_name, required
-from .errors import CheckpointError, ConfigError, ExportError
-from .fast.linears import is_swapped
+from .config import DecoderConfig, Origin, required
+from .errors import CheckpointError, ConfigError
 from .files.checkpoint import Checkpoint, check_hashes
-from .files.checkpoint_writer import write_checkpoint
 from .files.header import Header
 from .files.hub.access import HubAccess
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
 from .files.source import open_source
-from .files.values import same_bytes
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
-from .translate.fields import read_config, write_config
+from .translate.fields import read_config
 from .translate.planning import nearest
-from .translate.tensors import export_tensors
 
 
 @strict_keywords
@@ -64,6 +59,8 @@ def load(
     check_finite: bool = False,
     check_hash: bool = False,
     linears: str | None = None,
+    variant: str | None = None,
+    follow_links: bool = False,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -74,13 +71,15 @@ def load(
     where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
     if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
-    `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
+    `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads files of a folder that
+    are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = replace(open_source(source, revision, offline=offline, headers_only=False, access=access), copied=copy)
-    planned = plan_checkpoint(checkpoint, dtype)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    checkpoint = open_source(source, revision, headers_only=False, access=access, **how)
+    planned = plan_checkpoint(replace(checkpoint, copied=copy), dtype)
     if check_hash:
         check_hashes(checkpoint)
     return execute(planned, device, check_finite=check_finite, linears=linears)
@@ -95,6 +94,8 @@ def plan(
     offline: bool = False,
     headers_only: bool = True,
     copy: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -106,7 +107,8 @@ def plan(
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = open_source(source, revision, offline=offline, headers_only=headers_only, access=access)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    checkpoint = open_source(source, revision, headers_only=headers_only, access=access, **how)
     return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
 
 
@@ -128,69 +130,12 @@ def from_state_dict(
     return execute(plan_checkpoint(checkpoint, dtype))
 
 
-@strict_keywords
-def export(
-    model: Decoder, folder: str | Path, *, dtype: torch.dtype | str | None = None, max_shard_size: int | str = "5GB"
-) -> Path:
-    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in `dtype` where given; the folder is returned.
-
-    `model.config` is what is written: change it with the modules. The config fields we do not use,
-    generation_config.json and the tokenizer's files come along from the origin.
-
-    Raises: ExportError, and leaves the target as it was.
-    """
-    if not isinstance(model, Decoder) or not isinstance(folder, str | Path):
-        types = f"{type(model).__name__} and {type(folder).__name__}"
-        raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
-    if is_swapped(model):
-        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
-    arch = architecture(model.architecture)
-    config, parameters = _exportable(model, arch)
-    hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
-    target = to_dtype(dtype) if dtype is not None else None
-    widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
-    for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
-        hf[field] = dtype_name(widest)
-    tensors = export_tensors(arch.table, config, parameters, dtype=target)
-    return write_checkpoint(Path(folder), hf, tensors, model.origin.folder if model.origin else None, max_shard_size)
-
-
-def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
-    """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    right = skeleton(arch, model.config)
-    expected = dict(right.named_parameters(remove_duplicate=False))
-    faults = [f"{name} is missing" for name in expected if name not in parameters]
-    faults += [f"{name} is not part of {arch.name}" for name in parameters if name not in expected]
-    faults += [
-        f"{name} is {tuple(parameters[name].shape)}, its config says {tuple(parameter.shape)}"
-        for name, parameter in expected.items()
-        if name in parameters and parameters[name].shape != parameter.shape
-    ]
-    faults += [f"{name} is on meta and has no values" for name, parameter in parameters.items() if parameter.is_meta]
-    faults += [f"{name} is a buffer that has changed, and no key takes it" for name in _changed_buffers(model, right)]
-    if faults:
-        raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
-    head, embedding = parameters["head.weight"], parameters["embed.tokens.weight"]
-    if model.config.tied and (head is embedding or same_bytes(head.detach(), embedding.detach())):
-        del parameters["head.weight"]
-        return model.config, parameters
-    return replace(model.config, tied=False), parameters
-
-
-def _changed_buffers(model: Decoder, right: Decoder) -> Iterator[str]:
-    """The persistent buffers that are not what `build` makes: a file would lose them."""
-    buffers, persistent = dict(model.named_buffers()), right.state_dict().keys()
-    for name, buffer in right.named_buffers():
-        if name in persistent and name in buffers and not torch.equal(buffers[name].to(buffer), buffer):
-            yield name
-
-
 class _InMemory:
     """A state_dict as a weights file."""
 
     mapped = False
     path = Path()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
         self._tensors = state_dict

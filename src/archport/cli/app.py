@@ -26,6 +26,8 @@ Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")
 Dtype = Annotated[str, Option(help="auto, float32, float16, bfloat16 or float64")]
 Device = Annotated[str, Option(help="cpu, cuda, ...")]
 Offline = Annotated[bool, Option("--offline", help="use the local cache only")]
+Variant = Annotated[str | None, Option(help="of the weights, as fp16 for model.fp16.safetensors")]
+Links = Annotated[bool, Option("--follow-links", help="read files of a folder that are links out of it")]
 Json = Annotated[bool, Option("--json", help="print JSON")]
 Force = Annotated[bool, Option("--force", help="write over a file that is there")]
 
@@ -44,6 +46,11 @@ def options(
         except (Exception, SystemExit) as error:  # it is somebody else's code
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise BadParameter(f"--plugin {name}: {reason}") from None
+
+
+def reading(revision: str | None, offline: bool, variant: str | None, follow_links: bool) -> dict[str, Any]:
+    """How a source is opened, as keywords of `load` and its like."""
+    return {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
 
 
 def say(text: str, console: Console = out) -> None:

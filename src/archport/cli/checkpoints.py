@@ -9,13 +9,30 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from .. import loading, port, registry
+from .. import exporting, loading, port, registry
 from ..errors import NotFiniteWarning, plain
 from ..files import checkpoint, strict_json
+from ..files.checkpoint_writer import check_folder
 from ..registry import Architecture
 from ..view import composition, summary
 from ..view.trees import parameter_count
-from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
+from .app import (
+    Device,
+    Dtype,
+    Json,
+    Links,
+    MaybeSource,
+    Offline,
+    Revision,
+    Source,
+    Variant,
+    app,
+    err,
+    print_json,
+    print_table,
+    reading,
+    say,
+)
 
 
 @app.command()
@@ -30,13 +47,17 @@ def load(
     copy: Annotated[bool, Option("--copy", help="read weights into memory, map no file")] = False,
     check_finite: Annotated[bool, Option("--check-finite", help="look for NaN and infinities")] = False,
     check_hash: Annotated[bool, Option("--check-hash", help="compare cached files with their hashes")] = False,
+    variant: Variant = None,
+    follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
     if dry_run and (copy or check_finite or check_hash):
         raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
     start = time.perf_counter()
-    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
+    plan = port.plan(
+        source, dtype=dtype, headers_only=dry_run, copy=copy, **reading(revision, offline, variant, follow_links)
+    )
     if check_hash:
         checkpoint.check_hashes(plan.checkpoint)
     warned: list[warnings.WarningMessage] = []
@@ -132,11 +153,17 @@ def export(
     revision: Revision = None,
     dtype: Dtype = "auto",
     max_shard_size: Annotated[str, Option(help="largest weights file, as 500MB")] = "5GB",
+    tokenizer: Annotated[str | None, Option(help="a folder or a Hub id to take the tokenizer of")] = None,
+    force: Annotated[bool, Option("--force", help="write over a checkpoint that is there")] = False,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
-    model = port.load(source, revision=revision, dtype=dtype, offline=offline)
-    for path in sorted(port.export(model, folder, max_shard_size=max_shard_size).iterdir()):
+    check_folder(folder, force=force)
+    model = port.load(source, dtype=dtype, **reading(revision, offline, variant, follow_links))
+    written = exporting.export(model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force)
+    for path in sorted(written.iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 

@@ -12,7 +12,8 @@ from .. import parity, registry
 from ..files.write import whole_file
 from ..parity import kill
 from ..view.rendering import report_page
-from .app import Device, Json, MaybeArch, Offline, Revision, app, print_json, print_table, say
+from ..view.subjects import names_architecture
+from .app import Device, Json, Links, MaybeArch, Offline, Revision, Variant, app, print_json, print_table, reading, say
 
 
 @app.command()
@@ -26,27 +27,31 @@ def verify(
     by_block: Annotated[bool, Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
     as_json: Json = False,
     report: Annotated[Path | None, Option(help="write the report to a .md or .html file too")] = None,
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
-    of_architecture = source is not None and not Path(source).exists() and registry.is_architecture(source)
+    of_architecture = names_architecture(source)
     if report is not None and report.suffix not in (".md", ".html"):
         raise BadParameter(f"--report {report}: expected a name ending in .md or .html")
     if packed and (of_architecture or quick):
         raise BadParameter("--packed is for a SOURCE, and has lines of its own")
     if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
         raise BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
-    if of_architecture and (revision or offline):
-        raise BadParameter(f"{source} is an architecture: --revision and --offline are for a SOURCE")
+    options = reading(revision, offline, variant, follow_links)
+    if of_architecture and any(options.values()):
+        given = next(name for name, value in options.items() if value).replace("_", "-")
+        raise BadParameter(f"{source} is an architecture: --{given} is for a SOURCE")
     if of_architecture:
         torch.set_num_threads(1)  # more only get in each other's way on models as small as these
         reports = parity.verify_architecture(str(source), dtype=dtype, against=against, device=device, quick=quick)
     elif by_block:
-        reports = [parity.verify_by_block(source, dtype=dtype, revision=revision, offline=offline)]
+        reports = [parity.verify_by_block(source, dtype=dtype, **options)]
     else:
         how: dict[str, Any] = {"against": against, "device": device, "quick": quick, "packed": packed}
-        reports = [parity.verify(source, dtype=dtype, revision=revision, offline=offline, **how)]
+        reports = [parity.verify(source, dtype=dtype, **options, **how)]
     if as_json:
         values = [one.to_dict() for one in reports]
         print_json(values if of_architecture else values[0])

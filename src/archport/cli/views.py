@@ -18,7 +18,23 @@ from ..loading import execute
 from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
 from ..view.page import to_html
 from ..view.subjects import Subject, subject
-from .app import Force, Json, MaybeArch, MaybeSource, Offline, Revision, Source, app, out, print_json, print_table, say
+from .app import (
+    Force,
+    Json,
+    Links,
+    MaybeArch,
+    MaybeSource,
+    Offline,
+    Revision,
+    Source,
+    Variant,
+    app,
+    out,
+    print_json,
+    print_table,
+    reading,
+    say,
+)
 
 Weights = Annotated[bool, Option("--weights", help="fetch the weights of Hub ids, to compare or draw them")]
 WIDTH = 100  # of explanations, at most
@@ -35,10 +51,12 @@ def tree(
     weights: Weights = False,
     revision: Revision = None,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    model = subject(source, revision=revision, offline=offline, headers_only=not weights)
+    model = subject(source, headers_only=not weights, **reading(revision, offline, variant, follow_links))
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
@@ -61,6 +79,8 @@ def diff(
     everything: Annotated[bool, Option("--all", help="also what is the same")] = False,
     weights: Weights = False,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """What differs between models; between two checkpoints of one architecture also tensor by tensor.
@@ -69,7 +89,8 @@ def diff(
     """
     if len(sources) < 2:
         raise BadParameter(f"found {len(sources)} model, expected two or more to compare")
-    models = [subject(source, offline=offline, headers_only=not weights) for source in sources]
+    how = reading(None, offline, variant, follow_links)
+    models = [subject(source, headers_only=not weights, **how) for source in sources]
     rows = fact_table.diff(models)
     apart = list(tensor_differences.tensors(*models)) if len(models) == 2 else []
     if as_json:
@@ -101,10 +122,12 @@ def explain(
     pattern: Annotated[str | None, Argument(help="a part of a name, or a glob", metavar="[PATTERN]")] = None,
     revision: Revision = None,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """What each part of a model does, its shape, and where each tensor lies in the checkpoint; from headers alone."""
-    model = subject(source, revision=revision, offline=offline)
+    model = subject(source, **reading(revision, offline, variant, follow_links))
     rows = explaining.explain(model, pattern)
     if as_json:
         print_json({"model": model.name, "parts": rows})
@@ -131,10 +154,12 @@ def plot(
     force: Force = False,
     revision: Revision = None,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
     check_target(output, tuple(plotting.UNDATED), force=force)
-    looked_at = partial(subject, source, revision=revision, offline=offline)
+    looked_at = partial(subject, source, **reading(revision, offline, variant, follow_links))
     try:
         model = looked_at()
     except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
@@ -156,6 +181,8 @@ def page(
     weights: Weights = False,
     force: Force = False,
     offline: Offline = False,
+    variant: Variant = None,
+    follow_links: Links = False,
 ) -> None:
     """All there is to see of a model, or of two side by side, as one HTML file that needs no network.
 
@@ -163,7 +190,8 @@ def page(
     """
     check_target(output, (".html", ".htm"), force=force)
     names = [source] if other is None else [source, other]
-    models = [subject(name, offline=offline, headers_only=not (weights or verify)) for name in names]
+    how = reading(None, offline, variant, follow_links)
+    models = [subject(name, headers_only=not (weights or verify), **how) for name in names]
     verdicts = [report for model in models for report in _verified(model)] if verify else []
     whole_file(output, to_html(models, verdicts=verdicts, plots=not no_plots).encode("utf-8"))
     say(f"{output}  {output.stat().st_size:,} bytes")

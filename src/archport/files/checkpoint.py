@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,21 +12,17 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import CheckpointError
+from .choosing import choose_weights, lying
 from .header import Header
 from .memory import drop
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
+from .shards import check_index, read_index, shard_names
 from .strict_json import read_json, regular_file
+from .values import same_bytes
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-# In the order of preference; an index names shards.
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # What a checkpoint carries besides config and weights; taken along on export.
 COMPANIONS = (
     GENERATION,
@@ -37,11 +34,7 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
 )
-# Far above any published file, far below what would hang or fill the machine.
-MAX_CONFIG = 1 << 20
-MAX_INDEX = 16 << 20
-SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
-SHOWN = 10  # faults of an index
+MAX_CONFIG = 1 << 20  # far above any published file, far below what would hang or fill the machine
 
 
 class WeightsFile(Protocol):
@@ -49,6 +42,10 @@ class WeightsFile(Protocol):
 
     path: Path
     mapped: bool
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines on what of it was left aside."""
 
     @property
     def headers(self) -> dict[str, Header]:
@@ -92,96 +89,64 @@ class Checkpoint:
 
 
 def open_folder(
-    folder: Path, *, name: str, revision: str | None = None, commit: str | None = None, blobs: Path | None = None
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    commit: str | None = None,
+    blobs: Path | None = None,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> Checkpoint:
     """Read a folder's configs and headers; `blobs` is where files of the Hub's cache may lie.
 
+    `variant` is that of the weights. Links that lead elsewhere are followed only if `follow_links` says so.
+
     Raises: CheckpointError when a file is missing, damaged or lies elsewhere.
     """
-    hf = read_json(companion(folder, CONFIG, blobs), MAX_CONFIG)
+
+    def beside(file: str) -> Path:
+        return companion(folder, file, blobs, follow_links=follow_links)
+
     present = [path.name for path in folder.iterdir()]
-    generation = read_json(companion(folder, GENERATION, blobs), MAX_CONFIG) if GENERATION in present else None
-    weights = companion(folder, choose_weights(present, name), blobs)
-    index = None
-    shards = [weights.name]
-    if weights.suffix == ".json":
-        index = read_index(weights)
-        shards = [shard for shard in shard_names(index) if shard in present]
-    opened = [open_weights(companion(folder, shard, blobs)) for shard in shards]
+    if CONFIG not in present:
+        raise CheckpointError(f"{folder / CONFIG}: not found, expected a file{lying(present)}")
+    hf = read_json(beside(CONFIG), MAX_CONFIG)
+    generation = read_json(beside(GENERATION), MAX_CONFIG) if GENERATION in present else None
+    weights = beside(choose_weights(present, name, hf, variant))
+    index = read_index(weights) if weights.suffix == ".json" else None
+    shards = [weights.name] if index is None else [shard for shard in shard_names(index) if shard in present]
+    held = {shard: open_weights(beside(shard)) for shard in shards}
+    of_shard = {shard: file.headers for shard, file in held.items()}
+    notes = [note for file in held.values() for note in file.notes]  # which are known with the headers
     if index is not None:
-        held = {file.path.name: file.headers.keys() for file in opened}
-        others = [file for file in present if SHARD.fullmatch(file) and file.endswith(_suffix(weights))]
-        check_index(index, held, weights, others)
-    files = {key: file for file in opened for key in file.headers}
-    headers = {key: header for file in opened for key, header in file.headers.items()}
-    size = sum(file.path.stat().st_size for file in opened)
-    return Checkpoint(Origin(name, hf, folder, revision, commit, generation), headers, tuple(shards), size, files)
+        notes += check_index(index, of_shard, weights, present, same=partial(_same, held))
+    files = {key: file for file in held.values() for key in file.headers}
+    headers = {key: header for one in of_shard.values() for key, header in one.items()}
+    size = sum(file.path.stat().st_size for file in held.values())
+    origin = Origin(name, hf, folder, revision, commit, generation, variant, follow_links)
+    return Checkpoint(origin, headers, tuple(held), size, files, notes=tuple(notes))
 
 
-def companion(folder: Path, name: str, blobs: Path | None = None) -> Path:
-    """A file of a folder; links may lead out of it only into `blobs` of the Hub's cache. Raises: CheckpointError."""
+def _same(held: Mapping[str, WeightsFile], key: str, shards: Sequence[str]) -> bool:
+    first, *others = (held[shard].tensor(key) for shard in shards)
+    return all(same_bytes(first, other) for other in others)
+
+
+def companion(folder: Path, name: str, blobs: Path | None = None, *, follow_links: bool = False) -> Path:
+    """A file of a folder; links may lead out of it only into `blobs` of the Hub's cache, or where all are followed.
+
+    Raises: CheckpointError.
+    """
     path = folder / name
     regular_file(path)
     real, home = path.resolve(), folder.resolve()
     if blobs is None:
         blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
-    if not (real.is_relative_to(home) or real.is_relative_to(blobs)):
-        raise CheckpointError(f"{path}: found a link to {real}, expected a file inside its folder: copy it there")
+    if not (follow_links or real.is_relative_to(home) or real.is_relative_to(blobs)):
+        allow = "copy it there, or allow links out of it by --follow-links, follow_links=True"
+        raise CheckpointError(f"{path}: found a link to {real}, expected a file inside its folder: {allow}")
     return path
-
-
-def choose_weights(names: list[str], where: str) -> str:
-    """The file to read weights from, or the index that names them, among the files of a folder or repository."""
-    for name in WEIGHTS:
-        if name in names:
-            return name
-    raise CheckpointError(f"{where}: no weights found, expected {' or '.join(WEIGHTS[:3])}")
-
-
-def read_index(path: Path) -> dict[str, str]:
-    """The shard that holds each tensor; each is the bare name of a file beside the index. Raises: CheckpointError."""
-    entries = read_json(path, MAX_INDEX).get("weight_map")
-    if not isinstance(entries, dict) or not entries:
-        raise CheckpointError(f"{path}: no weight_map found, expected an index of shards")
-    weight_map = {key: str(shard) for key, shard in entries.items()}
-    suffix = _suffix(path)
-    for shard in weight_map.values():
-        if not re.fullmatch(r"[\w.-]+", shard) or not shard.endswith(suffix):
-            raise CheckpointError(f"{path}: found shard {shard[:100]!r}, expected the bare name of a {suffix} file")
-    return weight_map
-
-
-def shard_names(weight_map: Mapping[str, str]) -> list[str]:
-    """The shards an index names, in order."""
-    return sorted(set(weight_map.values()))
-
-
-def check_index(
-    weight_map: Mapping[str, str], held: Mapping[str, Iterable[str]], path: Path, others: Iterable[str] = ()
-) -> None:
-    """Compare an index with what its shards hold, and with `others` that lie there. Raises: CheckpointError."""
-    faults = [f"{shard} is missing" for shard in shard_names(weight_map) if shard not in held]
-    faults += [f"{shard} is there, but not listed" for shard in sorted(set(others) - set(weight_map.values()))]
-    places: dict[str, list[str]] = {}
-    for shard, keys in held.items():
-        for key in keys:
-            places.setdefault(key, []).append(shard)
-    for key, shards in places.items():
-        if len(shards) > 1:
-            faults.append(f"{key} is in {' and in '.join(shards)}")
-        elif key not in weight_map:
-            faults.append(f"{key} is in {shards[0]}, but not listed")
-        elif weight_map[key] != shards[0]:
-            faults.append(f"{key} is in {shards[0]}, but listed in {weight_map[key]}")
-    faults += [f"{key} is in no file" for key, shard in weight_map.items() if key not in places and shard in held]
-    if faults:
-        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        listed = "; ".join(fault[:200] for fault in faults[:SHOWN])
-        raise CheckpointError(f"{path}: expected shards as listed, found: {listed}{more}: fetch them again")
-
-
-def _suffix(index: Path) -> str:
-    return ".safetensors" if "safetensors" in index.name else ".bin"
 
 
 def check_hashes(checkpoint: Checkpoint) -> None:

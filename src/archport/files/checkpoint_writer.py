@@ -5,16 +5,20 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..config import Origin
 from ..errors import ExportError
-from .checkpoint import COMPANIONS, CONFIG, companion
+from .checkpoint import COMPANIONS, CONFIG, GENERATION, companion
 from .header import Header
 from .write import whole_folder
+
+WRITTEN = re.compile(r"(model|pytorch_model)[.-].*(safetensors|bin|json)")  # of weights, by us and by transformers
+SHOWN = 5  # names in a message
 
 
 class TensorToWrite(Protocol):
@@ -33,10 +37,15 @@ def write_checkpoint(
     folder: Path,
     hf: Mapping[str, Any],
     tensors: Mapping[str, TensorToWrite],
-    companions: Path | None,
+    origin: Origin | None,
     max_shard_size: int | str,
+    *,
+    tokenizer: Any = None,
+    force: bool = False,
 ) -> Path:
-    """Write a checkpoint into a folder that is new or empty, which is returned.
+    """Write a checkpoint into a folder, which is returned: a new or an empty one, or with `force` an older checkpoint.
+
+    The generation config comes along from the `origin`, and so do the files of its tokenizer unless one is given.
 
     Raises: ExportError when the target holds something already or cannot be written, CheckpointError for a companion
     that is a link elsewhere; the target is then as it was.
@@ -45,11 +54,11 @@ def write_checkpoint(
 
     try:
         folder = folder.expanduser().resolve()
-        with whole_folder(folder, sum(tensor.header.bytes for tensor in tensors.values())) as new:
+        check_folder(folder, force=force)
+        with whole_folder(folder, sum(tensor.header.bytes for tensor in tensors.values()), force=force) as new:
             (new / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-            for name in COMPANIONS:
-                if companions and (companions / name).exists():
-                    shutil.copyfile(companion(companions, name), new / name)
+            _copy_companions(new, origin, COMPANIONS if tokenizer is None else (GENERATION,))
+            _write_tokenizer(new, tokenizer)
             _write_tensors(new, tensors, max_shard_size)
             # Safetensors files are private; a checkpoint is as readable as its config.
             mode = stat.S_IMODE((new / CONFIG).stat().st_mode)
@@ -58,6 +67,43 @@ def write_checkpoint(
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     return folder
+
+
+def check_folder(folder: Path, *, force: bool = False) -> None:
+    """Look at a target before anything is computed for it; what no export writes stays. Raises: ExportError."""
+    try:
+        there = folder.exists()
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written: {error.strerror}") from None
+    if there and (not folder.is_dir() or (names and not force)):
+        raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
+    foreign = [name for name in names if name not in (CONFIG, *COMPANIONS) and not WRITTEN.fullmatch(name)]
+    if foreign:
+        others = f"found {', '.join(sorted(foreign)[:SHOWN])}, which no export writes and which would be lost"
+        raise ExportError(f"{folder}: {others}: choose another folder, or move them")
+
+
+def _copy_companions(new: Path, origin: Origin | None, names: Iterable[str]) -> None:
+    if origin is None or origin.folder is None:
+        return
+    for name in names:
+        if (origin.folder / name).exists():
+            shutil.copyfile(companion(origin.folder, name, follow_links=origin.follow_links), new / name)
+
+
+def _write_tokenizer(new: Path, tokenizer: Any) -> None:
+    """The files of a tokenizer: those of a folder, or what transformers or tokenizers write. Raises: ExportError."""
+    if isinstance(tokenizer, Path):
+        names = [name for name in COMPANIONS if name != GENERATION and (tokenizer / name).exists()]
+        if not names:
+            raise ExportError(f"{tokenizer}: no tokenizer found to take along, expected as tokenizer.json")
+        for name in names:
+            shutil.copyfile(companion(tokenizer, name), new / name)
+    elif hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(new)
+    elif tokenizer is not None:
+        tokenizer.save(str(new / "tokenizer.json"))
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, TensorToWrite], max_shard_size: int | str) -> None:

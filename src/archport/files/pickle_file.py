@@ -5,6 +5,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from torch import Tensor
 from ..errors import CheckpointError, in_a_line
 from .header import Header
 from .pickle_scan import Name, Scan, scan
+from .remedy import get_again
 from .safetensors_file import MAX_HEADER, MAX_TENSORS, what_is
+from .state_dicts import unwrapped
 
 # What a state_dict needs to name, besides storages; torch's own list is longer.
 NAMES = {
@@ -45,6 +48,7 @@ class PickleFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: Sequence[str] = ()  # known with the headers
         with path.open("rb") as file:
             self.mapped = file.read(4) == b"PK\x03\x04"
 
@@ -60,7 +64,7 @@ class PickleFile:
             raise
         except Exception as error:  # a damaged container can raise nearly anything
             raise self._no_checkpoint(error) from None
-        tensors = self._load(map_location="meta")
+        tensors, self.notes = unwrapped(self._load(map_location="meta"), self.path)
         for key, tensor in tensors.items():
             held = tensor.untyped_storage().nbytes()
             if tensor.nbytes > held:
@@ -75,24 +79,15 @@ class PickleFile:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        return self._load(map_location="cpu", mmap=self.mapped) if self.headers else {}
+        return unwrapped(self._load(map_location="cpu", mmap=self.mapped), self.path)[0] if self.headers else {}
 
-    def _load(self, **options: Any) -> dict[str, Tensor]:
+    def _load(self, **options: Any) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about its own older formats
-                state = torch.load(self.path, weights_only=True, **options)
+                return torch.load(self.path, weights_only=True, **options)
         except Exception as error:  # a damaged pickle can raise nearly anything
             raise self._no_checkpoint(error) from None
-        tensors = isinstance(state, dict) and all(
-            isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-            for key, tensor in state.items()
-        )
-        if not tensors:
-            raise CheckpointError(
-                f"{self.path}: found something else, expected a dictionary of names and dense tensors"
-            )
-        return state  # type: ignore[no-any-return]
 
     def _check(self, scanned: Scan, held: dict[str, int] | int) -> None:
         """Only dense tensors are named, and every storage is there: `held` are the bytes of each, or of all."""
@@ -112,7 +107,7 @@ class PickleFile:
         for key, size in claimed.items():
             if held.get(key) != size:
                 content = f"found {held.get(key, 'no')} bytes of storage {key[:40]!r}"
-                raise CheckpointError(f"{self.path}: {content}, expected {size}: fetch it again")
+                raise CheckpointError(f"{self.path}: {content}, expected {size}: {get_again(self.path)}")
 
     def _no_checkpoint(self, error: Exception) -> CheckpointError:
         content = what_is(self.path)

@@ -1,6 +1,7 @@
 """A .safetensors file: its header is checked before anything believes it, its tensors are mapped into memory."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from . import strict_json
 from .header import Header
+from .remedy import get_again
 
 # Far above any published checkpoint, far below what would hang or fill the machine.
 MAX_HEADER = 8 << 20  # bytes
@@ -39,6 +41,7 @@ class SafetensorsFile:
     """A .safetensors file, mapped into memory."""
 
     mapped = True
+    notes: Sequence[str] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +91,7 @@ def read_headers(path: Path) -> dict[str, Header]:
     try:
         entries = strict_json.parse(raw)
     except ValueError as error:
-        raise CheckpointError(f"{path}: expected a safetensors header, found {error}: fetch it again") from None
+        raise CheckpointError(f"{path}: expected a safetensors header, found {error}: {get_again(path)}") from None
     return checked(entries, str(path), size - 8 - length)
 
 
@@ -114,10 +117,10 @@ def checked(entries: Any, where: str, data: int | None) -> dict[str, Header]:
     end = ranges[-1][1] if ranges else 0
     if data is None:
         return headers
-    if end > data:
-        raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: truncated, fetch it again")
-    if end < data:
-        raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: fetch it again")
+    if end != data:
+        cut = "truncated, " if end > data else ""
+        again = f"{cut}{get_again(Path(where))}"
+        raise CheckpointError(f"{where}: found {data} bytes of tensors, expected {end}: {again}")
     return headers
 
 
@@ -149,4 +152,4 @@ def what_is(path: Path) -> str:
         return "a git-lfs pointer (fetch the file itself with `git lfs pull`)"
     if start.lstrip()[:1] == b"<":
         return "a page of HTML or XML (fetch the file itself)"
-    return f"{path.stat().st_size} bytes of something else" if start else "an empty file (fetch it again)"
+    return f"{path.stat().st_size} bytes of something else" if start else f"an empty file ({get_again(path)})"

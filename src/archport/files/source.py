@@ -5,6 +5,7 @@ from pathlib import Path
 from ..errors import SourceError
 from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
+from .choosing import check_variant, kind_of
 from .hub.access import HubAccess
 from .hub.repository import open_companions, open_headers, open_repository
 
@@ -13,18 +14,29 @@ BUNDLED = "the bundled demo"
 
 
 def open_source(
-    source: str | Path | None, revision: str | None, *, offline: bool, headers_only: bool, access: HubAccess
+    source: str | Path | None,
+    revision: str | None,
+    *,
+    offline: bool,
+    headers_only: bool,
+    access: HubAccess,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> Checkpoint:
     """The checkpoint of a source; of a Hub repository only its headers where they are enough and can be asked for.
 
+    `variant` is that of its weights, as fp16; `follow_links` reads files that are links out of a folder.
+
     Raises: SourceError, CheckpointError.
     """
+    check_variant(variant)
     place = _folder_or_id(source, revision)
     if isinstance(place, Path):
-        return open_folder(place, name=BUNDLED if source is None else str(source))
+        name = BUNDLED if source is None else str(source)
+        return open_folder(place, name=name, variant=variant, follow_links=follow_links)
     if headers_only and not offline:
-        return open_headers(place, revision, access=access)
-    return open_repository(place, revision, offline=offline, access=access)
+        return open_headers(place, revision, access=access, variant=variant)
+    return open_repository(place, revision, offline=offline, access=access, variant=variant)
 
 
 @strict_keywords
@@ -46,6 +58,14 @@ def companions(
     return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
 
 
+def is_folder(source: str | Path) -> bool:
+    """Whether a source is a folder that is there."""
+    try:
+        return Path(source).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name too long, a home of no user
+        return False
+
+
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
     """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
     if source is not None and not isinstance(source, str | Path):
@@ -65,5 +85,7 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
     if is_folder:
         return folder
     if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise SourceError(f"{name}: {'a file' if is_there else 'no such folder'}, expected a folder or a Hub id")
+        kind = f" ({what})" if (what := kind_of(folder.name)) else ""
+        found = f"a file{kind}" if is_there else "no such folder"
+        raise SourceError(f"{name}: {found}, expected a folder or a Hub id")
     return name

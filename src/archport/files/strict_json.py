@@ -56,6 +56,10 @@ def regular_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if path.is_symlink():
+            get = "get that, as by git annex get or dvc pull"
+            link = f"found a link to {path.readlink()}, which is not there"
+            raise CheckpointError(f"{path}: {link}, expected a file: {get}") from None
         raise CheckpointError(f"{path}: not found, expected a file") from None
     except OSError as error:  # links in a circle, or through something that is no folder
         raise CheckpointError(

@@ -40,13 +40,14 @@ def whole_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, needed: int) -> Iterator[Path]:
-    """A temporary folder beside the target, which is new or empty, and renamed to it when all is written.
+def whole_folder(folder: Path, needed: int, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside the target, renamed to it when all is written.
 
-    `needed` are the bytes that will be written at least. Raises: ExportError, and OSError where the disk refuses.
+    The target is new or empty, or with `force` there, and then stays until the new one is whole. `needed` are the
+    bytes that will be written at least. Raises: ExportError, and OSError where the disk refuses.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder}: exists already, expected a new or an empty folder")
+    if not force and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _partial(folder) as partial:
         free = shutil.disk_usage(folder.parent).free
@@ -54,7 +55,22 @@ def whole_folder(folder: Path, needed: int) -> Iterator[Path]:
             raise ExportError(f"{folder}: found {free} bytes free, expected {needed} for the weights alone")
         partial.mkdir()
         yield partial
-        partial.rename(folder)
+        _replace(folder, partial) if force and folder.exists() else partial.rename(folder)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a whole folder in the place of another. If the process is killed in between, both are there, none is lost."""
+    old = folder.with_name(
+        _temporary(folder, uuid4().hex, "replaced")
+    )  # which nobody clears up, unlike what is partial
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    finally:
+        if folder.exists():  # or another process's
+            _remove(old)
+        else:
+            old.rename(folder)
 
 
 @contextmanager
@@ -86,9 +102,9 @@ def _claimed(target: Path, stack: ExitStack) -> Path:
     return partial
 
 
-def _temporary(target: Path, tail: str) -> str:
+def _temporary(target: Path, tail: str, kind: str = "partial") -> str:
     """What is written for a target is called so until it is complete; names have a limit, in bytes."""
-    return f".{target.name.encode()[:100].decode(errors='ignore')}.partial-{tail}"
+    return f".{target.name.encode()[:100].decode(errors='ignore')}.{kind}-{tail}"
 
 
 @contextmanager

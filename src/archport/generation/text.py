@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 @strict_keywords
-def tokenizer(source: Decoder | str | Path | None = None) -> "Tokenizer":
+def tokenizer(source: Decoder | str | Path | None = None, *, follow_links: bool = False) -> "Tokenizer":
     """The tokenizer of a model, a folder, a Hub id or the bundled checkpoint: `tokenizer.json`, or vocab and merges.
+
+    `follow_links` reads files that are links out of the folder, as it does for a model that was loaded so.
 
     Raises: SourceError, CheckpointError.
     """
@@ -24,11 +26,12 @@ def tokenizer(source: Decoder | str | Path | None = None) -> "Tokenizer":
         folder = source.origin.folder if source.origin else None
         if folder is None:
             raise SourceError(f"{source.architecture}: came from no folder, so there is no tokenizer beside it")
-        own, rows = _of_folder(folder), source.config.vocab_size
+        allowed = follow_links or bool(source.origin and source.origin.follow_links)
+        own, rows = _of_folder(folder, allowed), source.config.vocab_size
         if size(own) > rows:
             raise CheckpointError(f"{folder}: the tokenizer has ids up to {size(own) - 1}, the model {rows} tokens")
         return own
-    return _of_folder(companions(source))
+    return _of_folder(companions(source), follow_links)
 
 
 def size(tokenizer: "Tokenizer") -> int:
@@ -36,11 +39,12 @@ def size(tokenizer: "Tokenizer") -> int:
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
-def _of_folder(folder: Path) -> "Tokenizer":
+def _of_folder(folder: Path, follow_links: bool) -> "Tokenizer":
     if (folder / "tokenizer.json").exists():
-        return _opened(companion(folder, "tokenizer.json"))
+        return _opened(companion(folder, "tokenizer.json", follow_links=follow_links))
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return _from_merges(companion(folder, "vocab.json"), companion(folder, "merges.txt"))
+        vocab, merges = (companion(folder, name, follow_links=follow_links) for name in ("vocab.json", "merges.txt"))
+        return _from_merges(vocab, merges)
     raise CheckpointError(f"{folder}: no tokenizer found, expected tokenizer.json, or vocab.json and merges.txt")
 
 

@@ -42,6 +42,8 @@ def verify_by_block(
     dtype: torch.dtype | str = "float32",
     revision: str | None = None,
     offline: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> Report:
     """Compare embedding, every block, last norm and head, each alone, in the memory of a few blocks.
 
@@ -49,7 +51,8 @@ def verify_by_block(
     Raises: as `verify` does.
     """
     target = precision(dtype)
-    planned = settle_tie(plan(source, dtype=target, revision=revision, offline=offline, headers_only=False))
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    planned = settle_tie(plan(source, dtype=target, revision=revision, headers_only=False, **how))
     comparison = _ByBlock(planned)
     problems: list[str] = []
     try:

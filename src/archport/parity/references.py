@@ -20,11 +20,11 @@ APART = 1e-3  # of the largest logit, in float32: no two ways to round differ by
 LOUD = 0.3  # standard deviation of matrices; norms and biases are uniform in (-1, 1)
 
 
-def of_folder(folder: Path, dtype: torch.dtype, attention: str) -> nn.Module:
+def of_folder(folder: Path, dtype: torch.dtype, attention: str, variant: str | None = None) -> nn.Module:
     """transformers' model of a checkpoint folder, with nothing missing. Raises: SourceError when it cannot be built."""
     from transformers import AutoModelForCausalLM
 
-    options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True}
+    options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True, "variant": variant}
     with _building(f"{folder}: "):
         model, account = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     if account["missing_keys"]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +45,21 @@ def verify(
     packed: bool = False,
     revision: str | None = None,
     offline: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> Report:
     """Compare a port with its reference: a Decoder, a folder, a Hub id, or by default the bundled checkpoint.
 
     `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
     built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
-    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. Neither model is
-    changed.
+    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
+    `follow_links` are `load`'s. Neither model is changed.
 
     Raises: SourceError when there is no reference to be had, and whatever `load` raises.
     """
     device = to_device(device)
-    port, problems = _port(model, revision=revision, offline=offline, mixed=dtype is not None)
+    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    port, problems = _port(model, how, mixed=dtype is not None)
     target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
@@ -64,7 +68,7 @@ def verify(
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
-        reference = references.of_folder(folder, target, against)
+        reference = references.of_folder(folder, target, against, port.origin.variant if port.origin else None)
     else:
         references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
@@ -76,10 +80,11 @@ def verify(
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
 
 
-def _port(
-    model: Decoder | str | Path | None, *, revision: str | None, offline: bool, mixed: bool
-) -> tuple[Decoder, list[str]]:
-    """A port that may be changed, and what keeps it from being compared; dtypes may be `mixed`. Raises: SourceError."""
+def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[str]]:
+    """A port that may be changed, loaded as `how` says, and what keeps it from being compared; dtypes may be `mixed`.
+
+    Raises: SourceError.
+    """
     problems: list[str] = []
     if isinstance(model, Decoder):
         if is_swapped(model):
@@ -88,7 +93,7 @@ def _port(
         port = copy.deepcopy(model)
         problems += [] if mixed else mixed_dtypes(port)
     elif model is None or isinstance(model, str | Path):
-        port = load(model, revision=revision, offline=offline)
+        port = load(model, **how)
     else:
         raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
     return port, [*problems, *not_finite(port.named_parameters())]
@@ -223,7 +228,8 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
         whole: torch.randint(vocab, (1, min(context, LONGEST)), generator=generator),
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
-        text = encoded(tokenizer(folder), TEXT)
+        follow_links = port.origin is not None and port.origin.follow_links
+        text = encoded(tokenizer(folder, follow_links=follow_links), TEXT)
         ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
     return {name: tokens.to(device) for name, tokens in ids.items()}
 

@@ -149,11 +149,16 @@ def _vocabulary(subject: Subject) -> Iterator[Fact]:
 
 
 def _tokens_known(subject: Subject) -> int | None:
-    folder = subject.plan.checkpoint.origin.folder if subject.plan else None
-    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    origin = subject.plan.checkpoint.origin if subject.plan else None
+    folder = origin.folder if origin else None
+    if (
+        origin is None
+        or folder is None
+        or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    ):
         return None
     try:
-        return text.size(text.tokenizer(folder))
+        return text.size(text.tokenizer(folder, follow_links=origin.follow_links))
     except CheckpointError:
         return None
 

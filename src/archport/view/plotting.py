@@ -56,7 +56,8 @@ def plot(
     ids, words = _tokens(subject, plan, PROMPT if prompt is None else prompt)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
-        model = port.load(plan.checkpoint.origin.folder, dtype=torch.float32)
+        origin = plan.checkpoint.origin
+        model = port.load(origin.folder, dtype=torch.float32, **origin.how)
     if kind == "attention":
         values, where = probabilities(model, ids, layer), f"in layer {layer}"
     else:

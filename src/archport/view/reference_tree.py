@@ -154,8 +154,9 @@ def _same(subject: Subject) -> dict[str, str]:
     """The mark of each parameter of ours and each joined module without any; of a tiny model that of each row."""
     arch, table = subject.architecture, subject.architecture.table
     if subject.at_hand and subject.plan and (folder := subject.plan.checkpoint.origin.folder):
-        reference = references.of_folder(folder, subject.dtype, "eager")
-        return _compared(port.load(folder, dtype=subject.dtype), reference, table)
+        how = subject.plan.checkpoint.origin.how
+        reference = references.of_folder(folder, subject.dtype, "eager", how["variant"])
+        return _compared(port.load(folder, dtype=subject.dtype, **how), reference, table)
     given = {name: getattr(subject.config, name) for name in table.config if not subject.config.follows(name)}
     sizes = given | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)

@@ -1,14 +1,17 @@
 """What is looked at: an architecture at the sizes of an example, or a checkpoint by its config and headers alone."""
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .. import port
 from ..config import DecoderConfig
-from ..errors import SourceError
+from ..errors import AsideWarning, SourceError
+from ..files.source import is_folder
 from ..layers import Decoder
 from ..loading import LoadPlan
 from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
@@ -44,12 +47,28 @@ class Subject:
         return self.plan.dtype if self.plan else torch.float32
 
 
+def names_architecture(source: str | Path | None) -> bool:
+    """Whether a source is taken for an architecture: by its name, where no folder has that; where one has, says so."""
+    if not isinstance(source, str) or not is_architecture(source):
+        return False
+    if is_folder(source):
+        warnings.warn(AsideWarning(f"{source}: took the folder here, not the architecture of that name"), stacklevel=3)
+        return False
+    return True
+
+
 def subject(
-    source: str | Path | None = None, *, revision: str | None = None, offline: bool = False, headers_only: bool = True
+    source: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    headers_only: bool = True,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> Subject:
     """A folder, a Hub id, as NAME or NAME@step3000, or an architecture; without one, what ships with archport."""
-    named = isinstance(source, str) and not Path(source).exists()
-    if named and is_architecture(str(source)):
+    named = isinstance(source, str) and not is_folder(source)
+    if names_architecture(source):
         arch = architecture(str(source))
         like, sizes = arch.example()
         return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
@@ -59,7 +78,8 @@ def subject(
         source, _, at = str(source).partition("@")
         revision = at or None
     try:
-        plan = port.plan(source, revision=revision, offline=offline, headers_only=headers_only)
+        how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+        plan = port.plan(source, revision=revision, headers_only=headers_only, **how)
     except SourceError as error:
         if not isinstance(source, str) or "/" in source:
             raise

@@ -1,14 +1,16 @@
 """What the Hub answers: what is refused before huggingface_hub believes it, and a failure in one line."""
 
+import os
 import re
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import in_a_line
-from ..checkpoint import CONFIG, MAX_CONFIG, MAX_INDEX, WEIGHTS
+from ..checkpoint import CONFIG, MAX_CONFIG
+from ..shards import MAX_INDEX
 
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 MAX_LISTING = 32 << 20  # bytes
-LIMITS = {CONFIG: MAX_CONFIG, **{name: MAX_INDEX for name in WEIGHTS if name.endswith(".json")}}
 
 
 class HostileAnswerError(Exception):
@@ -31,13 +33,33 @@ def _refuse(response: Any, *_: Any, **__: Any) -> None:
         if re.search(r"[/\\\0]|^\.+$", value):
             raise HostileAnswerError(f"{name} {response.headers[name][:60]!r}, which leads out of the cache")
     path = urlsplit(str(response.url)).path
-    limit = MAX_LISTING if path.startswith("/api/") else LIMITS.get(path.rpartition("/")[2])
+    limit = MAX_LISTING if path.startswith("/api/") else _limit(path.rpartition("/")[2])
     size = response.headers.get("Content-Length", "")
     # Of a part of a file no more than was asked for; what begins at 0 may be the whole of a small file.
     if part := re.fullmatch(r"bytes=([1-9]\d*)-(\d+)", response.request.headers.get("Range", "")):
         limit = int(part[2]) - int(part[1]) + 1
     if limit is not None and size.isdigit() and int(size) > limit:
         raise HostileAnswerError(f"{size} bytes for {path[:60]}, expected at most {limit}")
+
+
+def _limit(name: str) -> int | None:
+    """How large a file may be, by its name."""
+    if name == CONFIG:
+        return MAX_CONFIG
+    return MAX_INDEX if ".index." in name and name.endswith(".json") else None
+
+
+def told_to_stay_offline() -> bool:
+    """Whether the environment keeps huggingface_hub, and so us, off the network."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def once_online() -> str:
+    """What to do about something that is not in the cache."""
+    told = [name for name in OFFLINE if told_to_stay_offline() and name in os.environ]
+    return f"run once without {told[0]}, which is set" if told else "run once without offline"
 
 
 def explanation(error: BaseException) -> str | None:
@@ -56,7 +78,7 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, errors.LocalEntryNotFoundError):
         cause = error.__cause__  # what kept huggingface_hub from the file, after retries of its own
         if cause is None:
-            return "not in the cache: run once without offline"
+            return f"not in the cache: {once_online()}"
         return explanation(cause) or f"{answer(cause)}; try later"
     if isinstance(error, errors.EntryNotFoundError):
         return f"a file is missing: {in_a_line(error)}"

@@ -1,6 +1,6 @@
 """Single tensors of a safetensors file on the Hub, asked for by the bytes they take; nothing else is fetched."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class RemoteFile:
     places: Mapping[str, tuple[int, int]]
     ask: Callable[[int, int], bytes] = field(repr=False)
     mapped: bool = False
+    notes: Sequence[str] = ()
 
     def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002  # it always has memory of its own
         """A tensor by its key. Raises: SourceError when the server does not send its bytes."""

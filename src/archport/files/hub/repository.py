@@ -10,22 +10,13 @@ from typing import Any, TypeVar
 
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
-from ..checkpoint import (
-    COMPANIONS,
-    CONFIG,
-    MAX_CONFIG,
-    WEIGHTS,
-    Checkpoint,
-    check_index,
-    choose_weights,
-    open_folder,
-    read_index,
-    shard_names,
-)
+from ..checkpoint import COMPANIONS, CONFIG, MAX_CONFIG, Checkpoint, open_folder
+from ..choosing import choose_weights, lying, of_variant
 from ..safetensors_file import checked
+from ..shards import check_index, read_index, shard_names
 from ..strict_json import read_json
 from .access import HubAccess
-from .answers import HostileAnswerError, answer, explanation, guard
+from .answers import HostileAnswerError, answer, explanation, guard, once_online, told_to_stay_offline
 from .ranges import RemoteFile
 
 T = TypeVar("T")
@@ -34,17 +25,20 @@ PAUSE = 0.5  # seconds before the second try, doubled before the third
 TIMEOUT = 10.0  # seconds without an answer
 
 
-def open_repository(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Checkpoint:
+def open_repository(
+    repo: str, revision: str | None, *, offline: bool, access: HubAccess, variant: str | None = None
+) -> Checkpoint:
     """Download what is not in the cache yet, and open it. Raises: SourceError, CheckpointError."""
     folder, names, fetch = _snapshot(repo, revision, offline, access)
-    if not any(name in names for name in WEIGHTS) and (offline or _told_to_stay_offline()):
-        raise SourceError(f"{repo}: the cache holds its config but not its weights: run once without offline")
-    weights = choose_weights(names, repo)
+    if not any(name in names for name in of_variant(variant)) and (offline or told_to_stay_offline()):
+        what = "its weights" if variant is None else f"weights of the variant {variant}"
+        raise SourceError(f"{repo}: the cache holds its config but not {what}: {once_online()}")
+    weights = choose_weights(names, repo, read_json(folder / CONFIG, MAX_CONFIG), variant)
     first = fetch(weights)
     wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
     _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
     blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
-    return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs)
+    return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs, variant=variant)
 
 
 def open_companions(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Path:
@@ -58,7 +52,7 @@ def _snapshot(
     repo: str, revision: str | None, offline: bool, access: HubAccess
 ) -> tuple[Path, list[str], Callable[[str], Path]]:
     """A commit's folder in the cache with its config, the names of its files, and how to fetch one."""
-    offline = offline or _told_to_stay_offline()
+    offline = offline or told_to_stay_offline()
     names = [] if offline else _listing(repo, revision, access)
 
     def fetch(name: str, at: str | None) -> Path:
@@ -76,16 +70,17 @@ def _fetch_all(fetch: Callable[[str], Path], names: Sequence[str]) -> None:
         list(pool.map(fetch, names))
 
 
-def open_headers(repo: str, revision: str | None, *, access: HubAccess) -> Checkpoint:
+def open_headers(repo: str, revision: str | None, *, access: HubAccess, variant: str | None = None) -> Checkpoint:
     """Read config, index and safetensors headers only. Raises: SourceError, CheckpointError."""
-    if _told_to_stay_offline():
-        return open_repository(repo, revision, offline=True, access=access)
-    weights = choose_weights(_listing(repo, revision, access), repo)
-    if not weights.startswith("model.safetensors"):
+    if told_to_stay_offline():
+        return open_repository(repo, revision, offline=True, access=access, variant=variant)
+    names = _listing(repo, revision, access)
+    config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, access))
+    hf, commit = read_json(config, MAX_CONFIG), config.parent.name
+    weights = choose_weights(names, repo, hf, variant)
+    if "safetensors" not in weights:
         reason = "has no safetensors, and pickle files show their shapes only when downloaded"
         raise CheckpointError(f"{repo}: {reason}: load it once, then it can be looked at offline")
-    config = _ask(repo, revision, lambda: _download(repo, CONFIG, revision, access))
-    commit = config.parent.name
     shards, index = [weights], None
     if weights.endswith(".json"):
         index = _ask(repo, revision, lambda: _download(repo, weights, commit, access))
@@ -103,14 +98,13 @@ def open_headers(repo: str, revision: str | None, *, access: HubAccess) -> Check
 
     with ThreadPoolExecutor(8) as pool:
         held = dict(zip(shards, pool.map(fetch, shards), strict=True))
-    if index is not None:
-        check_index(read_index(index), {shard: file.headers for shard, file in held.items()}, index)
+    of_shard = {shard: file.headers for shard, file in held.items()}
+    notes = [] if index is None else check_index(read_index(index), of_shard, index)
     headers = {key: header for file in held.values() for key, header in file.headers.items()}
     remote = {key: file for file in held.values() for key in file.headers}
     size = sum(header.bytes for header in headers.values())
-    hf = read_json(config, MAX_CONFIG)
-    origin = Origin(repo, hf, None, revision, commit)
-    return Checkpoint(origin, headers, tuple(shards), size, {}, remote=remote)
+    origin = Origin(repo, hf, None, revision, commit, variant=variant)
+    return Checkpoint(origin, headers, tuple(shards), size, {}, remote=remote, notes=tuple(notes))
 
 
 def _listed(value: Any) -> Any:
@@ -149,12 +143,6 @@ def _bytes(repo: str, revision: str | None, name: str, commit: str, access: HubA
     return _ask(repo, revision, get)
 
 
-def _told_to_stay_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 def _api(access: HubAccess) -> Any:
     from huggingface_hub import HfApi
 
@@ -169,7 +157,7 @@ def _listing(repo: str, revision: str | None, access: HubAccess) -> list[str]:
     info = _ask(repo, revision, lambda: _api(access).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
     if CONFIG not in names:
-        raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads")
+        raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads{lying(names)}")
     return names
 
 

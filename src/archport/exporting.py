@@ -1,0 +1,122 @@
+"""A model back to files: a folder that transformers loads."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from .config import DecoderConfig, dtype_name
+from .errors import ExportError
+from .fast.linears import is_swapped
+from .files.checkpoint_writer import write_checkpoint
+from .files.source import companions
+from .files.values import same_bytes
+from .keywords import strict_keywords
+from .layers import Decoder
+from .loading import to_dtype
+from .registry import Architecture, architecture, skeleton
+from .translate.fields import write_config
+from .translate.tensors import export_tensors
+
+T = TypeVar("T")
+
+
+@strict_keywords
+def export(
+    model: Decoder | nn.Module,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str = "5GB",
+    tokenizer: Any = None,
+    force: bool = False,
+) -> Path:
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in `dtype` where given; the folder is returned.
+
+    `model.config` is what is written: change it with the modules. The config fields we do not use,
+    generation_config.json and the tokenizer's files come along from the origin; `tokenizer`, one of transformers, of
+    tokenizers, a folder or a Hub id, goes before those. The model may be compiled, or wrapped to train in parallel.
+    `force` replaces a checkpoint in that folder once the new one is whole.
+
+    Raises: ExportError, and leaves the target as it was.
+    """
+    inner = _inside(model)
+    if not isinstance(inner, Decoder) or not isinstance(folder, str | Path):
+        types = f"{type(model).__name__} and {type(folder).__name__}"
+        raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
+    model = inner
+    if is_swapped(model):
+        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
+    arch = architecture(model.architecture)
+    config, parameters = _exportable(model, arch)
+    hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
+    target = to_dtype(dtype) if dtype is not None else None
+    widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
+    for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
+        hf[field] = dtype_name(widest)
+    tensors = export_tensors(arch.table, config, parameters, dtype=target)
+    beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
+    return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+
+
+def _tokenizer(given: Any) -> Any:
+    """A folder with the files of a tokenizer, or one that can write them. Raises: ExportError."""
+    if isinstance(given, str | Path):
+        return companions(given)
+    own = getattr(given, "own", given)  # of transformers, behind `archport.tokenizer`
+    if own is not None and not any(hasattr(own, name) for name in ("save_pretrained", "save")):
+        kinds = "one of transformers or tokenizers, a folder or a Hub id"
+        raise ExportError(f"tokenizer: found a {type(given).__name__}, expected {kinds}")
+    return own
+
+
+def _inside(model: Any) -> Any:
+    """What torch.compile, torch's parallel training, accelerate and DeepSpeed have wrapped."""
+    while not isinstance(model, Decoder):
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if not isinstance(inner, nn.Module):
+            break
+        model = inner
+    return model
+
+
+def _own_names(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Parameters or buffers by the names they have where no part of the model is compiled."""
+    return {name.replace("_orig_mod.", ""): one for name, one in named}
+
+
+def _exportable(model: Decoder, arch: Architecture) -> tuple[DecoderConfig, dict[str, nn.Parameter]]:
+    """The config and the parameters to write, checked against each other; the head is left out where it is tied."""
+    parameters = _own_names(model.named_parameters(remove_duplicate=False))
+    if empty := [name for name, parameter in parameters.items() if parameter.is_meta]:
+        some = f"{len(empty)} of {len(parameters)} parameters are"
+        raise ExportError(f"{some} on meta and have no values, expected a model that was loaded or built elsewhere")
+    right = skeleton(arch, model.config)
+    expected = dict(right.named_parameters(remove_duplicate=False))
+    faults = [f"{name} is missing" for name in expected if name not in parameters]
+    faults += [f"{name} is not part of {arch.name}" for name in parameters if name not in expected]
+    faults += [
+        f"{name} is {tuple(parameters[name].shape)}, its config says {tuple(parameter.shape)}"
+        for name, parameter in expected.items()
+        if name in parameters and parameters[name].shape != parameter.shape
+    ]
+    faults += [f"{name} is a buffer that has changed, and no key takes it" for name in _changed_buffers(model, right)]
+    if faults:
+        raise ExportError(f"the model is not what its config says: {'; '.join(faults[:5])}")
+    head, embedding = parameters["head.weight"], parameters["embed.tokens.weight"]
+    if model.config.tied and (head is embedding or same_bytes(head.detach(), embedding.detach())):
+        del parameters["head.weight"]
+        return model.config, parameters
+    return replace(model.config, tied=False), parameters
+
+
+def _changed_buffers(model: Decoder, right: Decoder) -> Iterator[str]:
+    """The persistent buffers that are not what `build` makes: a file would lose them."""
+    buffers, persistent = _own_names(model.named_buffers()), right.state_dict().keys()
+    for name, buffer in right.named_buffers():
+        if name in persistent and name in buffers and not torch.equal(buffers[name].to(buffer), buffer):
+            yield name

@@ -1,0 +1,61 @@
+"""The tensors in what a pickle holds: a state_dict, perhaps under one key of a training library, with other things."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, plain
+
+# Keys that Lightning, DeepSpeed, Accelerate, FSDP and nanoGPT put a whole state_dict under.
+WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
+SHOWN = 5  # names in a line
+
+
+def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors by their names, and notes on what was taken off or left aside.
+
+    What is no tensor is left aside, as transformers does. A wrapping key is taken off where only one is there, and no
+    tensor of more than one number beside it. Raises: CheckpointError.
+    """
+    notes = []
+    _require_names(state, path)
+    wrappers = [key for key in WRAPPERS if isinstance(state.get(key), Mapping) and _tensors(state[key])]
+    if wrappers and all(tensor.numel() == 1 for tensor in _tensors(state).values()):
+        if len(wrappers) > 1:
+            found = f"found tensors under {' and '.join(map(repr, wrappers))}"
+            raise CheckpointError(f"{path}: {found}, expected them under one key: save one of these alone")
+        beside = {key: value for key, value in state.items() if key != wrappers[0]}
+        notes.append(f"{path}: took the tensors out of {wrappers[0]!r}, which they lie under{_aside(beside, ' and ')}")
+        state = state[wrappers[0]]
+        _require_names(state, path)
+    tensors = _tensors(state)
+    others = {key: value for key, value in state.items() if key not in tensors}
+    if others and not tensors:
+        raise CheckpointError(f"{path}: found {_listed(others)}, expected names and dense tensors")
+    if others:
+        notes.append(f"{path}: {_aside(others)}")
+    return tensors, tuple(notes)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _require_names(state: Any, path: Path) -> None:
+    """Raises: CheckpointError unless it is a dictionary of names, whose tensors are dense."""
+    named = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    if not named or any(tensor.layout != torch.strided for tensor in _tensors(state).values()):
+        raise CheckpointError(f"{path}: found something else, expected a dictionary of names and dense tensors")
+
+
+def _aside(others: Mapping[str, Any], joined: str = "") -> str:
+    return f"{joined}left aside {_listed(others)}, no part of the weights" if others else ""
+
+
+def _listed(others: Mapping[str, Any]) -> str:
+    """Names of things that are no tensors, and what they are."""
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return ", ".join(f"{plain(key[:60])!r} ({type(others[key]).__name__})" for key in [*others][:SHOWN]) + more
