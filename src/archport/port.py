@@ -24,7 +24,7 @@ from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
-from .translate.fields import read_config, write_config
+from .translate.fields import read_config, require_language_model, write_config
 from .translate.planning import nearest
 from .translate.tensors import export_tensors
 
@@ -35,7 +35,8 @@ def build(
 ) -> Decoder:
     """A model with fresh weights, drawn as its architecture does. On device `meta` nothing is allocated.
 
-    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, or a transformers config.
+    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, with model_type or without, or a
+    transformers config.
 
     Raises: ConfigError.
     """
@@ -205,11 +206,15 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
     if isinstance(cfg, arch.config_class):
         return cfg, None
     values = _as_dict(cfg)
-    if "model_type" in values:
+    if values.get("model_type") is not None:
         if architecture(values["model_type"]) != arch:
             raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
-        return read_config(arch.table, arch.config_class, values, "config")[0], Origin("config", values)
+        config, _ = read_config(arch.table, arch.config_class, values, "config")
+        require_language_model(arch.table, values, "config")
+        return config, Origin("config", values)
     names = [item.name for item in fields(arch.config_class) if item.init]
+    if any(name not in names and arch.table.knows(str(name)) for name in values):  # of a config.json without model_type
+        return _config(arch, {**values, "model_type": arch.name})
     faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
     faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
     if faults:

@@ -111,6 +111,8 @@ def build(
     say(str(model))
     say(f"{arch.name}: {summary.in_words(model)}")
     say(f"{parameter_count(model):,} parameters; sizes of {like}")
+    if config is not None and "model_type" not in cfg:
+        say(f"{like}: model_type: missing, read as one of {arch.name}")
     if settings:
         say(f"but for {', '.join(settings)}")
 

@@ -19,10 +19,19 @@ from .pattern import BRACKETS, Row, parsed
 
 
 class Field(NamedTuple):
-    """A config cell: where HF keeps a field, and what its values there mean here."""
+    """A config cell: where HF keeps a field, and what its values there mean here.
+
+    The spelling `otherwise` counts only where none of the others is given.
+    """
 
     spellings: tuple[str, ...]
     values: Mapping[Any, Any]
+    otherwise: str | None = None
+
+    def given(self, fields: Container[str]) -> list[str]:
+        """Its spellings among the fields of a config."""
+        found = [spelling for spelling in self.spellings if spelling in fields]
+        return found or ([self.otherwise] if self.otherwise and self.otherwise in fields else [])
 
     def ours(self, value: object) -> Any:
         """What a value of theirs means here. Raises: KeyError."""
@@ -44,9 +53,9 @@ def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
     return None
 
 
-def config_field(*spellings: str, values: Mapping[Any, Any] | None = None) -> Field:
+def config_field(*spellings: str, values: Mapping[Any, Any] | None = None, otherwise: str | None = None) -> Field:
     """A config field under any of its spellings, the first written from scratch; `a.b` is field b of the object a."""
-    return Field(spellings, values or {})
+    return Field(spellings, values or {}, otherwise)
 
 
 def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
@@ -83,10 +92,11 @@ class Table:
     several rows: the first that the config allows is exported, any of them is read. Keys are written as they are
     exported; a file may lack their `prefix`, or use one of the `aliases`. In `harmless`, `*` stands for anything.
     `classes` are the HF classes whose files these are, the exported one first. `requires` lists the values a field may
-    have, `must_agree` the fields that repeat one of ours, `supersedes` an object that, where given, makes transformers
-    ignore another; `nullable` ours that HF too may null; `tied` the parameters that share another's weight where the
-    config says so, `ignored` the reason for each key that is not used. `modules` pairs what has no weights with the
-    reference's module that does the same.
+    have, `must_agree` the fields that repeat one of ours, `unread` those of them that transformers does not read, so
+    that they may differ, `supersedes` an object that, where given, makes transformers ignore another; `nullable` ours
+    that HF too may null; `tied` the parameters that share another's weight where the config says so, `ignored` the
+    reason for each key that is not used. `modules` pairs what has no weights with the reference's module that does the
+    same.
     """
 
     classes: tuple[str, ...]
@@ -96,6 +106,7 @@ class Table:
     harmless: frozenset[str]
     weights: Mapping[str, Cell]
     must_agree: Mapping[str, str] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
     supersedes: Mapping[str, str] = field(default_factory=dict)
     nullable: frozenset[str] = frozenset({"mlp_width"})
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +122,8 @@ class Table:
     @cached_property
     def fields(self) -> frozenset[str]:
         """Every config field this table classifies, and globs of some."""
-        used = (spelling for name in self.config for spelling in self.field(name).spellings)
+        cells = [self.field(name) for name in self.config]
+        used = (name for cell in cells for name in (*cell.spellings, cell.otherwise) if name is not None)
         return frozenset((*used, *self.requires, *self.harmless, *self.must_agree, "architectures", "model_type"))
 
     @cached_property
@@ -188,6 +200,28 @@ class Table:
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""
         return next((why for template, why in self.ignored.items() if _regex(template).fullmatch(key)), None)
+
+    @cached_property
+    def _templates(self) -> list[str]:
+        """Every name of a tensor."""
+        cells = (cell if isinstance(cell, tuple) else (cell,) for cell in self.weights.values())
+        rows = [(one,) if isinstance(one, str) else one.keys for ways in cells for one in ways]
+        return [*(key for keys in rows for key in keys), *self.ignored, *self.aliases]
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        numbered = (re.sub(r"\\{\w\\}", r"\\d+", re.escape(template)) for template in self._templates)
+        return re.compile("|".join(name.replace(r"\*", "(?:weight|bias)") for name in numbered))
+
+    @cached_property
+    def roots(self) -> frozenset[str]:
+        """The modules at the top of a model, with and without the prefix."""
+        bare = (template.removeprefix(self.prefix) for template in self._templates)
+        return frozenset(name.partition(".")[0] for name in (*self._templates, *bare))
+
+    def means(self, key: str) -> bool:
+        """Whether a file's key may be one of this format, in a model of any size."""
+        return any(map(self._names.fullmatch, self.canonical(key)))
 
     def canonical(self, key: str) -> list[str]:
         """What a file's key may mean: itself, with the prefix, or by an alias."""
