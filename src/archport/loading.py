@@ -11,8 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .checking import shown
-from .config import DecoderConfig, dtype_name
+from .config import DecoderConfig
+from .dtypes import chosen, several
+from .dtypes import to_dtype as to_dtype
 from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning, UnsupportedError, plain
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
@@ -28,12 +29,6 @@ from .translate.quantised import require_plain
 from .translate.steps import Plan, StepKind, TensorStep
 from .translate.table import Table
 from .translate.tensors import Copy, import_tensor
-
-DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
-DTYPES |= {"float": torch.float32, "half": torch.float16, "double": torch.float64}  # torch's other names
-DTYPES |= {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
-
-DTYPE_FIELDS = ("dtype", "torch_dtype")  # of config.json, from transformers 5 on and before
 
 
 @dataclass(frozen=True)
@@ -113,12 +108,12 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
         config = replace(config, tied=tied)
     checkpoint = _unwrapped(checkpoint, arch.table)
     model = skeleton(arch, config)
-    target = _dtype(dtype, checkpoint)
+    target = chosen(dtype, checkpoint)
     tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
     if not tensors.has_head:
         require_language_model(arch.table, hf, where)
     notes = [f"{where}: {note}" for note in config_notes(arch.table, config, hf)]
-    notes += [f"{origin.name}: {note}" for note in (*tensors.notes, *_of_several_types(tensors, checkpoint, dtype))]
+    notes += [f"{origin.name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype))]
     return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=(*checkpoint.notes, *notes))
 
 
@@ -144,7 +139,7 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
             said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
             note = f"{plan.checkpoint.origin.name}: {said}"
-            return replace(untied, settled=True, notes=(*untied.notes, note))
+            return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)
 
 
@@ -264,44 +259,6 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
-    """What the weights become: what is given, else what the config says, else what the first of them is."""
-    if dtype != "auto":
-        return to_dtype(dtype)
-    for field in DTYPE_FIELDS:
-        if name := checkpoint.origin.hf.get(field):
-            return to_dtype(name, field, f"{checkpoint.origin.name}/config.json")
-    return _first_dtype(checkpoint)
-
-
-def _first_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The type of the first weights of the first file, in the order in which transformers reads them."""
-    files = checkpoint.files or checkpoint.remote
-    first = next(iter(files.values()), None)
-    keys = [key for key in checkpoint.headers if files[key] is first]
-    if first is not None and first.path.suffix == ".safetensors":
-        keys.sort(key=lambda key: checkpoint.own_names.get(key, key))
-    floating = (checkpoint.headers[key].dtype for key in keys if checkpoint.headers[key].dtype.is_floating_point)
-    return next(floating, torch.float32)
-
-
-def _of_several_types(tensors: Plan, checkpoint: Checkpoint, dtype: torch.dtype | str) -> Iterator[str]:
-    """What becomes of weights of several types where neither config nor caller says it."""
-    types = sorted({dtype_name(step.file_dtype) for step in tensors.mapped})
-    said = dtype != "auto" or any(checkpoint.origin.hf.get(field) for field in DTYPE_FIELDS)
-    if len(types) > 1 and not said:
-        yield f"found {' and '.join(types)}, and no dtype in config.json: all become {dtype_name(tensors.dtype)}"
-
-
-def to_dtype(name: torch.dtype | str, field: str = "dtype", where: str = "config") -> torch.dtype:
-    """A floating-point type by its name or a short one, as bf16. Raises: ConfigError."""
-    dtype = name if isinstance(name, torch.dtype) else DTYPES.get(str(name).removeprefix("torch."))
-    if dtype is None or dtype not in DTYPES.values():
-        expected = ", ".join(dict.fromkeys(map(dtype_name, DTYPES.values())))
-        raise ConfigError({field: f"found {shown(name)}, expected {expected}"}, where)
-    return dtype
 
 
 def to_device(name: str | torch.device) -> torch.device:

@@ -13,9 +13,9 @@ WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 def unwrapped(table: Table, keys: Collection[str], where: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """The file's name of each tensor, by its name without what is around it, and what that is.
 
-    A prefix is taken off only where no name means anything with it, and all that do without it have the same.
+    A prefix is taken off only where it is the same for all names of the model.
 
-    Raises: MappingError where there are several, or where two names become one.
+    Raises: MappingError where there are several models, or where two names become one.
     """
     inner = {key: WRAPPERS.sub("", key) for key in keys}
     prefix = _prefix(table, inner.values(), where)
@@ -30,16 +30,19 @@ def unwrapped(table: Table, keys: Collection[str], where: str) -> tuple[dict[str
 
 
 def _prefix(table: Table, names: Collection[str], where: str) -> str:
-    """What the names of a model begin with, beyond those of the table."""
-    if any(map(table.means, names)):
+    """What the names of a model begin with, beyond those of the table: the shortest that goes for all it may know."""
+    if all(map(table.means, names)):
         return ""
-    found = dict.fromkeys(prefix for prefix in (_before(table, name) for name in names) if prefix)
-    if len(found) > 1:
-        raise MappingError([f"found a model below each of {', '.join(found)}; expected one"], where)
-    return next(iter(found), "")
+    ways = [beginnings for name in names if (beginnings := _beginnings(table, name))]
+    if common := set(ways[0]).intersection(*ways) if ways else set():
+        return min(common, key=len)
+    if ways and not any("" in beginnings for beginnings in ways):
+        several = ", ".join(dict.fromkeys(beginnings[0] for beginnings in ways))
+        raise MappingError([f"found a model below each of {several}; expected one"], where)
+    return ""
 
 
-def _before(table: Table, name: str) -> str:
-    """The shortest beginning of a name without which the table knows it; empty where there is none."""
-    ends = (dot.end() for dot in re.finditer(r"\.", name))
-    return next((name[:end] for end in ends if table.means(name[end:])), "")
+def _beginnings(table: Table, name: str) -> list[str]:
+    """What may be taken off a name so that the table knows it, the shortest first."""
+    ends = (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+    return [name[:end] for end in ends if table.means(name[end:])]
