@@ -20,7 +20,7 @@ def recognised(checkpoint: Checkpoint, plan: Callable[[Checkpoint], P]) -> P:
     fits: dict[str, P] = {}
     for name in architectures():
         hf = {**checkpoint.origin.hf, "model_type": name}
-        note = f"{where}: model_type: missing, taken for {name}, the only one that fields and tensors fit"
+        note = f"{where}: model_type: missing, taken for {name}, which fields and tensors fit"
         origin = replace(checkpoint.origin, hf=hf)
         try:
             fits[name] = plan(replace(checkpoint, origin=origin, notes=(*checkpoint.notes, note)))

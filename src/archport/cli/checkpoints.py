@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import loading, port, registry
-from ..errors import NotFiniteWarning, plain
+from ..errors import plain
 from ..files import checkpoint, strict_json
 from ..registry import Architecture
 from ..view import composition, summary
@@ -44,7 +44,7 @@ def load(
         model = registry.skeleton(plan.architecture, plan.config)
     else:
         plan = loading.settle_tie(plan)
-        with warnings.catch_warnings(record=True, action="always", category=NotFiniteWarning) as warned:
+        with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
