@@ -9,7 +9,7 @@ from ..files.header import Header
 PLAIN = "archport takes weights in bfloat16, float16 or float32"
 
 # The schemes by transformers' quant_method, where their own names differ.
-SCHEMES = {"gptq": "GPTQ", "awq": "AWQ", "gguf": "GGUF", "aqlm": "AQLM", "hqq": "HQQ", "mxfp4": "MXFP4"}
+SCHEMES = {"gptq": "GPTQ", "awq": "AWQ", "gguf": "GGUF", "aqlm": "AQLM", "hqq": "HQQ"}
 
 # What lies beside a weight, by the end of its name: GPTQ's own first, as it shares the rest with AWQ.
 BESIDE = {
