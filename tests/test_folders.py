@@ -125,7 +125,7 @@ def test_double_heads_and_value_heads_load_and_are_said(tmp_path, capsys):
     of_config = "architectures: found GPT2DoubleHeadsModel, loaded as GPT2LMHeadModel, which the tensors are"
     aside = "multiple_choice_head.summary.bias, multiple_choice_head.summary.weight left aside"
     complete = "beside a complete language model, which does not use it"
-    assert said == [f"{tmp_path}/config.json: {of_config}", f"{tmp_path}: {aside}, {complete}"]
+    assert said == [f"{tmp_path}/config.json: {of_config}", f"{tmp_path}/model.safetensors: {aside}, {complete}"]
     checkpoints.load(str(tmp_path))
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(None, 1)[1] for line in printed if line.startswith("note ")] == said
@@ -149,7 +149,9 @@ def test_a_wrapped_model_s_names_lose_what_they_all_begin_with(prefix, name, tmp
     saved_in(tmp_path, name)
     (tmp_path / "model.safetensors").unlink()
     torch.save(WRAPPED[prefix](model).state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.warns(AsideWarning, match=re.escape(f"{tmp_path}: '{prefix}' taken off the names of its tensors")):
+    with pytest.warns(
+        AsideWarning, match=re.escape(f"{tmp_path}/pytorch_model.bin: '{prefix}' taken off the names of its tensors")
+    ):
         assert equal(tmp_path, model)
 
 
@@ -185,7 +187,7 @@ def test_names_are_known_from_the_headers_of_a_repository(hub, at, tmp_path):
     edited(tmp_path / "theirs", lambda state: {f"module.{key}": one for key, one in state.items()})
     hub.add("ns/wrapped", tmp_path / "theirs")
     plan = archport.plan("ns/wrapped", **at)
-    assert plan.notes == ("ns/wrapped: 'module.' taken off the names of its tensors",)
+    assert plan.notes == ("ns/wrapped/model.safetensors: 'module.' taken off the names of its tensors",)
     assert all(one.range for one in hub.requests if one.method == "GET" and one.path.endswith(".safetensors"))
     key = "transformer.wte.weight"
     assert torch.equal(plan.checkpoint.read(key), reference("gpt2").state_dict()[key])
@@ -214,7 +216,8 @@ def test_quantised_tensors_are_refused_by_the_name_of_their_scheme(scheme, tmp_p
     edited(saved_in(tmp_path, "gpt2"), change)
     name = re.escape(scheme.removesuffix(" with scales"))
     with pytest.raises(
-        CheckpointError, match=rf"^{tmp_path}: found {name} weights \(\S+.*archport takes weights in bfloat16"
+        CheckpointError,
+        match=rf"^{tmp_path}/model\.safetensors: found {name} weights \(\S+.*archport takes weights in bfloat16",
     ):
         archport.load(tmp_path)
 

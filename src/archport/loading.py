@@ -103,7 +103,7 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     except UnsupportedError as error:
         raise UnsupportedError(error.faults | remote_code(hf), where) from None
     config, unknown = read_config(arch.table, arch.config_class, hf, where)
-    require_plain(checkpoint.headers, origin.name)
+    require_plain(checkpoint.headers, checkpoint.weights_name)
     if tied is not None:
         config = replace(config, tied=tied)
     checkpoint = _unwrapped(checkpoint, arch.table)
@@ -113,7 +113,7 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     if not tensors.has_head:
         require_language_model(arch.table, hf, where)
     notes = [f"{where}: {note}" for note in config_notes(arch.table, config, hf)]
-    notes += [f"{origin.name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype))]
+    notes += [f"{checkpoint.weights_name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype))]
     return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=(*checkpoint.notes, *notes))
 
 
@@ -123,7 +123,7 @@ def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:
     if not taken_off:
         return checkpoint
     said = " and ".join(map(repr, taken_off))
-    return checkpoint.renamed(names, f"{checkpoint.origin.name}: {said} taken off the names of its tensors")
+    return checkpoint.renamed(names, f"{checkpoint.weights_name}: {said} taken off the names of its tensors")
 
 
 def settle_tie(plan: LoadPlan) -> LoadPlan:
@@ -138,7 +138,7 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
         if not same_values(read(head), read(embedding), plan.dtype):
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
             said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
-            note = f"{plan.checkpoint.origin.name}: {said}"
+            note = f"{plan.checkpoint.weights_name}: {said}"
             return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)
 

@@ -71,9 +71,10 @@ def load(
 ) -> Decoder:
     """A ready model, in eval mode, from a folder or a Hub id; without a source, the checkpoint that ships inside.
 
-    `dtype` "auto" is what the config says, else what the first weights are. Tensors whose layout is ours already are used
-    where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
-    if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
+    `dtype` "auto" is what the config says, else what the first weights are. Tensors whose layout is ours already are
+    used where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned
+    of, if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their
+    names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
     `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 

@@ -78,6 +78,11 @@ class Checkpoint:
     own_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def weights_name(self) -> str:
+        """What messages call its weights: their file, or the folder of several."""
+        return f"{self.origin.name}/{self.names[0]}" if len(self.names) == 1 else self.origin.name
+
+    @property
     def mapped(self) -> bool:
         """Whether tensors are used where they lie on disk."""
         return not self.copied and all(file.mapped for file in (self.files or self.remote).values())
