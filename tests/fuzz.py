@@ -1,7 +1,8 @@
 """Coverage-guided fuzzing of everything that reads a stranger's bytes: ``python -m tests.fuzz --runs 20000``.
 
 Only ArchportError may come out, within 2 seconds and 200 MB. Needs the extra `fuzz`. An input that breaks a promise is
-kept under tests/crashes, which test_messages replays.
+kept under tests/crashes, which test_messages replays. The last target, `folders`, is not guided: each of its runs loads
+a folder put together at random, by archport and by transformers.
 """
 
 import argparse
@@ -104,6 +105,23 @@ TARGETS: dict[str, Callable[[bytes, Path], None]] = {
 }
 
 
+SLOWER = 20  # times, a run of folders
+
+
+def folders(runs: int) -> None:
+    """Folders put together at random, of every variant, equal on both sides or refused."""
+    import transformers
+
+    from .folders import check
+    from .references import VARIANTS
+
+    transformers.logging.set_verbosity_error()
+    for number in range(runs):
+        dice = random.Random(f"fuzz {number}")
+        with tempfile.TemporaryDirectory() as root:
+            check(dice.choice(list(VARIANTS)), dice, Path(root))
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Good inputs to start from."""
     import torch
@@ -184,6 +202,9 @@ def held_to_promises(target: Callable[[bytes, Path], None], folder: Path) -> Cal
 
 def fuzz(name: str, runs: int) -> None:
     """Run one target in this process; libFuzzer ends it."""
+    if name == "folders":
+        folders(runs // SLOWER)
+        return
     import atheris
 
     with atheris.instrument_imports(include=["archport"]):
@@ -219,14 +240,14 @@ def fuzz(name: str, runs: int) -> None:
 def main() -> None:
     """Fuzz one target, or each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", nargs="?", choices=TARGETS)
+    parser.add_argument("target", nargs="?", choices=[*TARGETS, "folders"])
     parser.add_argument("--runs", type=int, default=20_000)
     arguments = parser.parse_args()
     if arguments.target:
         fuzz(arguments.target, arguments.runs)
         return
     failed = []
-    for name in TARGETS:
+    for name in (*TARGETS, "folders"):
         start = time.monotonic()
         words = [sys.executable, "-m", "tests.fuzz", name, "--runs", str(arguments.runs)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)

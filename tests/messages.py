@@ -273,7 +273,7 @@ MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "config: a name that moves the cursor": (
         config(activation_function="\x1b[2Jgelu\nseconds 0"),
         C
-        + ": activation_function: found '\\x1b[2Jgelu\\nseconds 0', archport builds gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, quick_gelu, relu2",
+        + ": activation_function: found '\\x1b[2Jgelu\\nseconds 0', archport builds gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, quick_gelu, relu2, gelu_python, gelu_python_tanh, gelu_accurate",
     ),
     "config: a byte order mark": (
         content("config.json", b"\xef\xbb\xbf{}"),
@@ -281,7 +281,7 @@ MESSAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "config: a type of torch's that is none of weights": (
         config(dtype="float4_e2m1fn_x2", torch_dtype="float4_e2m1fn_x2"),
-        "config: dtype: found 'float4_e2m1fn_x2', expected float32, float16, bfloat16, float64",
+        C + ": dtype: found 'float4_e2m1fn_x2', expected float32, float16, bfloat16, float64",
     ),
     "config: heads do not divide the width": (
         config(n_head=7),

@@ -87,12 +87,18 @@ def test_linear_rope_scaling_in_its_spellings(key):
         read("gpt_neox", rope_scaling={key: "linear"})
 
 
-def test_a_field_transformers_writes_but_does_not_read_may_only_repeat():
-    """Alone, rope_theta reads back as 10000 in transformers; taking it at its word would be another model."""
-    sizes = without(hf("gpt_neox"), "rotary_emb_base")
-    assert transformers.GPTNeoXConfig(**without(sizes, "model_type") | {"rotary_emb_base": 10000})
-    with pytest.raises(ConfigError, match=r"rope_theta: found 20000, but the default of rotary_emb_base is 10000"):
-        archport.build("gpt-neox", sizes | {"rope_theta": 20000}, device="meta")
+@pytest.mark.parametrize("others", [{}, {"rotary_emb_base": 9973, "rotary_pct": 0.5}])
+def test_fields_that_transformers_does_not_read_are_not_read(others):
+    """Alone, rope_theta is 10000 in transformers; taking it at its word would be another model."""
+    sizes = without(hf("gpt_neox"), "rotary_emb_base", "rotary_pct") | others
+    unread = {"rope_theta": 20000, "partial_rotary_factor": 0.75}
+    cfg = archport.build("gpt-neox", sizes | unread, device="meta").config
+    theirs = transformers.GPTNeoXConfig(**without(sizes, "model_type") | unread)
+    rope = getattr(theirs, "rope_parameters", None) or {
+        "rope_theta": theirs.rotary_emb_base,
+        "partial_rotary_factor": theirs.rotary_pct,
+    }
+    assert (cfg.rotary_base, cfg.rotary_fraction) == (rope["rope_theta"], rope["partial_rotary_factor"])
 
 
 REFUSED = {

@@ -20,7 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import archport
-from archport.errors import ArchportError, CheckpointError, ExportError, MappingError, NotFiniteWarning, SourceError
+from archport.errors import (
+    ArchportError,
+    AsideWarning,
+    CheckpointError,
+    ExportError,
+    MappingError,
+    NotFiniteWarning,
+    SourceError,
+)
 from archport.files.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
@@ -101,7 +109,10 @@ def test_safetensors_are_preferred_so_that_a_pickle_beside_them_is_not_opened(fo
 def test_remote_code_is_not_looked_at(folder):
     config(auto_map={"AutoModelForCausalLM": "evil.Model"})(folder)
     (folder / "evil.py").write_text("raise SystemExit('ran')")
-    assert type(archport.load(folder)) is archport.Decoder
+    with pytest.warns(
+        AsideWarning, match=r"config\.json: auto_map: found code for the model, evil\.Model, which archport"
+    ):
+        assert type(archport.load(folder)) is archport.Decoder
 
 
 def test_links_inside_the_folder_and_inside_the_cache_are_followed(folder, tmp_path):

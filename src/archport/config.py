@@ -83,7 +83,7 @@ class DecoderConfig:
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
-    init_std: float = 0.02
+    init_std: float = bounded(0.02, least=0)
 
     def __post_init__(self) -> None:
         kinds = {name: one for name, one in _kinds(type(self)).items() if not self.follows(name)}  # type: ignore[arg-type]

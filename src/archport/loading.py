@@ -2,7 +2,6 @@
 
 import gc
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,20 +11,24 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .config import DecoderConfig, dtype_name
+from .config import DecoderConfig
+from .dtypes import chosen, several
+from .dtypes import to_dtype as to_dtype
 from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning, UnsupportedError, plain
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
 from .files.memory import trim
-from .files.values import is_finite, same_bytes
+from .files.values import is_finite, same_values
 from .layers import Decoder
+from .recognising import recognised
 from .registry import Architecture, architecture, skeleton
-from .translate.fields import read_config
+from .translate.fields import config_notes, read_config, remote_code, require_language_model
+from .translate.key_names import unwrapped
 from .translate.planning import plan as plan_tensors
+from .translate.quantised import require_plain
 from .translate.steps import Plan, StepKind, TensorStep
+from .translate.table import Table
 from .translate.tensors import Copy, import_tensor
-
-DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)}
 
 
 @dataclass(frozen=True)
@@ -91,21 +94,36 @@ class LoadPlan:
 
 def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: bool | None = None) -> LoadPlan:
     """Read the config, build on meta, match the headers. `tied` goes before what the config says of the head."""
-    origin = checkpoint.origin
-    if "model_type" not in origin.hf:
-        raise ConfigError({"model_type": "missing"}, f"{origin.name}/config.json")
+    if checkpoint.origin.hf.get("model_type") is None:
+        return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
+    origin, hf = checkpoint.origin, checkpoint.origin.hf
     where = f"{origin.name}/config.json"
     try:
-        arch = architecture(origin.hf["model_type"])
+        arch = architecture(hf["model_type"])
     except UnsupportedError as error:
-        raise UnsupportedError(error.faults, where) from None
-    config, unknown = read_config(arch.table, arch.config_class, origin.hf, where)
+        raise UnsupportedError(error.faults | remote_code(hf), where) from None
+    config, unknown = read_config(arch.table, arch.config_class, hf, where)
+    require_plain(checkpoint.headers, checkpoint.weights_name)
     if tied is not None:
         config = replace(config, tied=tied)
+    checkpoint = _unwrapped(checkpoint, arch.table)
     model = skeleton(arch, config)
-    target = _dtype(dtype, checkpoint)
+    target = chosen(dtype, checkpoint)
     tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
-    return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=checkpoint.notes)
+    if not tensors.has_head:
+        require_language_model(arch.table, hf, where)
+    notes = [f"{where}: {note}" for note in config_notes(arch.table, config, hf)]
+    notes += [f"{checkpoint.weights_name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype))]
+    return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=(*checkpoint.notes, *notes))
+
+
+def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:
+    """The checkpoint without what is around all names of its tensors."""
+    names, taken_off = unwrapped(table, checkpoint.headers, checkpoint.origin.name)
+    if not taken_off:
+        return checkpoint
+    said = " and ".join(map(repr, taken_off))
+    return checkpoint.renamed(names, f"{checkpoint.weights_name}: {said} taken off the names of its tensors")
 
 
 def settle_tie(plan: LoadPlan) -> LoadPlan:
@@ -115,9 +133,13 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
     """
     read = plan.checkpoint.read
     for step in [] if plan.settled else plan.of_kind(StepKind.TIED):
+        head = step.keys[0]
         embedding = next(s.keys[0] for s in plan.mapped if s.name == plan.architecture.table.tied[step.name or ""])
-        if not same_bytes(read(step.keys[0]), read(embedding)):
-            return replace(plan_checkpoint(plan.checkpoint, plan.dtype, tied=False), settled=True)
+        if not same_values(read(head), read(embedding), plan.dtype):
+            untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
+            said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
+            note = f"{plan.checkpoint.weights_name}: {said}"
+            return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)
 
 
@@ -237,27 +259,6 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _dtype(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
-    """What the weights become: what is given, else what the config says, else what most bytes of the file are."""
-    hf = checkpoint.origin.hf
-    name: torch.dtype | str | None = (hf.get("dtype") or hf.get("torch_dtype")) if dtype == "auto" else dtype
-    if name is None:
-        amounts: Counter[torch.dtype] = Counter()
-        for header in checkpoint.headers.values():
-            if header.dtype.is_floating_point:
-                amounts[header.dtype] += header.bytes
-        return amounts.most_common(1)[0][0] if amounts else torch.float32
-    return to_dtype(name)
-
-
-def to_dtype(name: torch.dtype | str) -> torch.dtype:
-    """A floating-point type by its name. Raises: ConfigError."""
-    dtype = name if isinstance(name, torch.dtype) else DTYPES.get(str(name).removeprefix("torch."))
-    if dtype is None or dtype not in DTYPES.values():
-        raise ConfigError({"dtype": f"found {name!r}, expected {', '.join(DTYPES)}"})
-    return dtype
 
 
 def to_device(name: str | torch.device) -> torch.device:

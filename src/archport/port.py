@@ -20,7 +20,7 @@ from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
 from .registry import Architecture, architecture, fresh, skeleton
-from .translate.fields import read_config
+from .translate.fields import read_config, require_language_model
 from .translate.planning import nearest
 
 
@@ -30,7 +30,8 @@ def build(
 ) -> Decoder:
     """A model with fresh weights, drawn as its architecture does. On device `meta` nothing is allocated.
 
-    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, or a transformers config.
+    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, with model_type or without, or a
+    transformers config.
 
     Raises: ConfigError.
     """
@@ -67,12 +68,15 @@ def load(
 ) -> Decoder:
     """A ready model, in eval mode, from a folder or a Hub id; without a source, the checkpoint that ships inside.
 
-    `dtype` "auto" is what the config says, else what the weights are. Tensors whose layout is ours already are used
-    where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
-    if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
+    `dtype` "auto" is what the config says, else what the first weights are. Tensors whose layout is ours already are
+    used where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned
+    of, if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their
+    names.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
     `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads files of a folder that
     are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
+
+    What of the source is left aside or taken for something else is warned of as AsideWarning.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
@@ -150,11 +154,15 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
     if isinstance(cfg, arch.config_class):
         return cfg, None
     values = _as_dict(cfg)
-    if "model_type" in values:
+    if values.get("model_type") is not None:
         if architecture(values["model_type"]) != arch:
             raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
-        return read_config(arch.table, arch.config_class, values, "config")[0], Origin("config", values)
+        config, _ = read_config(arch.table, arch.config_class, values, "config")
+        require_language_model(arch.table, values, "config")
+        return config, Origin("config", values)
     names = [item.name for item in fields(arch.config_class) if item.init]
+    if any(name not in names and arch.table.knows(str(name)) for name in values):  # of a config.json without model_type
+        return _config(arch, {**values, "model_type": arch.name})
     faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
     faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
     if faults:

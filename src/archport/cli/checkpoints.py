@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import exporting, loading, port, registry
-from ..errors import NotFiniteWarning, plain
+from ..errors import plain
 from ..files import checkpoint, strict_json
 from ..files.checkpoint_writer import check_folder
 from ..registry import Architecture
@@ -65,7 +65,7 @@ def load(
         model = registry.skeleton(plan.architecture, plan.config)
     else:
         plan = loading.settle_tie(plan)
-        with warnings.catch_warnings(record=True, action="always", category=NotFiniteWarning) as warned:
+        with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
@@ -132,6 +132,8 @@ def build(
     say(str(model))
     say(f"{arch.name}: {summary.in_words(model)}")
     say(f"{parameter_count(model):,} parameters; sizes of {like}")
+    if config is not None and "model_type" not in cfg:
+        say(f"{like}: model_type: missing, read as one of {arch.name}")
     if settings:
         say(f"but for {', '.join(settings)}")
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +61,7 @@ class Checkpoint:
 
     `remote` are files of which single tensors can be asked for then. `copied` asks for memory of their own for all
     tensors, wherever files could be mapped. `notes` are lines on what was left aside or taken for something else.
+    `own_names` are the files' names of tensors that are called something else here.
     """
 
     origin: Origin
@@ -71,6 +72,12 @@ class Checkpoint:
     copied: bool = False
     remote: Mapping[str, WeightsFile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    own_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def weights_name(self) -> str:
+        """What messages call its weights: their file, or the folder of several."""
+        return f"{self.origin.name}/{self.names[0]}" if len(self.names) == 1 else self.origin.name
 
     @property
     def mapped(self) -> bool:
@@ -78,8 +85,19 @@ class Checkpoint:
         return not self.copied and all(file.mapped for file in (self.files or self.remote).values())
 
     def read(self, key: str, *, own: bool = False) -> Tensor:
-        """One tensor by the file's own key, mapped where the file is, or in memory of its `own`."""
-        return (self.files or self.remote)[key].tensor(key, own=own or self.copied)
+        """One tensor by its name here, mapped where the file is, or in memory of its `own`."""
+        return (self.files or self.remote)[key].tensor(self.own_names.get(key, key), own=own or self.copied)
+
+    def renamed(self, names: Mapping[str, str], note: str) -> "Checkpoint":
+        """The same tensors, each under a new name that `names` maps to the one so far; the note says so."""
+        return replace(
+            self,
+            headers={new: self.headers[old] for new, old in names.items()},
+            files={new: self.files[old] for new, old in names.items() if old in self.files},
+            remote={new: self.remote[old] for new, old in names.items() if old in self.remote},
+            own_names={new: self.own_names.get(old, old) for new, old in names.items()},
+            notes=(*self.notes, note),
+        )
 
     def release(self, tensor: Tensor) -> None:
         """Let the memory of a piece go that was read and copied; the file still has it."""

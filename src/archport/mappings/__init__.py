@@ -13,6 +13,9 @@ ACTIVATIONS = {
     "swish": "silu",
     "quick_gelu": "quick_gelu",
     "relu2": "relu_squared",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
 }
 
 # Fields of every HF config whose other values would change the mathematics or the files.

@@ -11,7 +11,7 @@ TABLE = Table(
     prefix="transformer.",
     config={
         "vocab_size": "vocab_size",
-        "context": config_field("n_positions", "max_position_embeddings"),
+        "context": config_field("n_positions", "max_position_embeddings", otherwise="n_ctx"),
         "width": config_field("n_embd", "hidden_size"),
         "layers": config_field("n_layer", "num_hidden_layers"),
         "heads": config_field("n_head", "num_attention_heads"),
@@ -29,7 +29,6 @@ TABLE = Table(
     requires=COMMON_REQUIRES,
     harmless=COMMON_HARMLESS
     | {
-        "n_ctx",  # n_positions, as the original code called it
         "reorder_and_upcast_attn",  # rounds differently, means the same
         "summary_activation",
         "summary_first_dropout",

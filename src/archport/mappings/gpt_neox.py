@@ -37,8 +37,10 @@ TABLE = Table(
         "residual_dropout": "hidden_dropout",
         "init_std": "initializer_range",
     },
-    # Read by transformers in some places only, or by some versions: they may repeat the value, not decide it.
+    # The first two are written by some versions of transformers and read by none, but inside of rope_parameters; the
+    # fraction there, by none before 5.5.
     must_agree={"rope_theta": "rotary_base", "partial_rotary_factor": "rotary_fraction", "head_dim": "head_width"},
+    unread=frozenset({"rope_theta", "partial_rotary_factor"}),
     supersedes=ROTARY_SUPERSEDES,
     requires=COMMON_REQUIRES,
     harmless=COMMON_HARMLESS | ROTARY_HARMLESS | {"classifier_dropout"},

@@ -20,7 +20,7 @@ class Config(RotaryConfig):
     tied: bool = True
     window: int | None = None
     padding: int | None = bounded(None, least=-1)
-    init_std: float = 0.018042
+    init_std: float = bounded(0.018042, least=0)
 
 
 def build(cfg: Config) -> Decoder:

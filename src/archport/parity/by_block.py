@@ -147,6 +147,7 @@ class _ByBlock:
         }
         for tied, source in table.tied.items():
             head, embedding = (self.theirs[table.row(name, self.plan.config).keys[0]] for name in (tied, source))
+            keys.setdefault(embedding, keys.get(head, ""))  # a tied file may hold either
             keys.setdefault(head, keys[embedding])
         return keys
 

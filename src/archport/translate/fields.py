@@ -1,5 +1,6 @@
 """Config fields: a parsed config.json to our Config and back, by the key table."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 from ..checking import frozen, shown, thawed
 from ..config import DecoderConfig, required
 from ..errors import ConfigError, UnsupportedError
+from .quantised import PLAIN, scheme
 from .table import Table
 
 C = TypeVar("C", bound=DecoderConfig)
@@ -14,8 +16,8 @@ C = TypeVar("C", bound=DecoderConfig)
 # Without an origin nothing is known of special tokens, and HF's own defaults may lie outside the vocabulary.
 NO_ORIGIN: Mapping[str, Any] = {"bos_token_id": None, "eos_token_id": None}
 
-# What a field that may not be there would need instead.
-INSTEAD = {"quantization_config": ": archport takes weights in bfloat16, float16 or float32"}
+# Classes of models whose own head says something else than the next token.
+OTHER_TASK = re.compile("Classification|QuestionAnswering|MultipleChoice|Reward|Regression|Scor")
 
 
 def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], where: str) -> tuple[C, tuple[str, ...]]:
@@ -44,6 +46,36 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     return cfg, tuple(sorted(name for name in flat if not table.knows(name)))
 
 
+def require_language_model(table: Table, hf: Mapping[str, Any], where: str) -> None:
+    """Refuse a class of models with a head for another task only. Raises: UnsupportedError."""
+    classes = hf.get("architectures") or []
+    if any(OTHER_TASK.search(name) for name in classes):
+        wanted = f"a head of another task, archport builds {' or '.join(table.classes)}"
+        raise UnsupportedError({"architectures": f"found {classes!r}, {wanted}"}, where)
+
+
+def remote_code(hf: Mapping[str, Any]) -> dict[str, str]:
+    """What a config says of code of its own for the model, by its field; empty where it has none."""
+    named = hf.get("auto_map")
+    named = named if isinstance(named, Mapping) else {}
+    code = next((named[name] for name in ("AutoModelForCausalLM", "AutoModel") if name in named), None)
+    return {} if code is None else {"auto_map": f"found code for the model, {code}, which archport never runs"}
+
+
+def config_notes(table: Table, cfg: DecoderConfig, hf: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each field of a config.json that asks for something else than what is built."""
+    others = [name for name in hf.get("architectures") or [] if name not in table.classes]
+    if others:
+        yield f"architectures: found {', '.join(others)}, loaded as {table.classes[0]}, which the tensors are"
+    for name, text in remote_code(hf).items():
+        yield f"{name}: {text}: it builds its own {table.classes[0]}, as transformers does unless told to trust that"
+    for spelling in sorted(table.unread & hf.keys()):
+        name, value = table.must_agree[spelling], hf[spelling]
+        if value is not None and frozen(value) != getattr(cfg, name):
+            first = table.field(name).spellings[0]
+            yield f"{spelling}: found {value!r}, which transformers does not read: {first} is {getattr(cfg, name)!r}"
+
+
 def _unlike(table: Table, config_class: type[DecoderConfig]) -> dict[str, str]:
     """Rows of a key table that its Config has no field for, and fields that need a row and have none."""
     names = {item.name for item in fields(config_class) if item.init}
@@ -61,7 +93,7 @@ def _values(table: Table, flat: Mapping[str, Any], where: str) -> tuple[dict[str
     faults: dict[str, str] = {}
     for name in table.config:
         cell = table.field(name)
-        given = [spelling for spelling in cell.spellings if spelling in flat]
+        given = cell.given(flat)
         # A null asks for the architecture's rule, unless another spelling gives the value.
         for spelling in [s for s in given if flat[s] is not None] or given[:1]:
             value = cell.ours(flat[spelling])
@@ -78,22 +110,24 @@ def _contradictions(
 ) -> Iterator[tuple[str, str]]:
     for spelling, name in table.must_agree.items():
         value, ours = flat.get(spelling), getattr(cfg, name)
-        if value is not None and frozen(value) != ours:
+        if spelling not in table.unread and value is not None and frozen(value) != ours:
             default = f"the default of {table.field(name).spellings[0]}" if name in table.config else f"our {name}"
             yield spelling, f"found {value!r}, but {sources.get(name) or default} is {ours!r}"
 
 
 def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    classes = flat.get("architectures")
-    if classes and not (isinstance(classes, list) and set(map(str, classes)) <= set(table.classes)):
-        yield "architectures", f"found {classes!r}, archport builds {' or '.join(table.classes)}"
+    classes = flat.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        yield "architectures", f"found {classes!r}, expected a list of names"
     for name, allowed in table.requires.items():
         if flat.get(name) is not None and frozen(flat[name]) not in map(frozen, allowed):
             expected = f"archport builds {' or '.join(map(repr, allowed))}" if allowed else "expected none"
-            expected += INSTEAD.get(name, "")
-            yield name, f"found {flat[name]!r}, {expected}"
+            if name == "quantization_config":
+                yield name, f"found {scheme(flat[name])} weights, {expected}: {PLAIN}"
+            else:
+                yield name, f"found {flat[name]!r}, {expected}"
     for cell in map(table.field, table.config):
-        for spelling in [spelling for spelling in cell.spellings if spelling in flat]:
+        for spelling in cell.given(flat):
             try:
                 cell.ours(flat[spelling])
             except KeyError:
@@ -171,9 +205,10 @@ def _changed(
     """The fields to write: all, or those that an origin says otherwise, or leaves to a rule that is ours alone."""
     before = read_config(table, type(cfg), origin, "config")[0] if origin else None
     for name in table.config:
-        value = getattr(cfg, name)
-        null = any(flat.get(spelling, value) is None for spelling in table.field(name).spellings)
-        if before is None or getattr(before, name) != value or (null and name not in table.nullable):
+        cell, value = table.field(name), getattr(cfg, name)
+        null = any(flat.get(spelling, value) is None for spelling in cell.spellings)
+        ours_alone = (null and name not in table.nullable) or cell.given(flat) == [cell.otherwise]
+        if before is None or getattr(before, name) != value or ours_alone:
             yield name
 
 

@@ -18,12 +18,17 @@ from .steps import Plan, StepKind, TensorStep
 from .table import Table, left_over
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
+UNTIED = ": a base model has no head, and config.json does not tie it to the embedding"
+BESIDE = "beside a complete language model, which does not use it"
 
 
 def plan(
     table: Table, cfg: DecoderConfig, model: nn.Module, headers: Mapping[str, Header], *, dtype: torch.dtype, where: str
 ) -> Plan:
     """Match a checkpoint's headers with a model's parameters, which may be on `meta`.
+
+    Where a tied model's file has only the head, that is its embedding too; a module of its own at the top, as the head
+    of a reward model, is left aside if nothing else is wrong.
 
     Raises: MappingError with every fault, unless each parameter is made exactly once and each key is explained.
     """
@@ -35,6 +40,13 @@ def plan(
     wanted = {key for name in shapes if name in rows for key in rows[name].keys}
     ties = {rows[name].keys[0]: name for name in table.tied if name not in shapes and name in rows}
     spellings = _spellings(table, wanted | ties.keys(), headers, faults)
+    heads = [key for key in spellings if key in ties or ("head.weight" in rows and key in rows["head.weight"].keys)]
+    notes = []
+    for head, name in ties.items():
+        embedding = rows[table.tied[name]].keys[0] if table.tied[name] in rows else head
+        if head in spellings and embedding not in spellings:
+            spellings[embedding] = spellings.pop(head)
+            notes.append(f"{spellings[embedding]} taken for {embedding} too, which is not there: config.json ties them")
     unclaimed = [theirs for key, theirs in spellings.items() if key not in wanted]
     absent = [key for key in wanted if key not in spellings]
     if len(unclaimed) * len(absent) > MAX_PAIRS:
@@ -47,7 +59,8 @@ def plan(
         row = rows[name]
         keys = tuple(dict.fromkeys(row.keys))
         missing = [key for key in keys if key not in spellings]
-        faults += [f"{key}: missing, expected for {name} {shape}{nearest(key, unclaimed)}" for key in missing]
+        hints = {key: nearest(key, unclaimed) or (UNTIED if name in table.tied else "") for key in missing}
+        faults += [f"{key}: missing, expected for {name} {shape}{hint}" for key, hint in hints.items()]
         if not missing:
             step_keys = tuple(spellings[key] for key in row.keys)
             theirs = {key: headers[key] for key in step_keys}
@@ -60,7 +73,11 @@ def plan(
     steps += _unused(table, ties, unused, headers, dtype, absent, faults)
     if faults:
         raise MappingError(sorted(faults, key=_natural), where)
-    return Plan(tuple(steps), cfg.axes, dtype)
+    beside = [step.keys[0] for step in steps if step.why == BESIDE]
+    if beside:
+        more = f" and {len(beside) - 3} more" if len(beside) > 3 else ""
+        notes.append(f"{', '.join(beside[:3])}{more} left aside, {BESIDE}")
+    return Plan(tuple(steps), cfg.axes, dtype, bool(heads), tuple(notes))
 
 
 def _unused(
@@ -73,8 +90,11 @@ def _unused(
     faults: list[str],
 ) -> Iterator[TensorStep]:
     """The steps of tensors that make no parameter: tied, ignored for a reason, or else a fault."""
+    complete = not faults
     for key, theirs in unused.items():
         header, why = headers[theirs], table.reason(key)
+        if why is None and complete and key.partition(".")[0] not in table.roots:
+            why = BESIDE
         if key in ties:
             why = "if it equals the embedding, else the model is untied"
             yield TensorStep(StepKind.TIED, ties[key], (theirs,), *header, dtype, why=why)

@@ -64,11 +64,16 @@ class TensorStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a load does, one step a tensor: our parameters in their order, then what is tied or ignored."""
+    """What a load does, one step a tensor: our parameters in their order, then what is tied or ignored.
+
+    `has_head` says whether the file holds a head; `notes` are lines on what was left aside or stands for another.
+    """
 
     steps: tuple[TensorStep, ...]
     axes: Mapping[str, int]
     dtype: torch.dtype
+    has_head: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def mapped(self) -> list[TensorStep]:

@@ -6,73 +6,22 @@ backwards, the same row exports.
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..checking import frozen
 from ..config import DecoderConfig
 from ..errors import MappingError
+from .cells import Cell as Cell
+from .cells import Field as Field
+from .cells import config_field as config_field
+from .cells import only as only
+from .cells import rearranged as rearranged
+from .cells import sections as sections
 from .layout import Layout
-from .pattern import BRACKETS, Row, parsed
-
-
-class Field(NamedTuple):
-    """A config cell: where HF keeps a field, and what its values there mean here."""
-
-    spellings: tuple[str, ...]
-    values: Mapping[Any, Any]
-
-    def ours(self, value: object) -> Any:
-        """What a value of theirs means here. Raises: KeyError."""
-        return _looked_up(self.values.items(), value) if self.values else value
-
-    def theirs(self, value: object) -> Any:
-        """The first value of theirs that means one of ours. Raises: KeyError."""
-        return _looked_up(((ours, theirs) for theirs, ours in self.values.items()), value) if self.values else value
-
-
-def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
-    """The partner of a value, which may be a list; True is not 1, None stays None. Raises: KeyError."""
-    value = frozen(value)
-    for key, partner in pairs:
-        if type(frozen(key)) is type(value) and frozen(key) == value:
-            return partner
-    if value is not None:
-        raise KeyError(value)
-    return None
-
-
-def config_field(*spellings: str, values: Mapping[Any, Any] | None = None) -> Field:
-    """A config field under any of its spellings, the first written from scratch; `a.b` is field b of the object a."""
-    return Field(spellings, values or {})
-
-
-def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
-    """One key, or several that fill a slot each, in another layout.
-
-    `"(kv [group k v] dim) ... -> ..."` names the slots of an axis; where ours has only some of theirs, other rows take
-    the others. Where theirs has the brackets as an axis by itself, as in `"[gate up] mlp ... -> ([gate up] mlp) ..."`,
-    a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
-    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
-    """
-    return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
-
-
-def sections(key: str, pattern: str) -> Row:
-    """One key, cut along its first axis into a section for each slot, each as if it were a key of its own."""
-    slots = BRACKETS.search(pattern)
-    return Row((key,) * len(slots[1].split() if slots else ()), pattern)
-
-
-def only(cell: str | Row, **fields: Any) -> Row:
-    """A row that counts only where our config has these values."""
-    row = Row((cell,), None) if isinstance(cell, str) else cell
-    return replace(row, only=tuple(fields.items()))
-
-
-Cell = str | Row | tuple[str | Row, ...]
+from .pattern import Row as Row
+from .pattern import parsed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +32,11 @@ class Table:
     several rows: the first that the config allows is exported, any of them is read. Keys are written as they are
     exported; a file may lack their `prefix`, or use one of the `aliases`. In `harmless`, `*` stands for anything.
     `classes` are the HF classes whose files these are, the exported one first. `requires` lists the values a field may
-    have, `must_agree` the fields that repeat one of ours, `supersedes` an object that, where given, makes transformers
-    ignore another; `nullable` ours that HF too may null; `tied` the parameters that share another's weight where the
-    config says so, `ignored` the reason for each key that is not used. `modules` pairs what has no weights with the
-    reference's module that does the same.
+    have, `must_agree` the fields that repeat one of ours, `unread` those of them that transformers does not read, so
+    that they may differ, `supersedes` an object that, where given, makes transformers ignore another; `nullable` ours
+    that HF too may null; `tied` the parameters that share another's weight where the config says so, `ignored` the
+    reason for each key that is not used. `modules` pairs what has no weights with the reference's module that does the
+    same.
     """
 
     classes: tuple[str, ...]
@@ -96,6 +46,7 @@ class Table:
     harmless: frozenset[str]
     weights: Mapping[str, Cell]
     must_agree: Mapping[str, str] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
     supersedes: Mapping[str, str] = field(default_factory=dict)
     nullable: frozenset[str] = frozenset({"mlp_width"})
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +62,8 @@ class Table:
     @cached_property
     def fields(self) -> frozenset[str]:
         """Every config field this table classifies, and globs of some."""
-        used = (spelling for name in self.config for spelling in self.field(name).spellings)
+        cells = [self.field(name) for name in self.config]
+        used = (name for cell in cells for name in (*cell.spellings, cell.otherwise) if name is not None)
         return frozenset((*used, *self.requires, *self.harmless, *self.must_agree, "architectures", "model_type"))
 
     @cached_property
@@ -188,6 +140,28 @@ class Table:
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""
         return next((why for template, why in self.ignored.items() if _regex(template).fullmatch(key)), None)
+
+    @cached_property
+    def _templates(self) -> list[str]:
+        """Every name of a tensor."""
+        cells = (cell if isinstance(cell, tuple) else (cell,) for cell in self.weights.values())
+        rows = [(one,) if isinstance(one, str) else one.keys for ways in cells for one in ways]
+        return [*(key for keys in rows for key in keys), *self.ignored, *self.aliases]
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        numbered = (re.sub(r"\\{\w\\}", r"\\d+", re.escape(template)) for template in self._templates)
+        return re.compile("|".join(name.replace(r"\*", "(?:weight|bias)") for name in numbered))
+
+    @cached_property
+    def roots(self) -> frozenset[str]:
+        """The modules at the top of a model, with and without the prefix."""
+        bare = (template.removeprefix(self.prefix) for template in self._templates)
+        return frozenset(name.partition(".")[0] for name in (*self._templates, *bare))
+
+    def means(self, key: str) -> bool:
+        """Whether a file's key may be one of this format, in a model of any size."""
+        return any(map(self._names.fullmatch, self.canonical(key)))
 
     def canonical(self, key: str) -> list[str]:
         """What a file's key may mean: itself, with the prefix, or by an alias."""
