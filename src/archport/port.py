@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapters import merged
 from .config import DecoderConfig, Origin, dtype_name, required
 from .errors import CheckpointError, ConfigError, ExportError
 from .fast.linears import is_swapped
 from .files.checkpoint import Checkpoint, check_hashes
 from .files.checkpoint_writer import write_checkpoint
-from .files.header import Header
 from .files.hub.access import HubAccess
+from .files.in_memory import InMemory
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
-from .files.source import open_source
+from .files.source import open_adapter, open_source
 from .files.values import same_bytes
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
@@ -64,6 +65,7 @@ def load(
     check_finite: bool = False,
     check_hash: bool = False,
     linears: str | None = None,
+    adapter: str | Path | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -73,6 +75,7 @@ def load(
     `dtype` "auto" is what the config says, else what the weights are. Tensors whose layout is ours already are used
     where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned of,
     if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their names.
+    `adapter` is a folder or Hub id of one that PEFT has saved, to merge into the weights; peft must be installed.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
     `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
 
@@ -83,6 +86,8 @@ def load(
     planned = plan_checkpoint(checkpoint, dtype)
     if check_hash:
         check_hashes(checkpoint)
+    if adapter is not None:
+        planned = merged(planned, open_adapter(adapter, offline=offline, access=access))
     return execute(planned, device, check_finite=check_finite, linears=linears)
 
 
@@ -95,19 +100,23 @@ def plan(
     offline: bool = False,
     headers_only: bool = True,
     copy: bool = False,
+    adapter: str | Path | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
 ) -> LoadPlan:
     """What `load` would do with the same arguments, one step a tensor.
 
-    Of a Hub repository only config, index and headers are read, unless `headers_only` is false.
+    Of a Hub repository only config, index and headers are read, unless `headers_only` is false; with an `adapter` the
+    weights are read and merged, too.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
-    checkpoint = open_source(source, revision, offline=offline, headers_only=headers_only, access=access)
-    return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
+    only = headers_only and adapter is None
+    checkpoint = open_source(source, revision, offline=offline, headers_only=only, access=access)
+    planned = plan_checkpoint(replace(checkpoint, copied=copy), dtype)
+    return planned if adapter is None else merged(planned, open_adapter(adapter, offline=offline, access=access))
 
 
 @strict_keywords
@@ -122,7 +131,7 @@ def from_state_dict(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
         raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
-    memory = _InMemory(state_dict)
+    memory = InMemory(state_dict)
     origin = Origin("state_dict", _as_dict(hf_config))
     checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory))
     return execute(plan_checkpoint(checkpoint, dtype))
@@ -184,20 +193,6 @@ def _changed_buffers(model: Decoder, right: Decoder) -> Iterator[str]:
     for name, buffer in right.named_buffers():
         if name in persistent and name in buffers and not torch.equal(buffers[name].to(buffer), buffer):
             yield name
-
-
-class _InMemory:
-    """A state_dict as a weights file."""
-
-    mapped = False
-    path = Path()
-
-    def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
-        self._tensors = state_dict
-        self.headers = {key: Header(tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
-
-    def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002
-        return self._tensors[key].detach()
 
 
 def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:

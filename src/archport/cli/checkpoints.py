@@ -15,7 +15,21 @@ from ..files import checkpoint, strict_json
 from ..registry import Architecture
 from ..view import composition, summary
 from ..view.trees import parameter_count
-from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, Source, app, err, print_json, print_table, say
+from .app import (
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    MaybeSource,
+    Offline,
+    Revision,
+    Source,
+    app,
+    err,
+    print_json,
+    print_table,
+    say,
+)
 
 
 @app.command()
@@ -30,13 +44,16 @@ def load(
     copy: Annotated[bool, Option("--copy", help="read weights into memory, map no file")] = False,
     check_finite: Annotated[bool, Option("--check-finite", help="look for NaN and infinities")] = False,
     check_hash: Annotated[bool, Option("--check-hash", help="compare cached files with their hashes")] = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    if dry_run and (copy or check_finite or check_hash):
-        raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
+    if dry_run and (copy or check_finite or check_hash or adapter):
+        raise BadParameter("--dry-run reads no weights: --copy, --check-finite, --check-hash and --adapter do")
     start = time.perf_counter()
-    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy)
+    plan = port.plan(
+        source, revision=revision, dtype=dtype, offline=offline, headers_only=dry_run, copy=copy, adapter=adapter
+    )
     if check_hash:
         checkpoint.check_hashes(plan.checkpoint)
     warned: list[warnings.WarningMessage] = []
@@ -133,9 +150,10 @@ def export(
     dtype: Dtype = "auto",
     max_shard_size: Annotated[str, Option(help="largest weights file, as 500MB")] = "5GB",
     offline: Offline = False,
+    adapter: Adapter = None,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
-    model = port.load(source, revision=revision, dtype=dtype, offline=offline)
+    model = port.load(source, revision=revision, dtype=dtype, offline=offline, adapter=adapter)
     for path in sorted(port.export(model, folder, max_shard_size=max_shard_size).iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")
 

@@ -15,7 +15,7 @@ from ..generation.decoding import generate as rows_of
 from ..generation.decoding import stream
 from ..generation.scoring import score as score_of
 from ..layers import Decoder
-from .app import Device, Dtype, Json, MaybeSource, Offline, Revision, app, print_json
+from .app import Adapter, Device, Dtype, Json, MaybeSource, Offline, Revision, app, print_json
 
 
 class Bits(str, Enum):
@@ -54,6 +54,7 @@ def generate(
     dtype: Dtype = "auto",
     device: Device = "cpu",
     offline: Offline = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
@@ -65,7 +66,7 @@ def generate(
         raise BadParameter("--compile and --quantize do not go together")
     given = prompt if prompt is not None else _read_text(str(prompt_file))
     packed = "packed" if max_new_tokens >= WORTH_PACKING and not compiled else None
-    model = _ready(source, revision, dtype, device, offline, quantize.value if quantize else packed)
+    model = _ready(source, revision, dtype, device, offline, adapter, quantize.value if quantize else packed)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
     stops = stop or []
@@ -102,6 +103,7 @@ def score(
     dtype: Dtype = "auto",
     device: Device = "cpu",
     offline: Offline = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a text; with --json of every token.
@@ -112,7 +114,7 @@ def score(
         raise BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
-    model = _ready(source, revision, dtype, device, offline)
+    model = _ready(source, revision, dtype, device, offline, adapter)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given)
     if len(ids) < 2:
@@ -136,10 +138,16 @@ def score(
 
 
 def _ready(
-    source: str | None, revision: str | None, dtype: str, device: str, offline: bool, linears: str | None = None
+    source: str | None,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    offline: bool,
+    adapter: str | None,
+    linears: str | None = None,
 ) -> Decoder:
     """The model, its linear maps in few bits, or packed where that can be done here."""
-    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False)
+    plan = port.plan(source, revision=revision, dtype=dtype, offline=offline, headers_only=False, adapter=adapter)
     if linears == "packed" and why_not(linears, plan.dtype, loading.to_device(device)) is not None:
         linears = None
     return loading.execute(plan, device, linears=linears)

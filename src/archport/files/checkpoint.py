@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -37,6 +37,9 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
 )
+# An adapter of PEFT's, alone or beside the weights of its base.
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Far above any published file, far below what would hang or fill the machine.
 MAX_CONFIG = 1 << 20
 MAX_INDEX = 16 << 20
@@ -98,8 +101,9 @@ def open_folder(
 
     Raises: CheckpointError when a file is missing, damaged or lies elsewhere.
     """
-    hf = read_json(companion(folder, CONFIG, blobs), MAX_CONFIG)
     present = [path.name for path in folder.iterdir()]
+    require_model(present, name)
+    hf = read_json(companion(folder, CONFIG, blobs), MAX_CONFIG)
     generation = read_json(companion(folder, GENERATION, blobs), MAX_CONFIG) if GENERATION in present else None
     weights = companion(folder, choose_weights(present, name), blobs)
     index = None
@@ -115,7 +119,21 @@ def open_folder(
     files = {key: file for file in opened for key in file.headers}
     headers = {key: header for file in opened for key, header in file.headers.items()}
     size = sum(file.path.stat().st_size for file in opened)
-    return Checkpoint(Origin(name, hf, folder, revision, commit, generation), headers, tuple(shards), size, files)
+    origin = Origin(name, hf, folder, revision, commit, generation)
+    return Checkpoint(origin, headers, tuple(shards), size, files, notes=adapter_notes(present, name))
+
+
+def require_model(present: Collection[str], where: str) -> None:
+    """Refuse an adapter without its base, by the names of a folder's files. Raises: CheckpointError."""
+    if ADAPTER in present and CONFIG not in present:
+        what = f"found an adapter ({ADAPTER}) without a model: load its base with adapter={where!r}"
+        raise CheckpointError(f"{where}: {what}, or with --adapter {where}")
+
+
+def adapter_notes(present: Collection[str], where: str) -> tuple[str, ...]:
+    """What to say of an adapter that lies beside the weights, by the names of a folder's files."""
+    merge = f"adapter={where!r} or --adapter {where} merges it"
+    return (f"{where}/{ADAPTER}: the adapter beside the weights is left out: {merge}",) if ADAPTER in present else ()
 
 
 def companion(folder: Path, name: str, blobs: Path | None = None) -> Path:

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
-from transformers import CONFIG_MAPPING, DynamicCache, GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -73,7 +80,9 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         `attention_mask` (batch, cached + seq) is 1 for tokens; padding, on either side, changes no token's logits.
         Raises: ValueError for what it would have to leave out.
         """
-        unknown = [name for name, value in kwargs.items() if name not in KNOWN and value is not None and value is not False]
+        unknown = [
+            name for name, value in kwargs.items() if name not in KNOWN and value is not None and value is not False
+        ]
         if unknown:
             raise ValueError(f"found {', '.join(unknown)}, which archport's models do not take: see archport.observe")
         past = past_key_values if cache is None else cache
@@ -192,7 +201,9 @@ def wrapped(model: Decoder) -> CausalLM:
     values = copy.deepcopy(hf_config(model))
     name = values.pop("model_type")
     # An architecture of a plugin may be none of transformers'.
-    known = CONFIG_MAPPING[name] if name in CONFIG_MAPPING else type("Config", (PretrainedConfig,), {"model_type": name})
+    known = (
+        CONFIG_MAPPING[name] if name in CONFIG_MAPPING else type("Config", (PretrainedConfig,), {"model_type": name})
+    )
     config = known(**values)
     if model.origin is not None:  # by which PEFT says what an adapter belongs to
         config.name_or_path = str(model.origin.name if model.origin.commit else model.origin.folder or "")
