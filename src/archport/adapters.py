@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .building import parameters_on_meta
 from .errors import ArchportError, CheckpointError, SourceError, in_a_line
-from .files.checkpoint import ADAPTER, ADAPTER_WEIGHTS, MAX_CONFIG, companion, open_weights
+from .files.adapter import ADAPTER, ADAPTER_WEIGHTS
+from .files.checkpoint import MAX_CONFIG, companion, open_weights
 from .files.in_memory import InMemory
 from .files.strict_json import read_json
 from .layers import Decoder
@@ -99,8 +100,8 @@ def _merge(base: nn.Module, folder: Path) -> Any:
         warnings.simplefilter("ignore", FutureWarning)  # of what peft asks transformers for
         warnings.filterwarnings("error", "Found missing adapter keys")
         adapted: Any = PeftModel.from_pretrained(base, str(folder), config=config)
-    weights = load_peft_weights(str(folder), device="cpu")
-    if unused := set_peft_model_state_dict(adapted, weights).unexpected_keys:
+    found: Any = set_peft_model_state_dict(adapted, load_peft_weights(str(folder), device="cpu"))
+    if unused := found.unexpected_keys:
         raise CheckpointError(f"found {', '.join(unused[:3])}, which this base has no place for")
     return adapted.merge_and_unload()
 

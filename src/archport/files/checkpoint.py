@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import CheckpointError
+from .adapter import adapter_notes, require_model
 from .header import Header
 from .memory import drop
 from .pickle_file import PickleFile
@@ -37,9 +38,6 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.jinja",
 )
-# An adapter of PEFT's, alone or beside the weights of its base.
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Far above any published file, far below what would hang or fill the machine.
 MAX_CONFIG = 1 << 20
 MAX_INDEX = 16 << 20
@@ -121,19 +119,6 @@ def open_folder(
     size = sum(file.path.stat().st_size for file in opened)
     origin = Origin(name, hf, folder, revision, commit, generation)
     return Checkpoint(origin, headers, tuple(shards), size, files, notes=adapter_notes(present, name))
-
-
-def require_model(present: Collection[str], where: str) -> None:
-    """Refuse an adapter without its base, by the names of a folder's files. Raises: CheckpointError."""
-    if ADAPTER in present and CONFIG not in present:
-        what = f"found an adapter ({ADAPTER}) without a model: load its base with adapter={where!r}"
-        raise CheckpointError(f"{where}: {what}, or with --adapter {where}")
-
-
-def adapter_notes(present: Collection[str], where: str) -> tuple[str, ...]:
-    """What to say of an adapter that lies beside the weights, by the names of a folder's files."""
-    merge = f"adapter={where!r} or --adapter {where} merges it"
-    return (f"{where}/{ADAPTER}: the adapter beside the weights is left out: {merge}",) if ADAPTER in present else ()
 
 
 def companion(folder: Path, name: str, blobs: Path | None = None) -> Path:

@@ -14,7 +14,7 @@ def as_transformers(model: Decoder) -> "PreTrainedModel":
     It shares the model's memory: what trains one trains the other. Its `save_pretrained` is `export`; its class bears
     the name of the class that transformers has for the architecture, by which libraries go.
 
-    Raises: ConfigError for anything but a Decoder with weights of its own.
+    Raises: ConfigError for anything but a Decoder.
     """
     from .causal_lm import wrapped
 

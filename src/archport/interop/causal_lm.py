@@ -109,7 +109,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding."""
         return self.decoder.embed.tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Put another token embedding in its place."""
         self.decoder.embed.tokens = value
 
@@ -117,7 +117,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """The head."""
         return self.decoder.head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Put another head in its place."""
         self.decoder.head = new_embeddings
 
@@ -132,7 +132,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Make the head share the embedding's weight, where the model is tied."""
-        self.decoder.tie()
+        if not is_swapped(self.decoder):
+            self.decoder.tie()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Weights under our names, or all of a checkpoint under those of its files, as Trainer reads one.
@@ -195,9 +196,8 @@ def hf_config(model: Decoder) -> dict[str, Any]:
 
 def wrapped(model: Decoder) -> CausalLM:
     """A Decoder as a transformers model. Raises: ConfigError."""
-    if not isinstance(model, Decoder) or is_swapped(model):
-        kind = "a Decoder with packed or quantised linear maps" if isinstance(model, Decoder) else f"a {type(model)}"
-        raise ConfigError({"model": f"found {kind}, expected a Decoder as archport.load gives it"}, "as_transformers")
+    if not isinstance(model, Decoder):
+        raise ConfigError({"model": f"found a {type(model).__name__}, expected a Decoder"}, "as_transformers")
     values = copy.deepcopy(hf_config(model))
     name = values.pop("model_type")
     # An architecture of a plugin may be none of transformers'.

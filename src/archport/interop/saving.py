@@ -1,12 +1,15 @@
 """Writing a checkpoint into a folder that holds other files, as transformers does."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import ExportError
-from ..files.checkpoint import COMPANIONS, GENERATION, SHARD, WEIGHTS
+from ..files.checkpoint import CONFIG, GENERATION
+
+WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 
 
 @contextmanager
@@ -21,11 +24,12 @@ def filled(folder: Path) -> Iterator[Path]:
             new = Path(temporary) / "new"
             yield new
             names = {path.name for path in new.iterdir()}
-            stay = {name for name in COMPANIONS if name != GENERATION and (folder / name).exists()}
-            for name in names - stay:
-                (new / name).replace(folder / name)
+            ours = {name for name in names if WEIGHTS.fullmatch(name) or name in (CONFIG, GENERATION)}
+            for name in names:
+                if name in ours or not (folder / name).exists():
+                    (new / name).replace(folder / name)
             for path in folder.iterdir():
-                if path.name not in names and (path.name in WEIGHTS or SHARD.fullmatch(path.name)):
+                if path.name not in names and WEIGHTS.fullmatch(path.name):
                     path.unlink()
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -36,9 +36,12 @@ class Decoder(nn.Module):
     if TYPE_CHECKING:
 
         @property
-        def config(self) -> AnyConfig: ...
+        def config(self) -> AnyConfig:
+            """Its sizes, those of its own architecture too."""
+
         @config.setter
         def config(self, config: DecoderConfig) -> None: ...
+
         def __call__(
             self,
             ids: Tensor | None = None,
@@ -47,7 +50,8 @@ class Decoder(nn.Module):
             positions: Tensor | None = None,
             mask: Tensor | None = None,
             cache: Cache | None = None,
-        ) -> Tensor: ...
+        ) -> Tensor:
+            """What `forward` returns."""
 
     def __init__(
         self,

@@ -10,20 +10,17 @@ from typing import Any, TypeVar
 
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
+from ..adapter import ADAPTER, ADAPTER_WEIGHTS, adapter_notes, require_model
 from ..checkpoint import (
-    ADAPTER,
-    ADAPTER_WEIGHTS,
     COMPANIONS,
     CONFIG,
     MAX_CONFIG,
     WEIGHTS,
     Checkpoint,
-    adapter_notes,
     check_index,
     choose_weights,
     open_folder,
     read_index,
-    require_model,
     shard_names,
 )
 from ..safetensors_file import checked
@@ -59,7 +56,7 @@ def open_companions(repo: str, revision: str | None, *, offline: bool, access: H
 
 
 def fetch_adapter(repo: str, *, offline: bool, access: HubAccess) -> Path:
-    """The folder in the cache with the files of an adapter, fetched if need be. Raises: SourceError, CheckpointError."""
+    """The folder in the cache with an adapter's files, fetched if need be. Raises: SourceError, CheckpointError."""
     folder, names, fetch = _snapshot(repo, None, offline, access, needed=ADAPTER)
     _fetch_all(fetch, [name for name in ADAPTER_WEIGHTS if name in names][:1])
     return folder
