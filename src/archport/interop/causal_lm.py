@@ -48,6 +48,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = ""  # all of it
     _supports_sdpa = True
+    is_gradient_checkpointing = False  # which PEFT asks for, and transformers warns of the name
 
     def __init__(self, decoder: Decoder, config: PretrainedConfig) -> None:
         super().__init__(config)
