@@ -448,7 +448,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused_in_one_line(tmp_path):
     expect("truncated")
     (adapter / "adapter_model.safetensors").unlink()
     expect("no weights of the adapter found")
-    with pytest.raises(CheckpointError, match="adapter_config.json: not found"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: not found"):
         archport.load(base, adapter=base)
 
 
