@@ -258,6 +258,28 @@ def test_trainer_trains_as_it_trains_the_reference(tmp_path, options):
         assert not torch.equal(trained, start)
 
 
+@pytest.mark.parametrize("adapted", [False, True], ids=["all", "lora"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_that_are_computed_again_train_the_same(tmp_path, adapted, reentrant):
+    trained, calls = [], []
+    for again in (False, True):
+        _, ours = both("gpt2", **TRAINED)
+        decoder = ours.decoder
+        decoder.blocks[1].mlp.activation.register_forward_hook(lambda *_: calls.append(again))  # noqa: B023
+        if adapted:
+            torch.manual_seed(0)
+            ours = get_peft_model(
+                ours, LoraConfig(task_type="CAUSAL_LM", target_modules=["qkv"], init_lora_weights=False)
+            )
+        kwargs = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if again else {}
+        with warnings.catch_warnings(action="ignore"):  # of its new name
+            train(ours, tmp_path, save_strategy="no", optim="sgd", gradient_checkpointing=again, **kwargs)
+        trained.append(parameters(ours))
+        assert "forward" not in vars(decoder.blocks[1])
+    assert calls.count(True) == 2 * calls.count(False)
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*trained, strict=True))
+
+
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
 def test_training_goes_on_from_a_checkpoint(tmp_path, variant):
     options = TRAINED if variant == "gpt2" else {}
@@ -373,6 +395,7 @@ def test_a_merged_adapter_is_what_peft_merges(tmp_path, kind):
 
 
 @pytest.mark.parametrize("variant", [*SIZES, "gpt_neox tied"])
+@pytest.mark.filterwarnings("ignore:The following rank_pattern:RuntimeWarning")  # PEFT's own, of fused experts
 def test_of_every_architecture(tmp_path, variant):
     expect_merged(tmp_path, variant, lora())
 

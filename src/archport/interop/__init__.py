@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from ..keywords import strict_keywords
 from ..layers import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@strict_keywords
 def as_transformers(model: Decoder) -> "PreTrainedModel":
     """The model as transformers' Trainer, `generate` and pipelines, PEFT, accelerate and lm-eval take one.
 

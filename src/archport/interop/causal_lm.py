@@ -1,9 +1,11 @@
 """A Decoder as a transformers model: its weights are the Decoder's own, what it saves is our export."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = ""  # all of it
     _supports_sdpa = True
-    is_gradient_checkpointing = False  # which PEFT asks for, and transformers warns of the name
+    supports_gradient_checkpointing = True
+    gradient_checkpointing = False  # which transformers switches on, and says how in _gradient_checkpointing_func
 
     def __init__(self, decoder: Decoder, config: PretrainedConfig) -> None:
         super().__init__(config)
@@ -87,17 +90,19 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         if unknown:
             raise ValueError(f"found {', '.join(unknown)}, which archport's models do not take: see archport.observe")
         past = past_key_values if cache is None else cache
-        if past is None and (self.config.use_cache if use_cache is None else use_cache):
+        again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if past is None and not again and (self.config.use_cache if use_cache is None else use_cache):
             past = DynamicCache()
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         require_one_text(position_ids, mask, past is not None and past.get_seq_length() > 0)
-        stream = self.decoder.stream(
-            input_ids,
-            inputs_embeds=inputs_embeds,
-            positions=position_ids,
-            mask=mask,
-            cache=None if past is None else Past(past, len(self.decoder.blocks)),
-        )
+        with self._recomputed() if again else nullcontext():
+            stream = self.decoder.stream(
+                input_ids,
+                inputs_embeds=inputs_embeds,
+                positions=position_ids,
+                mask=mask,
+                cache=None if past is None else Past(past, len(self.decoder.blocks)),
+            )
         kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(stream[:, kept])
         loss = None
@@ -105,6 +110,22 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             more = {name: value for name, value in kwargs.items() if name in OF_THE_LOSS}
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **more)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: past})
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """What PEFT asks for; transformers warns that it has another name now."""
+        return self.gradient_checkpointing
+
+    @contextmanager
+    def _recomputed(self) -> Iterator[None]:
+        """Blocks keep nothing for the backward pass, which computes them again."""
+        for block in self.decoder.blocks:
+            block.forward = partial(self._gradient_checkpointing_func, block.forward)
+        try:
+            yield
+        finally:
+            for block in self.decoder.blocks:
+                del block.forward
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
