@@ -48,7 +48,7 @@ def parameters(model) -> list[torch.Tensor]:
 # The interface of a transformers model
 
 
-@pytest.mark.parametrize("variant", [*SIZES, "gpt2 untied", "gpt_neox tied"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_logits_and_loss_are_those_of_the_reference(variant):
     hf, ours = both(variant)
@@ -529,6 +529,8 @@ def test_accelerate_prepares_saves_and_loads(tmp_path):
         torch.equal(a, b + 1) for a, b in zip(parameters(archport.load(tmp_path / "out")), expected, strict=True)
     )
     assert all(map(torch.equal, parameters(ours), expected))
+    with pytest.raises(ExportError, match=r"state_dict: .*Unexpected key"):
+        ours.save_pretrained(tmp_path / "out", state_dict={**weights, "decoder.more": torch.ones(1)})
 
 
 # lm-eval

@@ -39,17 +39,17 @@ def merged(plan: LoadPlan, folder: Path) -> LoadPlan:
         if any(key.startswith((f"{PREFIX}decoder.blocks.", f"{PREFIX}blocks.")) for key in keys):
             below = any(key.startswith(f"{PREFIX}decoder.") for key in keys)
             _merge(nn.ModuleDict({"decoder": model}) if below else model, folder)
-            tied, weights = model.head.weight is model.embed.tokens.weight, _theirs(plan, model)
+            head, embedding, weights = model.head, model.embed.tokens, _theirs(plan, model)
         else:
             reference = _merge(_of_transformers(plan, model), folder)
             head, embedding = reference.get_output_embeddings(), reference.get_input_embeddings()
-            tied = head.weight is embedding.weight
-            weights = {name: one for name, one in reference.state_dict().items() if not tied or one is not head.weight}
+            weights = reference.state_dict()
     memory = InMemory(weights)
     files = dict.fromkeys(weights, memory)
     notes = tuple(note for note in plan.checkpoint.notes if ADAPTER not in note)
     checkpoint = replace(plan.checkpoint, headers=memory.headers, files=files, remote={}, notes=notes)
-    return replace(plan_checkpoint(checkpoint, plan.dtype, tied=tied), settled=True)
+    again = plan_checkpoint(checkpoint, plan.dtype, tied=head.weight is embedding.weight)
+    return replace(again, settled=True)
 
 
 def _keys(folder: Path) -> list[str]:
@@ -64,7 +64,7 @@ def _keys(folder: Path) -> list[str]:
 
 
 def _theirs(plan: LoadPlan, model: Decoder, present: Any = None) -> dict[str, Tensor]:
-    outgoing = export_tensors(plan.architecture.table, plan.config, dict(model.named_parameters()), present=present)
+    outgoing = export_tensors(plan.architecture.table, model.config, dict(model.named_parameters()), present=present)
     return {key: one.make() for key, one in outgoing.items()}
 
 
@@ -73,7 +73,7 @@ def _of_transformers(plan: LoadPlan, model: Decoder) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     hf = copy.deepcopy({**plan.checkpoint.origin.hf, "model_type": plan.architecture.name})
-    config = AutoConfig.for_model(**hf | {"tie_word_embeddings": plan.config.tied})
+    config = AutoConfig.for_model(**hf | {"tie_word_embeddings": model.config.tied})
     with parameters_on_meta():
         reference = AutoModelForCausalLM.from_config(config, torch_dtype=plan.dtype)
     meanings = {key: plan.architecture.table.canonical(key) for key in reference.state_dict()}

@@ -23,15 +23,13 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from ..config import Origin, dtype_name
 from ..errors import ConfigError, ExportError
 from ..fast.linears import is_swapped
 from ..layers import Decoder
 from ..port import export, from_state_dict
-from ..registry import architecture, skeleton
-from ..translate.fields import read_config, write_config
+from ..registry import architecture
 from .passes import Past, require_one_text
-from .saving import filled
+from .saving import filled, hf_config, to_write
 
 EMBEDDING, HEAD = "decoder.embed.tokens.weight", "decoder.head.weight"
 # What an output calls the cache, which transformers 5 renamed.
@@ -186,34 +184,14 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         if push_to_hub:
             raise ExportError("push_to_hub: archport writes folders: upload one with huggingface_hub's upload_folder")
         if is_main_process:
-            decoder = self._to_write(state_dict)
+            before, now = self._before[0], self.config.to_dict()
+            changes = {name: value for name, value in now.items() if before.get(name) != value}
+            decoder = to_write(self.decoder, state_dict, changes)
             changed = self.generation_config.to_dict() != self._before[1]
             with filled(Path(save_directory)) as new:
                 export(decoder, new, max_shard_size=max_shard_size)
                 if changed:
                     self.generation_config.save_pretrained(new)
-
-    def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> Decoder:
-        """The Decoder, or one of these weights, with the configs' changes."""
-        arch, before, now = architecture(self.decoder.architecture), self._before[0], self.config.to_dict()
-        if state_dict is None:
-            written = copy.copy(self.decoder)
-        else:
-            written = skeleton(arch, self.decoder.config)
-            own = {name.removeprefix("decoder."): weight for name, weight in state_dict.items()}
-            written.load_state_dict(own, assign=True)
-            written.tie()
-        hf = hf_config(self.decoder) | {name: value for name, value in now.items() if before.get(name) != value}
-        written.config = read_config(arch.table, arch.config_class, hf, "config")[0]
-        written.origin = replace(self.decoder.origin or Origin("build", {}), hf=hf)
-        return written
-
-
-def hf_config(model: Decoder) -> dict[str, Any]:
-    """What an export of a model writes as its config.json."""
-    arch, origin = architecture(model.architecture), model.origin
-    hf = write_config(arch.table, model.config, arch.name, origin.hf if origin else None)
-    return hf | {"torch_dtype": dtype_name(model.dtype)}
 
 
 def wrapped(model: Decoder) -> CausalLM:
@@ -222,10 +200,8 @@ def wrapped(model: Decoder) -> CausalLM:
         raise ConfigError({"model": f"found a {type(model).__name__}, expected a Decoder"}, "as_transformers")
     values = copy.deepcopy(hf_config(model))
     name = values.pop("model_type")
-    # An architecture of a plugin may be none of transformers'.
-    known = (
-        CONFIG_MAPPING[name] if name in CONFIG_MAPPING else type("Config", (PretrainedConfig,), {"model_type": name})
-    )
+    of_plugin = type("Config", (PretrainedConfig,), {"model_type": name})  # of which transformers may know nothing
+    known = CONFIG_MAPPING[name] if name in CONFIG_MAPPING else of_plugin  # noqa: SIM401  # its get finds nothing
     config = known(**values)
     if model.origin is not None:  # by which PEFT says what an adapter belongs to
         config.name_or_path = str(model.origin.name if model.origin.commit else model.origin.folder or "")

@@ -1,15 +1,51 @@
-"""Writing a checkpoint into a folder that holds other files, as transformers does."""
+"""What `save_pretrained` writes, and writing it into a folder that holds other files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from ..errors import ExportError
+from torch import Tensor
+
+from ..config import Origin, dtype_name
+from ..errors import ExportError, in_a_line
 from ..files.checkpoint import CONFIG, GENERATION
+from ..layers import Decoder
+from ..registry import architecture, skeleton
+from ..translate.fields import read_config, write_config
 
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
+
+
+def hf_config(model: Decoder) -> dict[str, Any]:
+    """What an export of a model writes as its config.json."""
+    arch, origin = architecture(model.architecture), model.origin
+    hf = write_config(arch.table, model.config, arch.name, origin.hf if origin else None)
+    return hf | {"torch_dtype": dtype_name(model.dtype)}
+
+
+def to_write(model: Decoder, weights: Mapping[str, Tensor] | None, changes: Mapping[str, Any]) -> Decoder:
+    """A model to export: with these weights, named as those of its transformers model, and changes of its config.json.
+
+    Raises: ExportError.
+    """
+    arch = architecture(model.architecture)
+    written = copy(model) if weights is None else skeleton(arch, model.config)
+    if weights is not None:
+        try:
+            own = {name.removeprefix("decoder."): weight for name, weight in weights.items()}
+            written.load_state_dict(own, assign=True)
+        except RuntimeError as error:
+            raise ExportError(f"state_dict: {in_a_line(error)}") from None
+        written.tie()
+    hf = {**hf_config(model), **changes}
+    written.config = read_config(arch.table, arch.config_class, hf, "config")[0]
+    written.origin = replace(model.origin or Origin("build", {}), hf=hf)
+    return written
 
 
 @contextmanager
