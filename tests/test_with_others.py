@@ -395,7 +395,7 @@ def test_a_merged_adapter_is_what_peft_merges(tmp_path, kind):
 
 
 @pytest.mark.parametrize("variant", [*SIZES, "gpt_neox tied"])
-@pytest.mark.filterwarnings("ignore:The following rank_pattern:RuntimeWarning")  # PEFT's own, of fused experts
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern:RuntimeWarning")  # PEFT's own, of fused experts
 def test_of_every_architecture(tmp_path, variant):
     expect_merged(tmp_path, variant, lora())
 

@@ -48,6 +48,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     base_model_prefix = ""  # all of it
     _supports_sdpa = True
+    _supports_cache_class = True  # which transformers 4 asks for
     supports_gradient_checkpointing = True
     gradient_checkpointing = False  # which transformers switches on, and says how in _gradient_checkpointing_func
 

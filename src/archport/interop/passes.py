@@ -1,11 +1,16 @@
 """What a forward pass of transformers is given, as ours takes it: its cache, and texts that are one a row."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import DynamicCache, cache_utils
+from transformers.cache_utils import Cache
 
 from ..layers import LayerCache
+
+# One layer of a dynamic cache; before transformers 4.54 there were none, and such a cache kept all tokens.
+DynamicLayer: Any = getattr(cache_utils, "DynamicLayer", ())
 
 
 class _PastLayer:
@@ -24,12 +29,14 @@ class Past:
     """A dynamic cache of transformers as one of ours. Raises: ValueError for one of another kind."""
 
     def __init__(self, cache: Cache, layers: int) -> None:
-        if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+        held = getattr(cache, "layers", [])
+        if not (all(isinstance(layer, DynamicLayer) for layer in held) and (held or isinstance(cache, DynamicCache))):
             raise ValueError(f"found a {type(cache).__name__}, expected a DynamicCache: leave cache_implementation out")
         self.length = int(cache.get_seq_length())  # before this pass, in which layers fill one after another
-        if not self.length:  # those of a window would drop tokens, which our masks hide instead
-            cache.layers = [DynamicLayer() if layer.is_sliding else layer for layer in cache.layers]
-        elif any(layer.is_sliding for layer in cache.layers):
+        sliding = [getattr(layer, "is_sliding", False) for layer in held]
+        if any(sliding) and not self.length:  # they would drop tokens, which our masks hide instead
+            cache.layers = [DynamicLayer() if one else layer for one, layer in zip(sliding, held, strict=True)]
+        elif any(sliding):
             raise ValueError("found a cache that drops tokens, expected one that this model has filled from the start")
         self.layers: Sequence[LayerCache] = [_PastLayer(cache, number) for number in range(layers)]
 
