@@ -51,6 +51,7 @@ compat-newest: $(NEWEST)/bin/python
 
 peers: $(PEERS)/ready
 	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q -m peers tests/peers -s
+	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q tests/test_with_others.py tests/test_docs.py -k "lm_eval or with-others"
 
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
@@ -84,7 +85,7 @@ $(NEWEST)/bin/python:
 $(PEERS)/ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(PEERS)
 	sed '/^# From here on/,$$d' constraints.txt > $(PEERS)/constraints.txt
-	$(PEERS)/bin/python -m pip install -q -c $(PEERS)/constraints.txt -e '.[dev]' 'transformer_lens<4'  # 4 has no model of its own
+	$(PEERS)/bin/python -m pip install -q -c $(PEERS)/constraints.txt -e '.[dev,lm-eval]' 'transformer_lens<4'  # 4 has no model of its own
 	touch $@
 
 clean:

@@ -6,6 +6,7 @@ from .generation.cache import KVCache
 from .generation.decoding import generate, stream
 from .generation.scoring import score
 from .generation.text import tokenizer
+from .interop import as_transformers
 from .layers import Decoder
 from .observing import observe, sites
 from .parity import verify
@@ -18,6 +19,7 @@ __all__ = [
     "Decoder",
     "KVCache",
     "architectures",
+    "as_transformers",
     "build",
     "export",
     "from_state_dict",

@@ -1,11 +1,11 @@
 """What a model is and where it came from: DecoderConfig, checked on construction, and Origin."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from inspect import getattr_static
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 import torch
 
@@ -16,6 +16,10 @@ from .errors import ConfigError
 LIMITS = {"vocab_size": 1 << 24, "context": 1 << 24, "width": 1 << 20, "layers": 1 << 10, "heads": 1 << 14}
 LIMITS |= {"head_width": 1 << 20, "kv_heads": 1 << 14, "mlp_width": 1 << 22, "rotary_width": 1 << 20}
 LIMITS |= {"expert_width": 1 << 22, "experts": 1 << 12, "experts_per_token": 1 << 12}
+
+NOT_OF_TRANSFORMERS = (
+    "found a bare model of archport, expected one of transformers: pass archport.as_transformers(model)"
+)
 
 
 def bounded(default: Any = MISSING, *, least: float, most: float | None = None) -> Any:
@@ -115,6 +119,26 @@ class DecoderConfig:
     def residual_init_std(self) -> float:
         """Standard deviation of fresh weights that write to the residual stream."""
         return self.init_std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, for libraries that look into configs; one that transformers' have besides is a TypeError."""
+        return _OurFields(asdict(self))
+
+
+class _OurFields(dict[str, Any]):
+    def __missing__(self, name: str) -> NoReturn:
+        raise TypeError(NOT_OF_TRANSFORMERS) if name == "model_type" else KeyError(name)
+
+
+if TYPE_CHECKING:
+
+    class AnyConfig(DecoderConfig):
+        """The Config of an architecture that is not known before it runs: it may have any field of its own."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    AnyConfig = DecoderConfig
 
 
 def required(config_class: type[DecoderConfig]) -> list[str]:

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adapters import merged
 from .config import DecoderConfig, Origin, required
 from .errors import CheckpointError, ConfigError
 from .files.checkpoint import Checkpoint, check_hashes
-from .files.header import Header
 from .files.hub.access import HubAccess
+from .files.in_memory import InMemory
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
-from .files.source import open_source
+from .files.source import open_adapter, open_source
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
@@ -62,6 +63,7 @@ def load(
     linears: str | None = None,
     variant: str | None = None,
     follow_links: bool = False,
+    adapter: str | Path | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
@@ -71,7 +73,7 @@ def load(
     `dtype` "auto" is what the config says, else what the first weights are. Tensors whose layout is ours already are
     used where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned
     of, if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their
-    names.
+    names. `adapter` is a folder or Hub id of one that PEFT saved, to merge into the weights; peft must be installed.
     `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
     `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads files of a folder that
     are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
@@ -86,6 +88,8 @@ def load(
     planned = plan_checkpoint(replace(checkpoint, copied=copy), dtype)
     if check_hash:
         check_hashes(checkpoint)
+    if adapter is not None:
+        planned = merged(planned, open_adapter(adapter, offline=offline, access=access))
     return execute(planned, device, check_finite=check_finite, linears=linears)
 
 
@@ -100,20 +104,24 @@ def plan(
     copy: bool = False,
     variant: str | None = None,
     follow_links: bool = False,
+    adapter: str | Path | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     endpoint: str | None = None,
 ) -> LoadPlan:
     """What `load` would do with the same arguments, one step a tensor.
 
-    Of a Hub repository only config, index and headers are read, unless `headers_only` is false.
+    Of a Hub repository only config, index and headers are read, unless `headers_only` is false; with an `adapter` the
+    weights are read and merged, too.
 
     Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     access = HubAccess(token, cache_dir, endpoint)
     how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
-    checkpoint = open_source(source, revision, headers_only=headers_only, access=access, **how)
-    return plan_checkpoint(replace(checkpoint, copied=copy), dtype)
+    only = headers_only and adapter is None
+    checkpoint = open_source(source, revision, headers_only=only, access=access, **how)
+    planned = plan_checkpoint(replace(checkpoint, copied=copy), dtype)
+    return planned if adapter is None else merged(planned, open_adapter(adapter, offline=offline, access=access))
 
 
 @strict_keywords
@@ -128,25 +136,10 @@ def from_state_dict(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
         raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
-    memory = _InMemory(state_dict)
+    memory = InMemory(state_dict)
     origin = Origin("state_dict", _as_dict(hf_config))
     checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory))
     return execute(plan_checkpoint(checkpoint, dtype))
-
-
-class _InMemory:
-    """A state_dict as a weights file."""
-
-    mapped = False
-    path = Path()
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
-        self._tensors = state_dict
-        self.headers = {key: Header(tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
-
-    def tensor(self, key: str, *, own: bool = False) -> Tensor:  # noqa: ARG002
-        return self._tensors[key].detach()
 
 
 def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:

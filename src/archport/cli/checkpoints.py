@@ -17,6 +17,7 @@ from ..registry import Architecture
 from ..view import composition, summary
 from ..view.trees import parameter_count
 from .app import (
+    Adapter,
     Device,
     Dtype,
     Json,
@@ -49,14 +50,20 @@ def load(
     check_hash: Annotated[bool, Option("--check-hash", help="compare cached files with their hashes")] = False,
     variant: Variant = None,
     follow_links: Links = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Load a checkpoint and say what became of every tensor."""
-    if dry_run and (copy or check_finite or check_hash):
-        raise BadParameter("--dry-run reads no weights: --copy, --check-finite and --check-hash do")
+    if dry_run and (copy or check_finite or check_hash or adapter):
+        raise BadParameter("--dry-run reads no weights: --copy, --check-finite, --check-hash and --adapter do")
     start = time.perf_counter()
     plan = port.plan(
-        source, dtype=dtype, headers_only=dry_run, copy=copy, **reading(revision, offline, variant, follow_links)
+        source,
+        dtype=dtype,
+        headers_only=dry_run,
+        copy=copy,
+        adapter=adapter,
+        **reading(revision, offline, variant, follow_links),
     )
     if check_hash:
         checkpoint.check_hashes(plan.checkpoint)
@@ -160,10 +167,11 @@ def export(
     offline: Offline = False,
     variant: Variant = None,
     follow_links: Links = False,
+    adapter: Adapter = None,
 ) -> None:
     """Write a checkpoint as a folder that transformers loads."""
     check_folder(folder, force=force)
-    model = port.load(source, dtype=dtype, **reading(revision, offline, variant, follow_links))
+    model = port.load(source, dtype=dtype, adapter=adapter, **reading(revision, offline, variant, follow_links))
     written = exporting.export(model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force)
     for path in sorted(written.iterdir()):
         say(f"{path}  {path.stat().st_size:,} bytes")

@@ -15,7 +15,7 @@ from ..generation.decoding import generate as rows_of
 from ..generation.decoding import stream
 from ..generation.scoring import score as score_of
 from ..layers import Decoder
-from .app import Device, Dtype, Json, Links, MaybeSource, Offline, Revision, Variant, app, print_json, reading
+from .app import Adapter, Device, Dtype, Json, Links, MaybeSource, Offline, Revision, Variant, app, print_json, reading
 
 
 class Bits(str, Enum):
@@ -56,6 +56,7 @@ def generate(
     offline: Offline = False,
     variant: Variant = None,
     follow_links: Links = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
@@ -67,7 +68,7 @@ def generate(
         raise BadParameter("--compile and --quantize do not go together")
     given = prompt if prompt is not None else _read_text(str(prompt_file))
     packed = "packed" if max_new_tokens >= WORTH_PACKING and not compiled else None
-    how = reading(revision, offline, variant, follow_links)
+    how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device, quantize.value if quantize else packed)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given) or text.start_ids(model)
@@ -107,6 +108,7 @@ def score(
     offline: Offline = False,
     variant: Variant = None,
     follow_links: Links = False,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a text; with --json of every token.
@@ -117,7 +119,7 @@ def score(
         raise BadParameter(f"found {len(words)} words, expected [SOURCE] FILE")
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
-    how = reading(revision, offline, variant, follow_links)
+    how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device)
     tokenizer = text.tokenizer(model)
     ids = text.encoded(tokenizer, given)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import CheckpointError
+from .adapter import adapter_notes, require_model
 from .choosing import choose_weights, lying
 from .header import Header
 from .memory import drop
@@ -127,6 +128,7 @@ def open_folder(
         return companion(folder, file, blobs, follow_links=follow_links)
 
     present = [path.name for path in folder.iterdir()]
+    require_model(present, name)
     if CONFIG not in present:
         raise CheckpointError(f"{folder / CONFIG}: not found, expected a file{lying(present)}")
     hf = read_json(beside(CONFIG), MAX_CONFIG)
@@ -137,6 +139,7 @@ def open_folder(
     held = {shard: open_weights(beside(shard)) for shard in shards}
     of_shard = {shard: file.headers for shard, file in held.items()}
     notes = [note for file in held.values() for note in file.notes]  # which are known with the headers
+    notes += adapter_notes(present, name)
     if index is not None:
         notes += check_index(index, of_shard, weights, present, same=partial(_same, held))
     files = {key: file for file in held.values() for key in file.headers}

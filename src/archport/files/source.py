@@ -7,7 +7,7 @@ from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
 from .choosing import check_variant, kind_of
 from .hub.access import HubAccess
-from .hub.repository import open_companions, open_headers, open_repository
+from .hub.repository import fetch_adapter, open_companions, open_headers, open_repository
 
 DEMO = Path(__file__).parents[1] / "demo"
 BUNDLED = "the bundled demo"
@@ -56,6 +56,12 @@ def companions(
     place = _folder_or_id(source, revision)
     access = HubAccess(token, cache_dir, endpoint)
     return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
+
+
+def open_adapter(adapter: str | Path, *, offline: bool, access: HubAccess) -> Path:
+    """The folder of an adapter, from the Hub if need be. Raises: SourceError."""
+    place = _folder_or_id(adapter, None)
+    return place if isinstance(place, Path) else fetch_adapter(place, offline=offline, access=access)
 
 
 def is_folder(source: str | Path) -> bool:

@@ -2,15 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from ..config import DecoderConfig, Origin
+from ..config import NOT_OF_TRANSFORMERS, AnyConfig, DecoderConfig, Origin
 from .block import Block
 from .context import AttentionContext, Cache, of_pass
 from .embed import Embed
+
+
+class _OfTransformers:
+    """What Trainer, pipelines and PEFT ask their models for first, and a Decoder is none of these."""
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        if model is None:
+            return self
+        raise TypeError(NOT_OF_TRANSFORMERS)
 
 
 class Decoder(nn.Module):
@@ -20,9 +29,29 @@ class Decoder(nn.Module):
     set them.
     """
 
-    config: DecoderConfig
     architecture: str
     origin: Origin | None = None
+    accepts_loss_kwargs = can_generate = prepare_inputs_for_generation = _OfTransformers()
+
+    if TYPE_CHECKING:
+
+        @property
+        def config(self) -> AnyConfig:
+            """Its sizes, those of its own architecture too."""
+
+        @config.setter
+        def config(self, config: DecoderConfig) -> None: ...
+
+        def __call__(
+            self,
+            ids: Tensor | None = None,
+            *,
+            inputs_embeds: Tensor | None = None,
+            positions: Tensor | None = None,
+            mask: Tensor | None = None,
+            cache: Cache | None = None,
+        ) -> Tensor:
+            """What `forward` returns."""
 
     def __init__(
         self,
@@ -52,6 +81,10 @@ class Decoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """The type of its numbers."""
         return next(self.parameters()).dtype
+
+    def num_parameters(self) -> int:
+        """How many numbers it has learned, a tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def tie(self) -> None:
         """Make the head share the embedding's weight, where the model is tied."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
+from ..adapter import ADAPTER, ADAPTER_WEIGHTS, adapter_notes, require_model
 from ..checkpoint import COMPANIONS, CONFIG, MAX_CONFIG, Checkpoint, open_folder
 from ..choosing import choose_weights, lying, of_variant
 from ..safetensors_file import checked
@@ -36,7 +37,7 @@ def open_repository(
     weights = choose_weights(names, repo, read_json(folder / CONFIG, MAX_CONFIG), variant)
     first = fetch(weights)
     wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
-    _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
+    _fetch_all(fetch, [*wanted, *(name for name in (*COMPANIONS, ADAPTER) if name in names)])
     blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
     return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs, variant=variant)
 
@@ -48,17 +49,24 @@ def open_companions(repo: str, revision: str | None, *, offline: bool, access: H
     return folder
 
 
+def fetch_adapter(repo: str, *, offline: bool, access: HubAccess) -> Path:
+    """The folder in the cache with an adapter's files, fetched if need be. Raises: SourceError, CheckpointError."""
+    folder, names, fetch = _snapshot(repo, None, offline, access, needed=ADAPTER)
+    _fetch_all(fetch, [name for name in ADAPTER_WEIGHTS if name in names][:1])
+    return folder
+
+
 def _snapshot(
-    repo: str, revision: str | None, offline: bool, access: HubAccess
+    repo: str, revision: str | None, offline: bool, access: HubAccess, needed: str = CONFIG
 ) -> tuple[Path, list[str], Callable[[str], Path]]:
-    """A commit's folder in the cache with its config, the names of its files, and how to fetch one."""
+    """A commit's folder in the cache with the file that is `needed`, the names of its files, and how to fetch one."""
     offline = offline or told_to_stay_offline()
-    names = [] if offline else _listing(repo, revision, access)
+    names = [] if offline else _listing(repo, revision, access, needed)
 
     def fetch(name: str, at: str | None) -> Path:
         return _ask(repo, revision, lambda: _download(repo, name, at, access, local=offline))
 
-    folder = fetch(CONFIG, revision).parent
+    folder = fetch(needed, revision).parent
     if offline:
         names = [path.name for path in folder.iterdir()]
     # All other files are of this commit too, wherever the branch moves in the meantime.
@@ -103,6 +111,7 @@ def open_headers(repo: str, revision: str | None, *, access: HubAccess, variant:
     headers = {key: header for file in held.values() for key, header in file.headers.items()}
     remote = {key: file for file in held.values() for key in file.headers}
     size = sum(header.bytes for header in headers.values())
+    notes += adapter_notes(names, repo)
     origin = Origin(repo, hf, None, revision, commit, variant=variant)
     return Checkpoint(origin, headers, tuple(shards), size, {}, remote=remote, notes=tuple(notes))
 
@@ -149,15 +158,18 @@ def _api(access: HubAccess) -> Any:
     return HfApi(endpoint=access.endpoint, token=access.token)
 
 
-def _listing(repo: str, revision: str | None, access: HubAccess) -> list[str]:
-    """The names of a repository's files, config.json among them."""
+def _listing(repo: str, revision: str | None, access: HubAccess, needed: str = CONFIG) -> list[str]:
+    """The names of a repository's files, the one that is `needed` among them."""
     if isinstance(access.token, str) and not re.fullmatch("[!-~]*", access.token):
         raise SourceError(f"{repo}: the token holds a space, a line break or a letter that no token has: copy it again")
     guard()
     info = _ask(repo, revision, lambda: _api(access).model_info(repo, revision=revision, timeout=TIMEOUT))
     names = [sibling.rfilename for sibling in info.siblings or ()]
-    if CONFIG not in names:
-        raise CheckpointError(f"{repo}: no {CONFIG} found, expected a checkpoint that transformers loads{lying(names)}")
+    if needed == CONFIG:
+        require_model(names, repo)
+    if needed not in names:
+        what = "a checkpoint that transformers loads" if needed == CONFIG else "an adapter that PEFT has saved"
+        raise CheckpointError(f"{repo}: no {needed} found, expected {what}{lying(names)}")
     return names
 
 
