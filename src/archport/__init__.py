@@ -2,6 +2,7 @@
 
 from .errors import ArchportError
 from .generation.cache import KVCache
+from .generation.configured import as_configured
 from .generation.decoding import generate, stream
 from .generation.scoring import score
 from .generation.text import tokenizer
@@ -17,6 +18,7 @@ __all__ = [
     "Decoder",
     "KVCache",
     "architectures",
+    "as_configured",
     "build",
     "export",
     "from_state_dict",

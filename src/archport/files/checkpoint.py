@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -26,16 +27,26 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# What a checkpoint carries besides config and weights; taken along on export.
+# What a checkpoint carries besides config and weights, as patterns; taken along on export, byte for byte.
+TEMPLATES = "additional_chat_templates"
 COMPANIONS = (
     GENERATION,
-    "tokenizer.json",
-    "tokenizer_config.json",
+    "tokenizer*.json",  # and tokenizer_config.json
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
+    "vocab*.json",
+    "encoder.json",
+    "tekken.json",
+    "vocab.txt",
+    "vocab.bpe",
     "merges.txt",
+    "*.model",  # SentencePiece calls them tokenizer.model, spiece.model, sentencepiece.bpe.model
+    "tokenizer.model.*",
+    "*.tiktoken",
+    "bpe.codes",
     "chat_template.jinja",
+    "chat_template.json",
+    f"{TEMPLATES}/*.jinja",
 )
 # Far above any published file, far below what would hang or fill the machine.
 MAX_CONFIG = 1 << 20
@@ -116,6 +127,18 @@ def open_folder(
     headers = {key: header for file in opened for key, header in file.headers.items()}
     size = sum(file.path.stat().st_size for file in opened)
     return Checkpoint(Origin(name, hf, folder, revision, commit, generation), headers, tuple(shards), size, files)
+
+
+def companions_among(names: Iterable[str]) -> list[str]:
+    """Those of the files of a folder or repository that are taken along on export."""
+    here = (name for name in names if "/" not in name or name.startswith(f"{TEMPLATES}/"))
+    return sorted(name for name in here if any(fnmatchcase(name, pattern) for pattern in COMPANIONS))
+
+
+def companions_of(folder: Path) -> list[str]:
+    """The names of the files in a folder that are taken along on export."""
+    paths = [*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]
+    return companions_among(path.relative_to(folder).as_posix() for path in paths)
 
 
 def companion(folder: Path, name: str, blobs: Path | None = None) -> Path:

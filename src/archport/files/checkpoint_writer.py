@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..errors import ExportError
-from .checkpoint import COMPANIONS, CONFIG, companion
+from ..errors import AsideWarning, ExportError
+from .checkpoint import CONFIG, companion, companions_of
 from .header import Header
 from .write import whole_folder
 
@@ -47,17 +48,25 @@ def write_checkpoint(
         folder = folder.expanduser().resolve()
         with whole_folder(folder, sum(tensor.header.bytes for tensor in tensors.values())) as new:
             (new / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-            for name in COMPANIONS:
-                if companions and (companions / name).exists():
-                    shutil.copyfile(companion(companions, name), new / name)
+            for name in _taken_along(companions):
+                (new / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(companion(companions or folder, name), new / name)
             _write_tensors(new, tensors, max_shard_size)
             # Safetensors files are private; a checkpoint is as readable as its config.
             mode = stat.S_IMODE((new / CONFIG).stat().st_mode)
-            for path in new.iterdir():
-                path.chmod(mode)
+            for path in new.rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     return folder
+
+
+def _taken_along(companions: Path | None) -> list[str]:
+    if companions is None or companions.is_dir():
+        return companions_of(companions) if companions else []
+    warnings.warn(AsideWarning(f"{companions}: is gone, so that no tokenizer is taken along"), stacklevel=5)
+    return []
 
 
 def _write_tensors(folder: Path, tensors: Mapping[str, TensorToWrite], max_shard_size: int | str) -> None:

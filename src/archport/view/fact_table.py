@@ -150,7 +150,7 @@ def _vocabulary(subject: Subject) -> Iterator[Fact]:
 
 def _tokens_known(subject: Subject) -> int | None:
     folder = subject.plan.checkpoint.origin.folder if subject.plan else None
-    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    if folder is None:
         return None
     try:
         return text.size(text.tokenizer(folder))

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
 from ..checkpoint import (
-    COMPANIONS,
     CONFIG,
     MAX_CONFIG,
     WEIGHTS,
     Checkpoint,
     check_index,
     choose_weights,
+    companions_among,
     open_folder,
     read_index,
     shard_names,
@@ -42,7 +42,7 @@ def open_repository(repo: str, revision: str | None, *, offline: bool, access: H
     weights = choose_weights(names, repo)
     first = fetch(weights)
     wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
-    _fetch_all(fetch, [*wanted, *(name for name in COMPANIONS if name in names)])
+    _fetch_all(fetch, [*wanted, *companions_among(names)])
     blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
     return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs)
 
@@ -50,7 +50,7 @@ def open_repository(repo: str, revision: str | None, *, offline: bool, access: H
 def open_companions(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Path:
     """The folder in the cache with config and tokenizer, fetched if need be. Raises: SourceError, CheckpointError."""
     folder, names, fetch = _snapshot(repo, revision, offline, access)
-    _fetch_all(fetch, [name for name in COMPANIONS if name in names])
+    _fetch_all(fetch, companions_among(names))
     return folder
 
 
