@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import AsideWarning, ConfigError
+from ..errors import AsideWarning, ConfigError, GenerationError
 from ..files.checkpoint import GENERATION
 from ..keywords import strict_keywords
 from ..layers import Decoder
@@ -40,6 +40,8 @@ def as_configured(model: Decoder, ids: Prompts | None = None) -> dict[str, Any]:
 
     Raises: ConfigError, GenerationError.
     """
+    if not isinstance(model, Decoder):
+        raise GenerationError(f"found a {type(model).__name__} for a model, expected a Decoder of archport")
     settings = read_settings(model, None if ids is None else max(map(len, read_prompts(model, ids))))
     if settings.others:
         warnings.warn(AsideWarning(f"{settings.where}: not followed: {in_words(settings.others)}"), stacklevel=3)

@@ -1,6 +1,8 @@
 """Text to tokens and back: a checkpoint's tokenizer, and text that appears as its tokens do."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from ..errors import CheckpointError, GenerationError, SourceError, in_a_line
@@ -10,6 +12,7 @@ from ..layers import Decoder
 from .tokenizers import Tokenizer, read_tokenizer
 
 WINDOW = 64  # tokens, after which the text of a token no longer depends on what was before
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -84,11 +87,10 @@ def pieces(
     Only what later tokens leave as it is, and nothing of a stop string or after it.
     """
     window = list(prompt)[-WINDOW:]
-    text = tokenizer.decode(window)
-    taken, pending = len(text), ""  # how much of the window's text is in pending, or was yielded
+    taken, pending = len(tokenizer.decode(window)), ""  # how much of the window's text is in pending, or was yielded
     for token in tokens:
         window.append(token)
-        text = tokenizer.decode(window)
+        text = tokenizer.decode(window[: len(window) - _open_bytes(tokenizer, window)])
         settled = len(text.rstrip(INCOMPLETE)) - getattr(tokenizer, "unsettled", 0)
         if settled > taken:
             pending += text[taken:settled]
@@ -100,16 +102,25 @@ def pieces(
             yield pending[:ready]
             pending = pending[ready:]
         if len(window) > 2 * WINDOW:  # or each step would take longer than the one before
-            shorter = tokenizer.decode(window[-WINDOW:])
-            if text.endswith(shorter) and len(shorter) > len(text) - taken:
-                window = window[-WINDOW:]
-                text, taken = shorter, taken - len(text) + len(shorter)
-    pending += text[taken:]
+            text, shorter = tokenizer.decode(window), tokenizer.decode(window[-WINDOW:])
+            whole = not _open_bytes(tokenizer, window[-WINDOW:][:1])
+            if whole and text.endswith(shorter) and len(shorter) > len(text) - taken:
+                window, taken = window[-WINDOW:], taken - len(text) + len(shorter)
+    pending += tokenizer.decode(window)[taken:]
     # Of several, the one that is complete first, as if characters came one by one.
     ends = [(pending.index(stop) + len(stop), pending.index(stop)) for stop in stops if stop in pending]
     _, cut = min(ends, default=(0, len(pending)))
     if cut:
         yield pending[:cut]
+
+
+def _open_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many tokens at the end are single bytes, or show nothing: a byte that fits no character spoils them all."""
+
+    def is_open(token: int) -> bool:
+        return BYTE.fullmatch(tokenizer.id_to_token(token) or "") is not None or not tokenizer.decode([token])
+
+    return sum(1 for _ in takewhile(is_open, reversed(ids)))
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:

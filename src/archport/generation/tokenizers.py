@@ -2,16 +2,18 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import CheckpointError, GenerationError, in_a_line
+from ..errors import AsideWarning, CheckpointError, GenerationError, in_a_line, plain
 from ..files.checkpoint import CONFIG, MAX_CONFIG, companion, companions_of
 from ..files.source import DEMO
 from ..files.strict_json import read_json
+from .declared import not_as_declared
 
 SETTINGS = "tokenizer_config.json"
 VOCABULARY = re.compile(r"(tokenizer|vocab|tekken|encoder)\.json|vocab\.txt|.*\.(model(\..*)?|tiktoken|codes)")
@@ -67,13 +69,11 @@ class TransformersTokenizer:
 
     def encode(self, text: str, /) -> Ids:
         """The ids of a text, never padded or cut."""
-        with _quiet():
-            return Ids([int(token) for token in self.own(text, verbose=False)["input_ids"]])
+        return Ids([int(token) for token in self.own(text, verbose=False)["input_ids"]])
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ids."""
-        with _quiet():
-            return str(self.own.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        return str(self.own.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def id_to_token(self, id: int, /) -> str | None:
         """A token as the vocabulary has it."""
@@ -117,13 +117,15 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{folder}: no tokenizer found, expected {expected}")
     if folder == DEMO:  # whose one plain file needs nothing that takes seconds to import
         return _as_it_is(folder / "tokenizer.json")
-    settings = _settings(folder, names)
+    settings = read_json(folder / SETTINGS, MAX_SETTINGS) if SETTINGS in names else {}
     own = _by_transformers(folder, names, settings)
     if not own.get_vocab().keys() - own.get_added_vocab().keys():
         kind, declared = type(own).__name__, "name the right class as tokenizer_class in tokenizer_config.json"
         raise CheckpointError(
             f"{folder}: transformers makes a {kind} of it, which has no tokens of its own: {declared}"
         )
+    for line in not_as_declared(own, folder, names, settings):
+        warnings.warn(AsideWarning(plain(line)), stacklevel=4)
     return TransformersTokenizer(own, folder)
 
 
@@ -133,44 +135,32 @@ def _as_it_is(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def _settings(folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
-    """What tokenizer_config.json says, and whether a class is named that can be one. Raises: CheckpointError."""
-    settings = read_json(folder / SETTINGS, MAX_SETTINGS) if SETTINGS in names else {}
-    name = settings.get("tokenizer_class")
-    if name is not None and not (isinstance(name, str) and CLASS.fullmatch(name)):
-        raise CheckpointError(f"{folder / SETTINGS}: found tokenizer_class {name!r:.60}, expected the name of one")
-    return settings
-
-
 def _by_transformers(folder: Path, names: Sequence[str], settings: Mapping[str, Any]) -> Any:
-    from transformers import AutoTokenizer
+    import transformers
 
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if (config := _config(folder, names)) is not None:
-        options["config"] = config
+    hf = read_json(companion(folder, CONFIG), MAX_CONFIG) if (folder / CONFIG).is_file() else None
+    for file, name in ((SETTINGS, settings.get("tokenizer_class")), (CONFIG, (hf or {}).get("tokenizer_class"))):
+        other = isinstance(name, str) and not CLASS.fullmatch(name) and name in dir(transformers)
+        if other or not isinstance(name, str | None):
+            raise CheckpointError(f"{folder / file}: found tokenizer_class {name!r:.60}, expected that of a tokenizer")
+    if "model_type" not in (hf or {}) and {"vocab.json", "merges.txt"} <= {*names} - {"tokenizer.json"}:
+        options["config"] = transformers.GPT2Config()  # whose files they are where none names another
+    elif hf is None:
+        options["config"] = transformers.PretrainedConfig()
     try:
         with _quiet():
-            return AutoTokenizer.from_pretrained(folder, **options)
+            own = transformers.AutoTokenizer.from_pretrained(folder, **options)
+            own.decode([])  # which says once what it has to say
+            return own
     except Exception as error:  # whatever transformers raises for files that it does not take
         reason = in_a_line(error, 300) or type(error).__name__
         if isinstance(error, ImportError):
             reason = f"{reason}: pip install archport[sentencepiece]"
         if "auto_map" in settings:
-            reason = f"{SETTINGS} asks for code of its own (auto_map), which is never run: {reason}"
+            reason = f"{SETTINGS} asks for code of its own (auto_map), which is never run"
     files = ", ".join(name for name in names if VOCABULARY.fullmatch(name))
     raise CheckpointError(f"{folder}: transformers cannot read its tokenizer ({files}): {reason}")
-
-
-def _config(folder: Path, names: Sequence[str]) -> Any:
-    """A config for a folder whose own names no architecture; vocab.json and merges.txt are GPT-2's then."""
-    config = read_json(companion(folder, CONFIG), MAX_CONFIG) if (folder / CONFIG).is_file() else None
-    if config is not None and "model_type" in config:
-        return None
-    from transformers import GPT2Config, PretrainedConfig
-
-    if {"vocab.json", "merges.txt"} <= {*names} and "tokenizer.json" not in names:
-        return GPT2Config(tokenizer_class=(config or {}).get("tokenizer_class"))
-    return PretrainedConfig() if config is None else None
 
 
 @contextmanager
