@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ import archport
 from archport.errors import AsideWarning, CheckpointError, GenerationError
 from archport.files.source import DEMO
 from archport.generation.text import encoded, pieces
+from archport.generation.tokenizers import chat_ids
 
 from .references import reference
 from .test_cli import run
@@ -58,7 +58,7 @@ def word_pieces(folder: Path) -> None:
 
 
 def words_in_a_file(folder: Path) -> None:
-    known = {word: at for at, word in enumerate(["<unk>", SPECIAL, *WORDS, *".,!;'"])}
+    known = {word: at for at, word in enumerate(dict.fromkeys(["<unk>", SPECIAL, *WORDS, *".,!;'"]))}
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.normalizer = normalizers.Lowercase()
@@ -203,3 +203,193 @@ def test_ids_and_text_are_those_of_transformers(kind, made, tmp_path, asked, bes
         assert tokenizer.decode(ids + new) == whole
         added = "".join(pieces(new, tokenizer, (), ids))
         assert added == whole[len(expected.decode(ids, skip_special_tokens=True)) :]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pythia"])
+def test_real_tokenizers_are_read_as_transformers_reads_them(name, shared, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(shared / "tokenizers" / name, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2" if name == "gpt2" else "gpt_neox"}))
+    tokenizer, expected = archport.tokenizer(folder), theirs(folder)
+    for text in [*TEXT, Path(__file__).read_text()]:
+        assert encoded(tokenizer, text) == expected(text, verbose=False)["input_ids"]
+
+
+def test_the_bundled_tokenizer_needs_no_transformers_to_be_the_same():
+    tokenizer, expected = archport.tokenizer(), theirs(DEMO)
+    assert isinstance(tokenizer, Tokenizer)
+    for text in TEXT:
+        ids = expected(text)["input_ids"]
+        assert tokenizer.encode(text).ids == ids
+        assert tokenizer.decode(ids) == expected.decode(ids, skip_special_tokens=True)
+
+
+@pytest.fixture
+def model_folder(tmp_path) -> Callable[[Path], Path]:
+    """A model for the tokenizer of a folder, saved beside it."""
+
+    def made(source: Path, rows: int | None = None, name: str = "model") -> Path:
+        folder = tmp_path / name
+        shutil.copytree(source, folder)
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        model = reference(kind, vocab_size=rows or len(theirs(folder)), context=128)
+        (folder / "config.json").unlink()
+        model.save_pretrained(folder)
+        return folder
+
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate_prints_what_transformers_decodes(kind, made, model_folder):
+    folder = model_folder(made[kind])
+    tokenizer, model = theirs(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    given = "hello don't worry"
+    ids = tokenizer(given, return_tensors="pt")["input_ids"]
+    asked = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0}
+    row = model.generate(ids, attention_mask=ids.new_ones(ids.shape), **asked)[0]
+    prompt, whole = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids[0], row))
+    loaded = archport.load(folder)
+    ours = archport.generate(loaded, ids, greedy=True, max_new_tokens=40, end=[])[0]
+    assert ours == row.tolist()
+    shown = pieces(ours[ids.shape[-1] :], archport.tokenizer(loaded), (), ours[: ids.shape[-1]])
+    assert "".join(shown) == whole.removeprefix(prompt)
+    assert encoded(archport.tokenizer(folder), given) == ids[0].tolist()
+
+
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+@pytest.mark.parametrize("kind", ["vocab and merges", "tokenizer.model"])  # as DialoGPT and as Llama have them
+def test_every_file_of_a_tokenizer_is_exported_and_works_there(kind, made, model_folder, tmp_path):
+    folder = model_folder(made[kind])
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ messages }}")
+    beside = {"added_tokens.json": {"<|user|>": 1000}, "special_tokens_map.json": {"pad_token": "<|user|>"}}
+    for name, content in beside.items():
+        (folder / name).write_text(json.dumps(content))
+    exported = archport.export(archport.load(folder), tmp_path / "exported")
+    weights = {"config.json", "model.safetensors"}
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in weights}
+    assert len(files) >= 6
+    for name in files:
+        assert (exported / name).read_bytes() == (folder / name).read_bytes()
+    for text in TEXT:
+        assert encoded(archport.tokenizer(exported), text) == theirs(folder)(text)["input_ids"]
+
+
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+def test_a_token_that_the_embedding_lacks_is_refused_only_when_it_is_used(made, model_folder):
+    folder = model_folder(made["vocab and merges"], rows=len(theirs(made["vocab and merges"])))
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
+    model = archport.load(folder)
+    tokenizer, rows = archport.tokenizer(model), model.config.vocab_size
+    assert len(theirs(folder)) == rows + 1
+    assert encoded(tokenizer, "hello", rows) == theirs(folder)("hello")["input_ids"]
+    message = rf"the tokenizer has id {rows} for '\[PAD\]', the model has ids up to {rows - 1}"
+    with pytest.raises(CheckpointError, match=message):
+        encoded(tokenizer, "hello [PAD]", rows)
+
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_chat_begins_as_the_template_says(where, made, model_folder):
+    folder = model_folder(made["vocab and merges"])
+    settings = {"chat_template": TEMPLATE} if where == "tokenizer_config.json" else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if not settings:
+        (folder / where).write_text(TEMPLATE)
+    tokenizer, model = theirs(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    chat = [{"role": "user", "content": "hello"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    row = model.generate(**ids, do_sample=False, max_new_tokens=9, pad_token_id=0, eos_token_id=-1)[0]
+    answer = tokenizer.decode(row[ids["input_ids"].shape[-1] :], skip_special_tokens=True)
+    assert chat_ids(archport.tokenizer(folder), "hello") == ids["input_ids"][0].tolist()
+    if settings:
+        words = ["generate", str(folder), "--prompt", "hello", "--chat", "--greedy", "--max-new-tokens", "9"]
+        done = json.loads(run(*words, "--json").stdout)
+        assert done["ids"] == [row.tolist()]
+        assert done["texts"] == [answer]
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no') }}", "{% for %}"])
+def test_a_chat_without_a_template_that_works_is_one_line(template, made, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(made["vocab and merges"], folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    expected = "no chat template found" if template is None else "its chat template cannot be used"
+    with pytest.raises(GenerationError, match=expected) as error:
+        chat_ids(archport.tokenizer(folder), "hello")
+    assert len(str(error.value).splitlines()) == 1
+
+
+REFUSED = {
+    "nothing": ({}, "no tokenizer found, expected tokenizer.json, vocab.json and merges.txt, vocab.txt, or"),
+    "no JSON": ({"tokenizer.json": "{"}, "transformers cannot read its tokenizer (tokenizer.json): "),
+    "of no class that fits": ({"vocab.txt": "a\nb"}, "makes a GPT2Tokenizer of it, which has no tokens of its own"),
+    "a class that is none": (
+        {"vocab.txt": "a", "tokenizer_config.json": '{"tokenizer_class": "AutoModelForCausalLM"}'},
+        "found tokenizer_class 'AutoModelForCausalLM', expected that of a tokenizer",
+    ),
+    "code of its own": (
+        {
+            "vocab.txt": "a",
+            "tokenizer_config.json": '{"tokenizer_class": "X", "auto_map": {"AutoTokenizer": ["x.X", null]}}',
+        },
+        "asks for code of its own (auto_map), which is never run",
+    ),
+    "a key twice": ({"vocab.txt": "a", "tokenizer_config.json": '{"a": 1, "a": 2}'}, "found 'a' twice"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tokenizers_that_cannot_be_read_are_one_line(case, tmp_path):
+    files, message = REFUSED[case]
+    for name, content in {"config.json": '{"model_type": "gpt2"}', **files}.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "x.py").write_text("raise SystemExit('run')")
+    with pytest.raises(CheckpointError) as error:
+        archport.tokenizer(tmp_path)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_vocabulary_outside_of_the_folder_is_not_read(tmp_path, made):
+    folder = tmp_path / "folder"
+    shutil.copytree(made["vocab.txt"], folder)
+    (folder / "vocab.txt").rename(tmp_path / "elsewhere.txt")
+    (folder / "vocab.txt").symlink_to(tmp_path / "elsewhere.txt")
+    with pytest.raises(CheckpointError, match=r"vocab\.txt: found a link to"):
+        archport.tokenizer(folder)
+
+
+def test_what_transformers_reads_otherwise_than_a_file_says_is_said(tmp_path, made):
+    folder = tmp_path / "folder"
+    shutil.copytree(made["tokenizer.json of words"], folder)
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.warns(AsideWarning, match=r"transformers makes a GPT2Tokenizer of it, with other ids than it says"):
+        archport.tokenizer(folder)
+    other = tmp_path / "other"
+    shutil.copytree(made["vocab and merges"], other)
+    (other / "added_tokens.json").write_text('{"[X]": 5000}')
+    with pytest.warns(AsideWarning, match=rf"'\[X\]' is {len(theirs(other)) - 1}, not 5000"):
+        archport.tokenizer(other)
+
+
+def test_a_config_of_2019_names_no_architecture_and_gpt2_s_files_are_read(tmp_path, made):
+    folder = tmp_path / "folder"
+    shutil.copytree(made["vocab and merges"], folder)
+    expected = theirs(folder)
+    for config in ('{"n_ctx": 1024}', None):
+        (folder / "config.json").unlink()
+        if config is not None:
+            (folder / "config.json").write_text(config)
+        for text in TEXT:
+            assert encoded(archport.tokenizer(folder), text) == expected(text)["input_ids"]
+        (folder / "config.json").touch()

@@ -61,7 +61,9 @@ def read_settings(model: Decoder, length: int | None = None) -> Settings:
     sampling = asked.pop("do_sample", None) is True
     options: dict[str, Any] = {"greedy": not sampling}
     followed = {"do_sample": True} if sampling else {}
-    if length is not None and asked.get("max_new_tokens") is None and type(asked.get("max_length")) is int:
+    if asked.get("max_new_tokens") is not None:
+        asked.pop("max_length", None)  # which the other goes before
+    elif length is not None and type(asked.get("max_length")) is int:
         asked["max_new_tokens"] = max(1, asked.pop("max_length") - length)
     for field, nothing in {**OPTIONS, **dict.fromkeys(RENAMED, 1)}.items():
         value = asked.pop(field, None)
