@@ -311,9 +311,7 @@ def test_the_tokenizer_from_vocab_and_merges(shared, tmp_path):
 
 def test_a_folder_without_a_tokenizer(tmp_path):
     reference("gpt2").save_pretrained(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"no tokenizer found, expected tokenizer\.json, or vocab\.json and merges"
-    ):
+    with pytest.raises(CheckpointError, match=r"no tokenizer found, expected tokenizer\.json, vocab\.json and merges"):
         archport.tokenizer(tmp_path)
     with pytest.raises(SourceError, match="came from no folder"):
         archport.tokenizer(port_of(reference("gpt2")))
@@ -511,6 +509,7 @@ def test_prompts_as_arrays_are_prompts():
         ("slide", "x"),
         ("compiled", None),
         ("until", 3),
+        ("ban", 3),
     ],
 )
 def test_options_that_are_none(option, value):
@@ -534,6 +533,7 @@ def test_a_tokenizer_with_gaps_and_one_that_is_too_large(tmp_path):
         tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": largest}, unk_token="a"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         if largest == 130:
             words = (
                 "generate",
@@ -550,8 +550,9 @@ def test_a_tokenizer_with_gaps_and_one_that_is_too_large(tmp_path):
             ids = json.loads(run(*words, "--seed", "0", "--json").stdout)["ids"]
             assert max(max(row) for row in ids) > 100
         else:
-            message = run("generate", str(tmp_path), "--prompt", "a", code=1).stderr
-            assert "the tokenizer has ids up to 131, the model 131 tokens" in message
+            run("generate", str(tmp_path), "--prompt", "a")  # which does not need the token
+            message = run("generate", str(tmp_path), "--prompt", "a b", code=1).stderr
+            assert "the tokenizer has id 131 for 'b', the model has ids up to 130" in message
 
 
 def test_an_end_that_is_no_id_is_said(tmp_path):
@@ -659,6 +660,24 @@ def test_a_score_is_the_reference_s_loss_in_windows(name, stride):
     assert result.losses == pytest.approx(list(expected.values()), abs=1e-4)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
     assert result.bits_per_byte(100) == pytest.approx(sum(result.losses) / math.log(2) / 100)
+
+
+def test_a_score_of_a_long_text_is_shown_in_a_line(bundled):
+    model, tokenizer = bundled
+    result = archport.score(model, tokenizer.encode("def f(x): return x\n" * 500).ids)
+    assert len(result.losses) > 2000
+    figures = [f"{len(result.losses):,}", f"{result.loss:.4f}", f"{result.perplexity:.4f}"]
+    assert repr(result) == "Score({} tokens: loss {}, perplexity {})".format(*figures)
+    assert all(f">{figure}</td>" in result._repr_html_() for figure in figures)
+    assert len(result._repr_html_()) < 2000
+
+
+def test_banned_ids_never_follow():
+    port = port_of(reference("gpt_neox"))
+    row = archport.generate(port, [1, 2], max_new_tokens=30, seed=0, end=[], ban=set)[0]  # nothing comes twice
+    assert len(row) == len(set(row)) == 32
+    with pytest.raises(GenerationError, match="no token may follow: all are banned"):
+        archport.generate(port, [1], ban=lambda _: range(113))
 
 
 def test_a_short_text_is_scored_as_the_reference_does():

@@ -15,8 +15,8 @@ import torch
 
 import archport
 from archport.errors import ArchportError, CheckpointError, SourceError
-from archport.files.checkpoint import COMPANIONS
 from archport.files.choosing import choose_weights
+from archport.files.companions import companions_of
 from archport.files.hub import repository as archport_hub
 from archport.loading import own_weight
 
@@ -129,7 +129,7 @@ def test_safetensors_are_preferred_to_a_pickle(hub, at, folders, tmp_path):
 def test_companions_arrive_and_are_exported(at, folders, tmp_path):
     model = archport.load(REPO, **at)
     archport.export(model, tmp_path / "exported")
-    there = [name for name in COMPANIONS if (folders["main"] / name).is_file()]
+    there = companions_of(folders["main"])
     assert model.origin.generation == json.loads((folders["main"] / "generation_config.json").read_text())
     assert {"generation_config.json", "tokenizer.json", "merges.txt"} <= set(there)
     for name in there:

@@ -86,6 +86,7 @@ OTHER = {
     "end": (1,),
     "until": len,
     "vocabulary": 9,
+    "ban": set,
     "slide": True,
     "compiled": True,
 }
@@ -127,6 +128,8 @@ WRONG = {
     "generate: ids": lambda: archport.generate(MODEL, None),
     "generate: temperature": lambda: archport.generate(MODEL, [1], temperature=torch.ones(2)),
     "stream": lambda: archport.stream(None, [1]),
+    "as_configured": lambda: archport.as_configured(None),
+    "as_configured: ids": lambda: archport.as_configured(MODEL, 3),
     "score": lambda: archport.score(None, [1, 2]),
     "score: ids": lambda: archport.score(MODEL, None),
     "tokenizer": lambda: archport.tokenizer(3),

@@ -3,6 +3,7 @@
 from .errors import ArchportError
 from .exporting import export
 from .generation.cache import KVCache
+from .generation.configured import as_configured
 from .generation.decoding import generate, stream
 from .generation.scoring import score
 from .generation.text import tokenizer
@@ -19,6 +20,7 @@ __all__ = [
     "Decoder",
     "KVCache",
     "architectures",
+    "as_configured",
     "as_transformers",
     "build",
     "export",

@@ -1,19 +1,22 @@
 """Commands about texts: generate, score."""
 
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter, Context, Option
 
 from .. import loading, port
-from ..errors import SourceError
+from ..errors import AsideWarning, SourceError, plain
 from ..fast.linears import swap, why_not
 from ..generation import text
+from ..generation.configured import in_words, read_settings
 from ..generation.decoding import generate as rows_of
 from ..generation.decoding import stream
 from ..generation.scoring import score as score_of
+from ..generation.tokenizers import chat_ids
 from ..layers import Decoder
 from .app import Adapter, Device, Dtype, Json, Links, MaybeSource, Offline, Revision, Variant, app, print_json, reading
 
@@ -31,6 +34,7 @@ WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time 
 
 @app.command()
 def generate(
+    context: Context,
     source: MaybeSource = None,
     prompt: Annotated[str | None, Option(help="the text to continue")] = None,
     prompt_file: Annotated[Path | None, Option(help="a file with it, in UTF-8")] = None,
@@ -50,6 +54,10 @@ def generate(
     ] = False,
     slide: Annotated[bool, Option("--slide", help="past the context, drop the oldest tokens")] = False,
     no_stream: Annotated[bool, Option("--no-stream", help="print the whole text at the end")] = False,
+    chat: Annotated[bool, Option("--chat", help="the prompt is a message: print the answer")] = False,
+    as_configured: Annotated[
+        bool, Option("--as-configured", help="with the settings of generation_config.json, but for options given here")
+    ] = False,
     revision: Revision = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -71,28 +79,49 @@ def generate(
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device, quantize.value if quantize else packed)
     tokenizer = text.tokenizer(model)
-    ids = text.encoded(tokenizer, given) or text.start_ids(model)
+    if chat:
+        ids, shown = text.within(tokenizer, chat_ids(tokenizer, given), model.config.vocab_size), ""
+    else:
+        ids, shown = text.encoded(tokenizer, given, model.config.vocab_size) or text.start_ids(model), given
     stops = stop or []
     options: dict[str, Any] = {"greedy": greedy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens}
     options |= {"seed": seed, "vocabulary": text.size(tokenizer), "slide": slide, "compiled": compiled}
+    options |= {"samples": samples}
+    options |= _configured(context, model, len(ids), followed=as_configured)
     try:
-        if samples == 1 and not as_json and not no_stream:
+        if options["samples"] == 1 and not as_json and not no_stream:
             tokens = stream(model, ids, **options)  # which looks at the options before anything is printed
-            print(given, end="", flush=True)
-            for piece in text.pieces(tokens, tokenizer, stops):
+            print(shown, end="", flush=True)
+            for piece in text.pieces(tokens, tokenizer, stops, ids):
                 print(piece, end="", flush=True)
             print()
             return
-        rows = rows_of(model, ids, samples=samples, until=text.stopping(tokenizer, stops), **options)
+        rows = rows_of(model, ids, until=text.stopping(tokenizer, stops, ids), **options)
     except KeyboardInterrupt:
         print()
         sys.exit(130)
-    texts = [given + "".join(text.pieces(row[len(ids) :], tokenizer, stops)) for row in rows]
+    texts = [shown + "".join(text.pieces(row[len(ids) :], tokenizer, stops, ids)) for row in rows]
     if as_json:
         print_json({"prompt": given, "texts": texts, "ids": rows})
     else:
         print("\n---\n".join(texts))
+
+
+def _configured(context: Context, model: Decoder, length: int, *, followed: bool) -> dict[str, Any]:
+    """The options that generation_config.json has and the command line has not; what is not followed is said."""
+    settings = read_settings(model, length)
+    given = {
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    lines = []
+    if left := {name: value for name, value in settings.followed.items() if not followed and name != "do_sample"}:
+        lines.append(f"not followed unless --as-configured: {in_words(left)}")
+    if settings.others:
+        lines.append(f"not followed: {in_words(settings.others)}")
+    if lines:
+        warnings.warn(AsideWarning(plain(f"{settings.where}: {'; '.join(lines)}")), stacklevel=1)
+    return {name: value for name, value in settings.options.items() if followed and name not in given}
 
 
 @app.command()
@@ -122,7 +151,7 @@ def score(
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device)
     tokenizer = text.tokenizer(model)
-    ids = text.encoded(tokenizer, given)
+    ids = text.encoded(tokenizer, given, model.config.vocab_size)
     if len(ids) < 2:
         raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
     result = score_of(model, ids, stride=stride)

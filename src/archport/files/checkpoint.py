@@ -24,17 +24,6 @@ from .values import same_bytes
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-# What a checkpoint carries besides config and weights; taken along on export.
-COMPANIONS = (
-    GENERATION,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 MAX_CONFIG = 1 << 20  # far above any published file, far below what would hang or fill the machine
 
 

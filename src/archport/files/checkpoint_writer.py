@@ -2,10 +2,9 @@
 
 import json
 import re
-import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import ExportError
-from .checkpoint import COMPANIONS, CONFIG, GENERATION, companion
+from .checkpoint import CONFIG, GENERATION
+from .companions import TEMPLATES, companions_among, companions_of, copy_companions
 from .header import Header
 from .write import whole_folder
 
@@ -57,13 +57,16 @@ def write_checkpoint(
         check_folder(folder, force=force)
         with whole_folder(folder, sum(tensor.header.bytes for tensor in tensors.values()), force=force) as new:
             (new / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-            _copy_companions(new, origin, COMPANIONS if tokenizer is None else (GENERATION,))
+            if origin is not None and origin.folder is not None:
+                names = [name for name in companions_of(origin.folder) if tokenizer is None or name == GENERATION]
+                copy_companions(origin.folder, names, new, follow_links=origin.follow_links)
             _write_tokenizer(new, tokenizer)
             _write_tensors(new, tensors, max_shard_size)
             # Safetensors files are private; a checkpoint is as readable as its config.
             mode = stat.S_IMODE((new / CONFIG).stat().st_mode)
-            for path in new.iterdir():
-                path.chmod(mode)
+            for path in new.rglob("*"):
+                if path.is_file():
+                    path.chmod(mode)
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
     return folder
@@ -78,28 +81,20 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
         raise ExportError(f"{folder}: cannot be written: {error.strerror}") from None
     if there and (not folder.is_dir() or (names and not force)):
         raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
-    foreign = [name for name in names if name not in (CONFIG, *COMPANIONS) and not WRITTEN.fullmatch(name)]
+    ours = {CONFIG, TEMPLATES, *companions_among(names)}
+    foreign = [name for name in names if name not in ours and not WRITTEN.fullmatch(name)]
     if foreign:
         others = f"found {', '.join(sorted(foreign)[:SHOWN])}, which no export writes and which would be lost"
         raise ExportError(f"{folder}: {others}: choose another folder, or move them")
 
 
-def _copy_companions(new: Path, origin: Origin | None, names: Iterable[str]) -> None:
-    if origin is None or origin.folder is None:
-        return
-    for name in names:
-        if (origin.folder / name).exists():
-            shutil.copyfile(companion(origin.folder, name, follow_links=origin.follow_links), new / name)
-
-
 def _write_tokenizer(new: Path, tokenizer: Any) -> None:
     """The files of a tokenizer: those of a folder, or what transformers or tokenizers write. Raises: ExportError."""
     if isinstance(tokenizer, Path):
-        names = [name for name in COMPANIONS if name != GENERATION and (tokenizer / name).exists()]
+        names = [name for name in companions_of(tokenizer) if name != GENERATION]
         if not names:
             raise ExportError(f"{tokenizer}: no tokenizer found to take along, expected as tokenizer.json")
-        for name in names:
-            shutil.copyfile(companion(tokenizer, name), new / name)
+        copy_companions(tokenizer, names, new)
     elif hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(new)
     elif tokenizer is not None:

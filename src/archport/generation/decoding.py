@@ -1,7 +1,7 @@
 """Continuing prompts: token by token through the cache, for any number of prompts and samples at once."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ def generate(
     end: Sequence[int] | None = None,
     until: Callable[[Sequence[int]], bool] | None = None,
     vocabulary: int | None = None,
+    ban: Callable[[Sequence[int]], Iterable[int]] | None = None,
     slide: bool = False,
     compiled: bool = False,
 ) -> list[list[int]]:
@@ -47,9 +48,9 @@ def generate(
     `end`, the checkpoint's own unless given, or where `until` of their new tokens is true. `temperature` divides the
     logits, 0 is `greedy`; `top_k` keeps the likeliest tokens, 0 all; `top_p` the likeliest that together reach a
     probability, `min_p` those that reach a part of the likeliest's; `repetition_penalty` above 1 repeats less. Ids from
-    `vocabulary` on are never chosen. `slide` drops the oldest tokens of all rows where the longest fills the context;
-    `compiled` runs the steps through torch.compile. With one `seed`, prompts of one length give the ids that
-    transformers gives.
+    `vocabulary` on are never chosen, nor those that `ban` gives for a row so far. `slide` drops the oldest tokens of
+    all rows where the longest fills the context; `compiled` runs the steps through torch.compile. With one `seed`,
+    prompts of one length give the ids that transformers gives.
 
     Raises: GenerationError, ConfigError.
     """
@@ -66,6 +67,7 @@ def generate(
         end=end,
         until=until,
         vocabulary=vocabulary,
+        ban=ban,
         slide=slide,
         compiled=compiled,
     )
@@ -94,6 +96,7 @@ def stream(
     end: Sequence[int] | None = None,
     until: Callable[[Sequence[int]], bool] | None = None,
     vocabulary: int | None = None,
+    ban: Callable[[Sequence[int]], Iterable[int]] | None = None,
     slide: bool = False,
     compiled: bool = False,
 ) -> Iterator[int]:
@@ -111,6 +114,7 @@ def stream(
         end=end,
         until=until,
         vocabulary=vocabulary,
+        ban=ban,
         slide=slide,
         compiled=compiled,
     )
@@ -138,6 +142,10 @@ def token_rows(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation
         for number in range(how.max_new_tokens):
             with evaluating(training):
                 logits = run.logits()
+            if how.ban is not None:
+                so_far = [[*prompts[at // how.samples], *row] for at, row in enumerate(rows)]
+                banned = [how.ban(row) if going else () for row, going in zip(so_far, alive, strict=True)]
+                logits = _without_banned(logits, banned)
             tokens = how(logits, run.own, generator)
             chosen = [token if going else None for token, going in zip(tokens.tolist(), alive, strict=True)]
             yield chosen
@@ -150,6 +158,16 @@ def token_rows(model: Decoder, prompts: Sequence[Sequence[int]], how: Generation
             run.add(tokens)
 
     return choose()
+
+
+def _without_banned(logits: Tensor, banned: Iterable[Iterable[int]]) -> Tensor:
+    """The logits, minus infinity where a row may not go. Raises: GenerationError when it can go nowhere."""
+    logits = logits.clone()  # they may be observed
+    for row, tokens in zip(logits, banned, strict=True):
+        row[[token for token in tokens if 0 <= token < len(row)]] = -torch.inf
+        if row.max() == -torch.inf:
+            raise GenerationError("no token may follow: all are banned")
+    return logits
 
 
 def _check_limits(model: Decoder, longest: int, how: Generation) -> None:

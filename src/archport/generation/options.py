@@ -1,6 +1,6 @@
 """How to continue prompts: how far, how often, and where rows end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ class Generation(Sampling):
 
     `samples` rows of each prompt come one after another, each of at most `max_new_tokens`. `end` are the ids that end a
     row, the checkpoint's own unless given; it ends as well where `until` of its new tokens is true. Ids from
-    `vocabulary` on are never chosen. `slide` drops the oldest tokens of all rows where the longest fills the context.
-    `compiled` runs the steps through torch.compile, on a GPU as one captured graph: slow to start, fast from then on.
+    `vocabulary` on are never chosen, nor those that `ban` gives for a row so far. `slide` drops the oldest tokens of
+    all rows where the longest fills the context. `compiled` runs the steps through torch.compile, on a GPU as one
+    captured graph: slow to start, fast from then on.
 
     Raises: ConfigError.
     """
@@ -26,6 +27,7 @@ class Generation(Sampling):
     end: Sequence[int] | None = None
     until: Callable[[Sequence[int]], bool] | None = None
     vocabulary: int | None = None
+    ban: Callable[[Sequence[int]], Iterable[int]] | None = None
     slide: bool = False
     compiled: bool = False
 
@@ -42,6 +44,7 @@ class Generation(Sampling):
             "end": (lambda v: v is None or all(type(token) is int for token in v), "a list of ids"),
             "until": (lambda v: v is None or callable(v), "a function of a row's new tokens"),
             "vocabulary": (lambda v: v is None or counted(v), "a whole number from 1"),
+            "ban": (lambda v: v is None or callable(v), "a function of a row's tokens"),
             "slide": (lambda v: type(v) is bool, "true or false"),
             "compiled": (lambda v: type(v) is bool, "true or false"),
         }

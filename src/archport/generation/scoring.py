@@ -15,11 +15,14 @@ from .inference import first_overflow, in_eval_mode
 from .prompts import read_prompts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """The loss of each token after the first, in nats, given those before it in its window."""
 
     losses: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"Score({len(self.losses):,} tokens: loss {self.loss:.4f}, perplexity {self.perplexity:.4f})"
 
     @property
     def loss(self) -> float:

@@ -1,22 +1,28 @@
 """Text to tokens and back: a checkpoint's tokenizer, and text that appears as its tokens do."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import CheckpointError, GenerationError, SourceError
-from ..files.checkpoint import companion
+from ..errors import CheckpointError, GenerationError, SourceError, in_a_line
 from ..files.source import companions
 from ..keywords import strict_keywords
 from ..layers import Decoder
+from .tokenizers import Tokenizer, read_tokenizer
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+WINDOW = 64  # tokens, after which the text of a token no longer depends on what was before
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 @strict_keywords
-def tokenizer(source: Decoder | str | Path | None = None, *, follow_links: bool = False) -> "Tokenizer":
-    """The tokenizer of a model, a folder, a Hub id or the bundled checkpoint: `tokenizer.json`, or vocab and merges.
+def tokenizer(source: Decoder | str | Path | None = None, *, follow_links: bool = False) -> Tokenizer:
+    """The tokenizer of a model, a folder, a Hub id or the bundled checkpoint, with all settings that lie beside it.
+
+    Its ids and its text are those of transformers' tokenizer of the same folder. `encode(text).ids`, `decode(ids)`,
+    `get_vocab()` and `id_to_token(id)` are as in the `tokenizers` library; `own` is the one of transformers, but for
+    the bundled checkpoint, whose is read without.
 
     `follow_links` reads files that are links out of the folder, as it does for a model that was loaded so.
 
@@ -27,55 +33,30 @@ def tokenizer(source: Decoder | str | Path | None = None, *, follow_links: bool 
         if folder is None:
             raise SourceError(f"{source.architecture}: came from no folder, so there is no tokenizer beside it")
         allowed = follow_links or bool(source.origin and source.origin.follow_links)
-        own, rows = _of_folder(folder, allowed), source.config.vocab_size
-        if size(own) > rows:
-            raise CheckpointError(f"{folder}: the tokenizer has ids up to {size(own) - 1}, the model {rows} tokens")
-        return own
-    return _of_folder(companions(source), follow_links)
+        return read_tokenizer(folder, follow_links=allowed)
+    return read_tokenizer(companions(source), follow_links=follow_links)
 
 
-def size(tokenizer: "Tokenizer") -> int:
+def size(tokenizer: Tokenizer) -> int:
     """One more than the largest id, which some tokenizers have above gaps."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
-def _of_folder(folder: Path, follow_links: bool) -> "Tokenizer":
-    if (folder / "tokenizer.json").exists():
-        return _opened(companion(folder, "tokenizer.json", follow_links=follow_links))
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        vocab, merges = (companion(folder, name, follow_links=follow_links) for name in ("vocab.json", "merges.txt"))
-        return _from_merges(vocab, merges)
-    raise CheckpointError(f"{folder}: no tokenizer found, expected tokenizer.json, or vocab.json and merges.txt")
-
-
-def _opened(path: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
+def encoded(tokenizer: Tokenizer, text: str, rows: int | None = None) -> list[int]:
+    """The ids of a text. Raises: CheckpointError when the tokenizer has none for a part of it, or a model of `rows`."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower one
-        raise CheckpointError(f"{path}: not a tokenizer: {error}") from None
+        ids = tokenizer.encode(text).ids
+    except Exception as error:  # the libraries raise no narrower one
+        raise CheckpointError(f"the tokenizer cannot encode {text[:40]!r}: {in_a_line(error)}") from None
+    return ids if rows is None else within(tokenizer, ids, rows)
 
 
-def _from_merges(vocab: Path, merges: Path) -> "Tokenizer":
-    """GPT-2's byte-level BPE, as the older files have it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:  # the library raises no narrower one
-        raise CheckpointError(f"{vocab}: not a vocabulary for {merges.name}: {error}") from None
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def encoded(tokenizer: "Tokenizer", text: str) -> list[int]:
-    """The ids of a text. Raises: CheckpointError when the tokenizer has none for a part of it."""
-    try:
-        ids: list[int] = tokenizer.encode(text).ids
-    except Exception as error:  # the library raises no narrower one
-        raise CheckpointError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from None
+def within(tokenizer: Tokenizer, ids: list[int], rows: int) -> list[int]:
+    """The same ids, if a model of so many tokens knows each. Raises: CheckpointError."""
+    for token in ids:
+        if token >= rows:
+            name = tokenizer.id_to_token(token)
+            raise CheckpointError(f"the tokenizer has id {token} for {name!r}, the model has ids up to {rows - 1}")
     return ids
 
 
@@ -87,35 +68,62 @@ def start_ids(model: Decoder) -> list[int]:
     return [token]
 
 
-def stopping(tokenizer: "Tokenizer", stops: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
-    """Whether the text of a row's new tokens has come to a stop string, as `until` of a generation."""
-    return (lambda tokens: any(stop in tokenizer.decode(list(tokens)) for stop in stops)) if stops else None
+def stopping(
+    tokenizer: Tokenizer, stops: Sequence[str], prompt: Sequence[int] = ()
+) -> Callable[[Sequence[int]], bool] | None:
+    """Whether the text that a row's new tokens add to a prompt has come to a stop string, as `until` of `generate`."""
+    begin = list(prompt)[-WINDOW:]
+    length = len(tokenizer.decode(begin))
+
+    def until(tokens: Sequence[int]) -> bool:
+        text = tokenizer.decode([*begin, *tokens])[length:]
+        return any(stop in text for stop in stops)
+
+    return until if stops else None
 
 
-def pieces(tokens: Iterable[int], tokenizer: "Tokenizer", stops: Sequence[str] = ()) -> Iterator[str]:
-    """The text of tokens, in pieces as they come: whole characters only, and nothing of a stop string or after it."""
-    from tokenizers.decoders import DecodeStream
+def pieces(
+    tokens: Iterable[int], tokenizer: Tokenizer, stops: Sequence[str] = (), prompt: Sequence[int] = ()
+) -> Iterator[str]:
+    """The text that tokens add to that of a prompt, in pieces as they come.
 
-    whole = DecodeStream(skip_special_tokens=True)
-    ids: list[int] = []
-    length, pending = 0, ""
+    Only what later tokens leave as it is, and nothing of a stop string or after it.
+    """
+    window = list(prompt)[-WINDOW:]
+    taken, pending = len(tokenizer.decode(window)), ""  # how much of the window's text is in pending, or was yielded
     for token in tokens:
-        ids.append(token)
-        piece = whole.step(tokenizer, token) or ""  # nothing while a character is not complete
-        length += len(piece)
-        pending += piece
+        window.append(token)
+        text = tokenizer.decode(window[: len(window) - _open_bytes(tokenizer, window)])
+        settled = len(text.rstrip(INCOMPLETE)) - getattr(tokenizer, "unsettled", 0)
+        if settled > taken:
+            pending += text[taken:settled]
+            taken = settled
         if any(stop in pending for stop in stops):
             break
         ready = len(pending) - _overlap(pending, stops)
         if ready:
             yield pending[:ready]
             pending = pending[ready:]
-    pending += tokenizer.decode(ids)[length:]
+        if len(window) > 2 * WINDOW:  # or each step would take longer than the one before
+            text, shorter = tokenizer.decode(window), tokenizer.decode(window[-WINDOW:])
+            whole = not _open_bytes(tokenizer, window[-WINDOW:][:1])
+            if whole and text.endswith(shorter) and len(shorter) > len(text) - taken:
+                window, taken = window[-WINDOW:], taken - len(text) + len(shorter)
+    pending += tokenizer.decode(window)[taken:]
     # Of several, the one that is complete first, as if characters came one by one.
     ends = [(pending.index(stop) + len(stop), pending.index(stop)) for stop in stops if stop in pending]
     _, cut = min(ends, default=(0, len(pending)))
     if cut:
         yield pending[:cut]
+
+
+def _open_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many tokens at the end are single bytes, or show nothing: a byte that fits no character spoils them all."""
+
+    def is_open(token: int) -> bool:
+        return BYTE.fullmatch(tokenizer.id_to_token(token) or "") is not None or not tokenizer.decode([token])
+
+    return sum(1 for _ in takewhile(is_open, reversed(ids)))
 
 
 def _overlap(text: str, stops: Sequence[str]) -> int:

@@ -150,15 +150,10 @@ def _vocabulary(subject: Subject) -> Iterator[Fact]:
 
 def _tokens_known(subject: Subject) -> int | None:
     origin = subject.plan.checkpoint.origin if subject.plan else None
-    folder = origin.folder if origin else None
-    if (
-        origin is None
-        or folder is None
-        or not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-    ):
+    if origin is None or origin.folder is None:
         return None
     try:
-        return text.size(text.tokenizer(folder, follow_links=origin.follow_links))
+        return text.size(text.tokenizer(origin.folder, follow_links=origin.follow_links))
     except CheckpointError:
         return None
 

@@ -153,7 +153,8 @@ def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list
     model = skeleton(subject.architecture, subject.config)
     model.origin = plan.checkpoint.origin
     tokenizer = text.tokenizer(model)
-    ids, most = text.encoded(tokenizer, prompt), subject.config.context
+    ids = text.encoded(tokenizer, prompt, model.config.vocab_size)
+    most = subject.config.context
     if len(ids) < 2:
         raise fault("prompt", f"found {len(ids)} tokens, expected at least 2")
     if len(ids) > most:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import dtype_name
 from ..errors import printable
+from ..generation.scoring import Score
 from ..layers import Decoder
 from ..loading import LoadPlan
 from ..parity.report import HEADINGS, Report
@@ -96,7 +97,13 @@ def _of_plan(plan: LoadPlan) -> str:
     return render("notebook.html", rows=plan.key_table, caption=f"{what} in {dtype_name(plan.dtype)}; {memory}")
 
 
+def _of_score(score: Score) -> str:
+    row = {"tokens": f"{len(score.losses):,}", "loss": f"{score.loss:.4f}", "perplexity": f"{score.perplexity:.4f}"}
+    return render("notebook.html", rows=[row], caption="each token after the first, in nats, given those before it")
+
+
 # None of the classes knows how it is shown.
 setattr(Decoder, "_repr_html_", _of_decoder)  # noqa: B010
 setattr(LoadPlan, "_repr_html_", _of_plan)  # noqa: B010
+setattr(Score, "_repr_html_", _of_score)  # noqa: B010
 setattr(Report, "_repr_html_", lambda report: render("notebook.html", report=report_values(report)))  # noqa: B010

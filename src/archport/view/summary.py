@@ -92,6 +92,6 @@ def size(count: int) -> str:
 def next_tokens(model: Decoder, prompt: str = PROMPT, count: int = 3) -> list[tuple[str, float]]:
     """The likeliest next tokens after a prompt with their probabilities, read with the origin's tokenizer."""
     tokenizer = text.tokenizer(model)
-    logits = model(torch.tensor([text.encoded(tokenizer, prompt)]))[0, -1].float()
-    best = logits[: tokenizer.get_vocab_size()].softmax(-1).topk(count)
+    logits = model(torch.tensor([text.encoded(tokenizer, prompt, model.config.vocab_size)]))[0, -1].float()
+    best = logits[: text.size(tokenizer)].softmax(-1).topk(count)
     return [(tokenizer.decode([int(index)]), float(value)) for value, index in zip(*best, strict=True)]

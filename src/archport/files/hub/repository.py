@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from ...config import Origin
 from ...errors import CheckpointError, SourceError
 from ..adapter import ADAPTER, ADAPTER_WEIGHTS, adapter_notes, require_model
-from ..checkpoint import COMPANIONS, CONFIG, MAX_CONFIG, Checkpoint, open_folder
+from ..checkpoint import CONFIG, MAX_CONFIG, Checkpoint, open_folder
 from ..choosing import choose_weights, lying, of_variant
+from ..companions import companions_among
 from ..safetensors_file import checked
 from ..shards import check_index, read_index, shard_names
 from ..strict_json import read_json
@@ -37,7 +38,7 @@ def open_repository(
     weights = choose_weights(names, repo, read_json(folder / CONFIG, MAX_CONFIG), variant)
     first = fetch(weights)
     wanted = shard_names(read_index(first)) if weights.endswith(".json") else []
-    _fetch_all(fetch, [*wanted, *(name for name in (*COMPANIONS, ADAPTER) if name in names)])
+    _fetch_all(fetch, [*wanted, *companions_among(names), *({ADAPTER} & {*names})])
     blobs = (folder.parents[1] / "blobs").resolve()  # which may be a link to another disk
     return open_folder(folder, name=repo, revision=revision, commit=folder.name, blobs=blobs, variant=variant)
 
@@ -45,7 +46,7 @@ def open_repository(
 def open_companions(repo: str, revision: str | None, *, offline: bool, access: HubAccess) -> Path:
     """The folder in the cache with config and tokenizer, fetched if need be. Raises: SourceError, CheckpointError."""
     folder, names, fetch = _snapshot(repo, revision, offline, access)
-    _fetch_all(fetch, [name for name in COMPANIONS if name in names])
+    _fetch_all(fetch, companions_among(names))
     return folder
 
 
