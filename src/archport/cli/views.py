@@ -15,7 +15,7 @@ from .. import parity
 from ..errors import CheckpointError
 from ..files.write import check_target, whole_file
 from ..loading import execute
-from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
+from ..view import aligned_trees, explaining, fact_table, plotting, reference_tree, tensor_differences, trees
 from ..view.page import to_html
 from ..view.subjects import Subject, subject
 from .app import Force, Json, MaybeArch, MaybeSource, Offline, Revision, Source, app, out, print_json, print_table, say
@@ -28,6 +28,7 @@ MOST = 20  # tensors that differ which are listed, unless all are asked for
 @app.command()
 def tree(
     source: MaybeSource = None,
+    other: Annotated[str | None, Argument(help="another, to lay beside it", metavar="[OTHER]")] = None,
     depth: Annotated[int | None, Option(help="levels to show", min=1)] = None,
     reference: Annotated[
         bool, Option("--reference", help="transformers' tree beside ours, each join compared number by number")
@@ -37,22 +38,49 @@ def tree(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    model = subject(source, revision=revision, offline=offline, headers_only=not weights)
+    """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded.
+
+    Of two, the same parts are on the same line. A Hub id may carry a revision, as NAME@step3000.
+    """
+    if other is not None and (reference or revision):
+        raise BadParameter("of two models there is no --reference, and a revision is written as NAME@REVISION")
+    looked_at = partial(subject, offline=offline, headers_only=not weights)
+    model = looked_at(source, revision=revision)
+    if other is not None:
+        _print_aligned([model, looked_at(other)], depth, as_json)
+        return
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
         print_json({"model": model.name, **compared, "modules": rows})
         return
     names = {"join": "", "theirs": "transformers", "their_kind": "its kind"} if reference else {}
-    cells = [trees.as_text(row) | {name: row[key] for key, name in names.items()} for row in rows]
-    say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
-    _print_likes([model])
-    print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
+    _print_names([model])
+    cells = [trees.as_text(row) | {name: row[name] for name in names} for row in rows]
+    print_table(cells, ("shape", "their_kind", "parameters", "share", "dtype"), names)
     if reference:
         say(reference_tree.legend(row["join"] for row in rows))
         if not model.at_hand:
             say(reference_tree.TINY)
+
+
+def _print_aligned(models: Sequence[Subject], depth: int | None, as_json: bool) -> None:
+    rows = aligned_trees.aligned(*models, depth=depth)
+    if as_json:
+        print_json({"models": [model.name for model in models], "modules": rows})
+        return
+    _print_names(models)
+    one, other = fact_table.titles(models)
+    names = {"one": one, "same": "", "other": other, "parameters of the other": "parameters"}
+    cells = [aligned_trees.aligned_as_text(row) for row in rows]
+    print_table(cells, ("parameters", "parameters of the other"), names)
+    say(aligned_trees.LEGEND)
+
+
+def _print_names(models: Sequence[Subject]) -> None:
+    for model in models:
+        say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
+    _print_likes(models)
 
 
 @app.command()
