@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import parity
-from ..errors import CheckpointError
 from ..files.write import check_target, whole_file
 from ..loading import execute
 from ..view import aligned_trees, explaining, fact_table, plotting, reference_tree, tensor_differences, trees
@@ -148,29 +147,37 @@ def explain(
         say("")
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 @app.command()
 def plot(
     source: Source,
     kind: Annotated[str, Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
-    name: Annotated[str | None, Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
+    name: Annotated[
+        str | None,
+        Argument(
+            help="a tensor or a block of it, for weights: by our name, or by the checkpoint's as it lies there",
+            metavar="[NAME]",
+        ),
+    ] = None,
     output: Annotated[Path, Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
     prompt: Annotated[str | None, Option(help="the text, for attention and norms")] = None,
     layer: Annotated[int | None, Option(help="for attention; the first")] = None,
+    columns: Annotated[
+        Any, Option(help="of positions, to draw as curves, as 150,200,250", parser=_numbers, metavar="N,N..")
+    ] = None,
     force: Force = False,
     revision: Revision = None,
     offline: Offline = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
+    options = {"name": name, "layer": layer, "prompt": prompt, "columns": columns}
+    model = plotting.opened(source, kind, revision=revision, offline=offline, **options)
     check_target(output, tuple(plotting.UNDATED), force=force)
-    looked_at = partial(subject, source, revision=revision, offline=offline)
-    try:
-        model = looked_at()
-    except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
-        model = looked_at(headers_only=False)
-    plotting.check(model, kind, name=name, layer=layer, prompt=prompt)
-    if not model.at_hand and kind in plotting.OF_ALL:
-        model = looked_at(headers_only=False)
-    plotting.save(plotting.plot(model, kind, name=name, layer=layer, prompt=prompt), output, force=force)
+    model = plotting.with_weights(model, kind, offline=offline)
+    plotting.save(plotting.draw(model, kind, **options), output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
 
 

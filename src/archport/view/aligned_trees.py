@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
-from itertools import takewhile
 from typing import Any
 
 from .subjects import Subject
@@ -19,16 +18,16 @@ def aligned(one: Subject, other: Subject, *, depth: int | None = None) -> list[d
     alike = [a is not None and b is not None and all(a[key] == b[key] for key in COMPARED) for a, b in pairs]
     rows = []
     for at, (pair, level) in enumerate(zip(pairs, depths, strict=True)):
-        inside = takewhile(lambda below, level=level: depths[below] > level, range(at + 1, len(pairs)))
+        end = next((below for below in range(at + 1, len(pairs)) if depths[below] <= level), len(pairs))
         if depth is None or level <= depth:
-            rows.append({"rows": [*pair], "same": alike[at] and all(alike[below] for below in inside)})
+            rows.append({"rows": [*pair], "same": all(alike[at:end])})
     return rows
 
 
 def _pairs(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
     """Rows of the same part together, the others by themselves, in the order of both."""
-    names = [[every(row["path"]) for row in rows] for rows in (one, other)]
-    for kind, start, end, begin, stop in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
+    ours, theirs = ([every(row["path"]) for row in rows] for rows in (one, other))
+    for kind, start, end, begin, stop in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
         if kind == "equal":
             yield from zip(one[start:end], other[begin:stop], strict=True)
         else:
