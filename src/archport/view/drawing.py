@@ -51,7 +51,7 @@ def positions(model: str, name: str, weight: Tensor, columns: Sequence[int] | No
     for column, style in zip(columns or strongest(weight), cycle(STYLES), strict=False):
         curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=style)
     curves.set(xlabel="position", ylabel="value")
-    curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2 * CURVES, frameon=False)
+    curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(STYLES), frameon=False)
     return _titled(figure, model, _in_words(name, weight))
 
 
