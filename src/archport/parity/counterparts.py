@@ -1,5 +1,7 @@
 """Which of the reference's modules answers to which of ours: read off the key table, never guessed."""
 
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,18 +24,28 @@ def counterparts(model: Decoder, reference: nn.Module, table: Table) -> dict[str
         name: [theirs[key] for row in table.rows(name, model.config, theirs) for key in row.keys if key in theirs]
         for name, _ in model.named_parameters(remove_duplicate=False)
     }
+    inside: defaultdict[str, list[str]] = defaultdict(list)  # of each module of ours, the keys of its tensors
+    claims: Counter[str] = Counter()  # of each module of the reference, how many times ours claim a key in it
+    for parameter, keys in ours.items():
+        for module_of_ours in _modules_above(parameter):
+            inside[module_of_ours] += keys
+        claims.update(path for key in keys for path in _modules_above(key))
     pairs: dict[str, str] = {}
     for name, module in model.named_modules():
         by_name = table.module(name) if isinstance(module, NORMS) else None
         if by_name is not None and not any(True for _ in module.parameters()):
             pairs[name] = by_name  # which the tensors do not tell
             continue
-        inside = {key for parameter, keys in ours.items() if parameter.startswith(name + ".") for key in keys}
-        claimed = {key for parameter, keys in ours.items() if not parameter.startswith(name + ".") for key in keys}
-        path = _common_module(inside)
-        if path and not any(key.startswith(path + ".") for key in claimed):
+        path = _common_module(set(inside[name]))
+        if path and claims[path] == len(inside[name]):
             pairs[name] = path
     return pairs
+
+
+def _modules_above(name: str) -> Iterator[str]:
+    """The modules around a tensor, from the innermost on."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def canonical(table: Table, key: str) -> str:
