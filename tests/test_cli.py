@@ -1,5 +1,6 @@
 """The command line, run as a person runs it: in a process of its own."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -114,6 +115,13 @@ def test_models_lists_published_sizes():
     assert rows["gpt_neox"]["published"] == len(of_neox)
     assert of_neox["EleutherAI/pythia-70m"]["parameters"] == 70426624
     assert "70,426,624" in run("models", "gpt_neox").stdout
+
+
+def test_the_version_and_the_short_way_to_help():
+    assert run("--version").stdout == f"archport {archport.__version__}\n"
+    assert importlib.metadata.version("archport") == archport.__version__
+    for command in ((), ("tree",), ("plot",)):
+        assert run(*command, "-h").stdout == run(*command, "--help").stdout
 
 
 WRONG = {

@@ -44,7 +44,7 @@ from archport.view.descriptions import described
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
 from archport.view.page import to_html
-from archport.view.plotting import check, plot
+from archport.view.plotting import check, draw
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import subject
 from archport.view.summary import in_words
@@ -251,14 +251,14 @@ def test_trees_and_joins(folder, monkeypatch):
 
 def test_plots(folder):
     model = subject(folder, headers_only=False)
-    spectrum = plot(model, "spectrum")
+    spectrum = draw(model, "spectrum")
     names = [axes.get_title().partition(",")[0] for axes in spectrum.axes if axes.axison]
     maps = ["mixer.queries", "mixer.keys", "mixer.values", "mixer.back", "feed.gate", "feed.lift", "feed.sink"]
     assert names == maps
     weight = archport.load(folder).blocks[2].feed.lift.weight.detach()
     drawn = torch.from_numpy(spectrum.axes[5].lines[2].get_ydata())
     assert torch.allclose(drawn, torch.linalg.svdvals(weight), rtol=1e-4)
-    assert plot(model, "weights", name="blocks.0.mixer.keys.weight").axes[0].get_ylabel() == "out"
+    assert draw(model, "weights", name="blocks.0.mixer.keys.weight").axes[0].get_ylabel() == "out"
     message = "layer 1 has no attention probabilities to observe, as Attention has: found ScaleNorm, SplitAttention"
     with pytest.raises(ConfigError, match=f"^plot: attention: {message}"):
         check(model, "attention", layer=1)
@@ -267,7 +267,7 @@ def test_plots(folder):
 
 
 def test_norms_of_the_stream(folder):
-    from archport.view.plotting import stream_norms
+    from archport.view.measured import stream_norms
 
     ids = torch.arange(20)[None] % 83
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -144,6 +144,45 @@ def test_the_page_says_what_was_compared(two):
     assert "gpt_neox: compared on a tiny model" in two
 
 
+def box(driver, selector):
+    """Left, top, right and bottom of an element on the screen."""
+    code = "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return box.toJSON()"
+    values = driver.execute_script(code, selector)
+    return [values[side] for side in ("left", "top", "right", "bottom")]
+
+
+@pytest.mark.parametrize("names", [("bundled",), ("gpt2", "gpt-neox")], ids=["one", "two"])
+def test_the_explanation_is_seen_at_once_and_never_an_empty_panel(driver, served, two, names):
+    pages, _, url = served
+    pages["/page.html"] = two if names[1:] else to_html([subject(name) for name in names], plots=False)
+    screen(driver, width=1400, height=900)
+    driver.get(f"{url}/page.html")
+    assert lit(driver) == (["wte", "tokens", "tokens", "embed_in"] if names[1:] else ["tokens", "embed_in"])
+    assert "One learned vector of" in css(driver, "#about")[0].text
+    for item in css(driver, "[role=treeitem]"):
+        driver.execute_script("light(arguments[0])", item)
+        left, top, right, bottom = box(driver, "#about")
+        assert css(driver, "#about")[0].text
+        assert 0 < left < right <= 1400
+        assert top + 40 < bottom <= 900
+    assert driver.execute_script("return scrollY") == 0
+
+
+@pytest.mark.parametrize("width", [1400, 1920, 2560])
+def test_the_width_of_a_desktop_is_used(opened, width):
+    screen(opened, width=width, height=1080)
+    for selector in (".explorer", "#parts", "#keys .wide"):
+        left, _, right, _ = box(opened, selector)
+        assert right - left > 0.9 * width
+    places = {round(article.rect["x"]) for article in css(opened, "#parts article")}
+    assert len(places) == (1 if width == 1400 else 2)  # each with two columns of its own
+    trees, explained = box(opened, ".trees"), box(opened, ".explained")
+    beside = explained[0] >= trees[2]
+    assert beside == (width > 1400)
+    assert beside or explained[1] >= trees[3]
+    assert max(css(opened, "#parts p"), key=lambda p: p.rect["width"]).rect["width"] < 800
+
+
 def test_pointing_at_a_line_lights_what_belongs_to_it_and_explains_it(opened):
     for gpt2, neox in SAME.items():
         first = css(opened, "[role=tree]")[0]
@@ -320,6 +359,7 @@ def test_no_request_leaves_the_page(driver, served):
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     pictures = css(driver, "#plots img")
     assert len(pictures) == 3
+    assert pictures[0].get_attribute("alt").endswith("def __init__(self, name):\\n self.name = name")
     assert all(driver.execute_script("return arguments[0].naturalWidth", one) > 100 for one in pictures)
     values = set()
     for _ in range(50):  # the browser may write its log a little later

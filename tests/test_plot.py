@@ -16,13 +16,17 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import archport
+from archport.cli.views import app
 from archport.errors import ConfigError, ExportError, SourceError
 from archport.files.write import whole_file
 from archport.view import drawing
 from archport.view.drawing import LETTERS, SIGNED, strongest
-from archport.view.plotting import KINDS, check, drawn, plot, probabilities, save, stream_norms
+from archport.view.measured import probabilities, stream_norms
+from archport.view.plotting import KINDS, PROMPT, check, draw, drawn, save
+from archport.view.selecting import tensor
 from archport.view.subjects import subject
 
 from .references import SIZES, reference, sequences
@@ -78,7 +82,7 @@ def labels(axis):
 
 def test_positions_are_the_tensor_as_an_image_and_three_curves(gpt2):
     weight = load_file(gpt2 / "model.safetensors")["transformer.wpe.weight"]
-    figure = plot(subject(gpt2, headers_only=False), "positions")
+    figure = draw(subject(gpt2, headers_only=False), "positions")
     assert torch.equal(images(figure)[0], weight)
     columns = strongest(weight)
     assert len(columns) == 3
@@ -95,7 +99,7 @@ def test_positions_are_the_tensor_as_an_image_and_three_curves(gpt2):
     ("name", "key"), [("embed.tokens.weight", "transformer.wte.weight"), ("norm.bias", "transformer.ln_f.bias")]
 )
 def test_weights_are_the_tensor(gpt2, name, key):
-    figure = plot(subject(gpt2, headers_only=False), "weights", name=name)
+    figure = draw(subject(gpt2, headers_only=False), "weights", name=name)
     weight = load_file(gpt2 / "model.safetensors")[key]
     drawn = images(figure)[0] if weight.ndim > 1 else torch.from_numpy(figure.axes[0].lines[0].get_ydata())
     assert torch.equal(drawn, weight)
@@ -105,38 +109,82 @@ def test_weights_are_the_tensor(gpt2, name, key):
 def test_a_block_of_a_weight_keeps_its_place(gpt2):
     target = subject(gpt2, headers_only=False)
     weight = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
-    figure = plot(target, "weights", name="embed.tokens.weight[5:9, 40:]")
+    figure = draw(target, "weights", name="embed.tokens.weight[5:9, 40:]")
     assert torch.equal(images(figure)[0], weight[5:9, 40:])
     assert figure.axes[0].images[0].get_extent() == [39.5, 59.5, 8.5, 4.5]
     assert "embed.tokens.weight[5:9, 40:60], 4 x 20" in title(figure)
     bias = load_file(gpt2 / "model.safetensors")["transformer.ln_f.bias"]
-    [drawn] = plot(target, "weights", name="norm.bias[7:12]").axes[0].lines
+    [drawn] = draw(target, "weights", name="norm.bias[7:12]").axes[0].lines
     assert drawn.get_ydata().tolist() == bias[7:12].tolist()
     assert list(drawn.get_xdata()) == [7, 8, 9, 10, 11]
     for block in ("[5:9]", "[9:5, :]", "[0:9, 0:61]", "[a, b]", "[1, 2]", "[]", "[", f"[0:{'9' * 5000}, :]"):
         with pytest.raises(
             ConfigError, match=r"plot: weights: found the block .*, expected one within \[0:\d+, 0:60\]"
         ):
-            plot(target, "weights", name=f"embed.tokens.weight{block}")
+            draw(target, "weights", name=f"embed.tokens.weight{block}")
 
 
-def test_a_key_is_drawn_only_where_the_file_has_it_so(tmp_path, gpt2):
-    reference("gptj").save_pretrained(tmp_path / "gptj")
-    target = subject(tmp_path / "gptj", headers_only=False)
-    with pytest.raises(ConfigError, match=r"which is a part of blocks.0.attn.qkv.weight: expected that"):
-        plot(target, "weights", name="transformer.h.0.attn.q_proj.weight")
-    assert len(images(plot(target, "weights", name="transformer.h.0.mlp.fc_in.weight[0:4, 0:8]"))) == 1
-    with pytest.raises(ConfigError, match=r"lies in another order: expected one of blocks.0.mlp.up.weight"):
-        plot(subject(gpt2, headers_only=False), "weights", name="transformer.h.0.mlp.c_fc.weight[0:4, 0:8]")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_key_means_the_tensor_of_the_file_as_it_lies_there_and_our_name_ours(tmp_path, name):
+    reference(name).save_pretrained(tmp_path)
+    target, model = subject(tmp_path, headers_only=False), archport.load(tmp_path)
+    file, table, ours = (
+        load_file(tmp_path / "model.safetensors"),
+        target.architecture.table,
+        dict(model.named_parameters()),
+    )
+    for key, weight in file.items():
+        for spelling in {key, key.removeprefix(table.prefix)} - ours.keys():
+            block = ", ".join(f"{size // 3}:" for size in weight.shape)
+            whole, part = (tensor(target.plan, spelling + end) for end in ("", f"[{block}]"))
+            assert (whole.name, whole.title) == (key, key)
+            assert torch.equal(whole.read(target.plan), weight)
+            assert torch.equal(part.read(target.plan), weight[tuple(slice(size // 3, None) for size in weight.shape)])
+    for name, parameter in ours.items():
+        assert torch.equal(tensor(target.plan, name).read(target.plan), parameter)
+
+
+def test_a_block_under_the_checkpoints_name_is_the_one_a_lecture_shows(gpt2):
+    weight = load_file(gpt2 / "model.safetensors")["transformer.h.1.attn.c_attn.weight"]
+    target = subject(gpt2, headers_only=False)
+    for key in ("h.1.attn.c_attn.weight", "transformer.h.1.attn.c_attn.weight"):
+        figure = draw(target, "weights", name=f"{key}[:30,:50]")
+        assert torch.equal(images(figure)[0], weight[:30, :50])
+        assert "transformer.h.1.attn.c_attn.weight[0:30, 0:50], 30 x 50" in title(figure)
+        assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("in", "out")
+    with pytest.raises(ConfigError, match=r"found the block \[:99,:99\], expected one within \[0:60, 0:180\]"):
+        draw(target, "weights", name="h.1.attn.c_attn.weight[:99,:99]")
+
+
+def test_a_tensor_of_three_axes_is_not_drawn(tmp_path):
+    reference("gpt_oss").save_pretrained(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"found model\.layers\.0\.mlp\.experts\.down_proj with 3 axes, expected 1 or 2"
+    ):
+        check(subject(tmp_path), "weights", name="model.layers.0.mlp.experts.down_proj")
+
+
+def test_columns_of_positions_that_are_chosen(gpt2):
+    weight = load_file(gpt2 / "model.safetensors")["transformer.wpe.weight"]
+    target = subject(gpt2, headers_only=False)
+    chosen = [59, 0, 7, 8, 9, 10, 11, 12]
+    figure = draw(target, "positions", columns=chosen)
+    for line, column in zip(figure.axes[1].lines, chosen, strict=True):
+        assert line.get_label() == f"element {column}"
+        assert torch.equal(torch.from_numpy(line.get_ydata()), weight[:, column])
+    pixels(figure)
+    for wrong in ([60], [-1], [], [True], [1.5], "12"):
+        with pytest.raises(ConfigError, match=r"^plot: columns: found \[.*\], expected numbers from 0 to 59$"):
+            check(target, "positions", columns=wrong)
 
 
 def test_names_and_tokens_are_no_formulas(tmp_path):
-    folder = tmp_path / "a $\\frac{1}{2}$ b"
+    folder = tmp_path / "a $\\frac{1}{2}$ $\\frac{$ b"
     reference("gpt2").save_pretrained(folder)
-    figure = plot(subject(folder, headers_only=False), "positions")
+    figure = draw(subject(folder, headers_only=False), "positions")
     save(figure, tmp_path / "a.svg")
     assert f"{folder.name}: embed.positions.weight" in title(figure)
-    broken = plot(subject(headers_only=False), "attention", prompt="$\\frac{ $ \\")
+    broken = draw(subject(headers_only=False), "attention", prompt="$\\frac{ $ \\")
     save(broken, tmp_path / "b.svg")
 
 
@@ -157,7 +205,7 @@ def test_attention_and_norms_are_those_of_transformers(name):
 def test_what_is_drawn_of_attention_is_that_of_transformers(talking, layer):
     folder, model = talking
     prompt = "def f(x): $1 é 日\n"
-    figure = plot(subject(folder, headers_only=False), "attention", layer=layer, prompt=prompt)
+    figure = draw(subject(folder, headers_only=False), "attention", layer=layer, prompt=prompt)
     tokenizer = archport.tokenizer(folder)
     ids = tokenizer.encode(prompt).ids
     with torch.no_grad():
@@ -176,12 +224,13 @@ def test_what_is_drawn_of_attention_is_that_of_transformers(talking, layer):
             assert labels(axis) == whole
             assert whole != words
     assert f"{folder}: attention of layer {layer or 0}, 5 heads, {len(ids)} tokens " in title(figure)
+    assert figure.get_suptitle().endswith("\ndef f(x): $1 é \\u65e5\\n")
     pixels(figure)
 
 
 def test_what_is_drawn_of_norms_is_that_of_transformers(talking):
     folder, model = talking
-    figure = plot(subject(folder, headers_only=False), "norms", prompt="def f(x): return x")
+    figure = draw(subject(folder, headers_only=False), "norms", prompt="def f(x): return x")
     ids = archport.tokenizer(folder).encode("def f(x): return x").ids
     with torch.no_grad():
         states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
@@ -202,7 +251,7 @@ def test_what_is_drawn_of_norms_is_that_of_transformers(talking):
 
 def test_what_is_drawn_of_spectra_are_the_singular_values_of_the_file(tmp_path):
     folder, _ = result(tmp_path / "deep", n_layer=9)
-    figure = plot(subject(folder, headers_only=False), "spectrum")
+    figure = draw(subject(folder, headers_only=False), "spectrum")
     file = load_file(folder / "model.safetensors")
     theirs = {"attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
     sizes = ("180 x 60", "60 x 60", "104 x 60", "60 x 104")
@@ -222,12 +271,12 @@ def test_what_is_drawn_of_spectra_are_the_singular_values_of_the_file(tmp_path):
 
 def test_the_bundled_checkpoint_in_every_way_it_can_be_drawn():
     target = subject(headers_only=False)
-    spectrum = plot(target, "spectrum")
+    spectrum = draw(target, "spectrum")
     weight = archport.load().blocks[3].mlp.up.weight.detach().float()
     line = torch.from_numpy(spectrum.axes[2].lines[3].get_ydata())
     assert torch.allclose(line, torch.linalg.svdvals(weight), rtol=1e-4)
-    assert "14 tokens, width 192" in title(plot(target, "norms"))
-    assert "layer 0, 6 heads, 14 tokens" in title(plot(target, "attention"))
+    assert "14 tokens, width 192 def __init__" in title(draw(target, "norms"))
+    assert "layer 0, 6 heads, 14 tokens" in title(draw(target, "attention"))
 
 
 def test_what_is_asked_for_is_looked_at_before_any_weight_is_there(talking):
@@ -253,10 +302,16 @@ def test_what_is_asked_for_is_looked_at_before_any_weight_is_there(talking):
             {"prompt": "a"},
         ),
         "plot: name: found 'a', but positions has none: it is for weights": (target, "positions", {"name": "a"}),
+        "plot: columns: found [1], but norms has none: it is for positions": (target, "norms", {"columns": [1]}),
+        "plot: columns: found 1, expected a Sequence": (target, "positions", {"columns": 1}),
+        "plot: columns: found [1, 60], expected numbers from 0 to 59": (target, "positions", {"columns": [1, 60]}),
+        "plot: layer: found '1', expected a int": (target, "attention", {"layer": "1"}),
+        "plot: layer: found True, expected a int": (target, "attention", {"layer": True}),
+        "plot: prompt: found b'a', expected a str": (target, "norms", {"prompt": b"a"}),
         "plot: positions: the bundled demo has rotary positions, which are angles": (bundled, "positions", {}),
     }
     for message, (what, kind, options) in wrong.items():
-        for look in (check, plot):
+        for look in (check, draw):
             with pytest.raises(ConfigError) as error:
                 look(what, kind, **options)
             assert str(error.value).startswith(message)
@@ -264,7 +319,7 @@ def test_what_is_asked_for_is_looked_at_before_any_weight_is_there(talking):
     with pytest.raises(SourceError, match="an architecture has no weights to draw"):
         check(subject("gpt2"), KINDS[0])
     with pytest.raises(SourceError, match="its weights were not fetched"):
-        plot(target, "spectrum")
+        draw(target, "spectrum")
 
 
 def test_prompts_as_long_as_the_context_and_no_longer(talking):
@@ -273,11 +328,11 @@ def test_prompts_as_long_as_the_context_and_no_longer(talking):
     tokenizer = archport.tokenizer(folder)
     assert len(tokenizer.encode("W" * 37).ids) == 37
     for kind in ("attention", "norms"):
-        assert "37 tokens" in title(plot(target, kind, prompt="W" * 37))
+        assert "37 tokens" in title(draw(target, kind, prompt="W" * 37))
         with pytest.raises(ConfigError, match=r"^plot: prompt: found 38 tokens, expected at most 37$"):
-            plot(target, kind, prompt="W" * 38)
+            draw(target, kind, prompt="W" * 38)
         with pytest.raises(ConfigError, match=r"^plot: prompt: found 1 tokens, expected at least 2$"):
-            plot(target, kind, prompt="W")
+            draw(target, kind, prompt="W")
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
@@ -292,7 +347,7 @@ def test_what_is_not_finite(talking, odd):
         tensors["transformer.ln_f.bias"][:2] = odd
 
     target = edited(folder, spoil)
-    figure = plot(target, "positions")
+    figure = draw(target, "positions")
     before[5, 7:10] = 0
     [image] = figure.axes[0].images
     assert image.get_array().mask.sum() == 3
@@ -304,48 +359,48 @@ def test_what_is_not_finite(talking, odd):
     shown = pixels(figure)
     column, row = figure.axes[0].transData.transform((7, 5)) * 150 / figure.dpi
     assert tuple(shown[len(shown) - int(row), int(column)]) == (255, 255, 255)
-    assert title(plot(target, "weights", name="norm.bias")).endswith("norm.bias, 60; 2 not finite")
+    assert title(draw(target, "weights", name="norm.bias")).endswith("norm.bias, 60; 2 not finite")
     where = "plot: spectrum: blocks.1.attn.qkv.weight: found 1 of 10,800 numbers not finite, expected none"
     with pytest.raises(ConfigError, match=f"^{where}$"):
-        plot(target, "spectrum")
+        draw(target, "spectrum")
     with pytest.raises(ConfigError, match=r"^plot: norms: found numbers in the embedding that are not finite"):
-        plot(target, "norms")
+        draw(target, "norms")
     for layer in range(3):
         with pytest.raises(ConfigError, match=f"^plot: attention: found numbers in layer {layer} that are not finite"):
-            plot(target, "attention", layer=layer)
+            draw(target, "attention", layer=layer)
 
 
 def test_streams_that_are_finite_at_first(talking):
     folder, _ = talking
     target = edited(folder, lambda tensors: tensors["transformer.h.1.mlp.c_fc.bias"].fill_(torch.inf))
-    assert images(plot(target, "attention", layer=1))
+    assert images(draw(target, "attention", layer=1))
     with pytest.raises(ConfigError, match=r"^plot: attention: found numbers in layer 2 that are not finite"):
-        plot(target, "attention", layer=2)
+        draw(target, "attention", layer=2)
     with pytest.raises(ConfigError, match=r"^plot: norms: found numbers after 2 layers that are not finite"):
-        plot(target, "norms")
+        draw(target, "norms")
 
 
 def test_zeros_and_nothing_finite(talking, tmp_path):
     folder, _ = talking
     target = edited(folder, lambda tensors: [tensor.zero_() for tensor in tensors.values()])
     for kind in KINDS:
-        figure = plot(target, kind, name="embed.tokens.weight" if kind == "weights" else None)
+        figure = draw(target, kind, name="embed.tokens.weight" if kind == "weights" else None)
         pixels(figure)
         if kind in ("spectrum", "norms"):
             assert all(axes.get_yscale() == "linear" for axes in figure.axes)
             assert all(axes.get_ylim()[0] < 0 < axes.get_ylim()[1] for axes in figure.axes)
     folder, _ = result(tmp_path / "again")
-    figure = plot(edited(folder, lambda tensors: tensors["transformer.h.1.attn.c_proj.weight"].zero_()), "spectrum")
+    figure = draw(edited(folder, lambda tensors: tensors["transformer.h.1.attn.c_proj.weight"].zero_()), "spectrum")
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "log", "log"]
     target = edited(folder, lambda tensors: tensors["transformer.wpe.weight"].fill_(torch.nan))
-    assert "2,220 not finite" in title(plot(target, "positions"))
-    pixels(plot(target, "positions"))
+    assert "2,220 not finite" in title(draw(target, "positions"))
+    pixels(draw(target, "positions"))
 
 
 def test_long_prompts_keep_their_heads(tmp_path):
     folder, _ = result(tmp_path / "long", n_positions=512)
     prompt = "W" * 500
-    figure = plot(subject(folder, headers_only=False), "attention", prompt=prompt)
+    figure = draw(subject(folder, headers_only=False), "attention", prompt=prompt)
     shown = pixels(figure, grey=True)
     for axes in figure.axes[:5]:
         assert 30 <= len(axes.get_xticks()) == len(axes.get_yticks()) <= 40
@@ -359,11 +414,14 @@ def test_long_prompts_keep_their_heads(tmp_path):
         ticks = [label.get_window_extent() for label in axes.get_yticklabels()]
         assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(ticks))
     assert "500 tokens, one in 13 named" in title(figure)
+    clipped = figure.get_suptitle().split("\n")[-1]
+    assert clipped.removesuffix("\N{HORIZONTAL ELLIPSIS}") in prompt[:120]
+    assert clipped.endswith("W\N{HORIZONTAL ELLIPSIS}")
 
 
 def test_labels_are_short_and_in_letters_the_font_has():
     words = ["日本語", "\U0001fae8", "x" * 40, "a b\u202e", "$x$", "日", "é"]
-    figure = drawing.attention("模型", 0, torch.eye(len(words))[None], words)
+    figure = drawing.attention("模型", 0, torch.eye(len(words))[None], words, "")
     pixels(figure)
     shown = labels(figure.axes[0].xaxis)
     assert shown == labels(figure.axes[0].yaxis)
@@ -380,7 +438,7 @@ def test_titles_fit(heads, letter, tmp_path):
     folder, _ = result(tmp_path / "model", n_head=heads)
     target = replace(subject(folder, headers_only=False), name="begin" + letter * 230 + "/end")
     for kind in ("attention", "norms"):
-        figure = plot(target, kind)
+        figure = draw(target, kind)
         figure.draw_without_rendering()
         box, whole = figure._suptitle.get_window_extent(), figure.bbox
         assert whole.x0 < box.x0 < box.x1 < whole.x1
@@ -388,6 +446,12 @@ def test_titles_fit(heads, letter, tmp_path):
         assert all(box.y0 >= axes.get_tightbbox().y1 for axes in figure.axes if axes.axison)
         assert "/end: " in title(figure)
         assert "begin" not in title(figure)
+        assert figure.get_suptitle().endswith(f"\n{PROMPT}")
+        figure = draw(target, kind, prompt=letter * 12)
+        figure.draw_without_rendering()
+        assert whole.x0 < figure._suptitle.get_window_extent().x0
+        shown = figure.get_suptitle().split("\n")[-1].removesuffix("\N{HORIZONTAL ELLIPSIS}")
+        assert ("\\u65e5" if letter == "日" else letter) * 12 in (shown, shown + "\\u65e5" * (12 - shown.count("\\")))
 
 
 def test_the_sign_is_seen_in_grey():
@@ -399,7 +463,7 @@ def test_the_sign_is_seen_in_grey():
 
 def test_every_image_of_weights_is_in_that_map(gpt2):
     target = subject(gpt2, headers_only=False)
-    for figure in (plot(target, "positions"), plot(target, "weights", name="blocks.0.mlp.up.weight")):
+    for figure in (draw(target, "positions"), draw(target, "weights", name="blocks.0.mlp.up.weight")):
         [image] = figure.axes[0].images
         low, high = image.get_clim()
         assert image.cmap.name == SIGNED
@@ -416,7 +480,7 @@ def test_axes_say_what_they_are(gpt2):
         "norm.bias": ("value", "element"),
     }
     for name, (down, across) in expected.items():
-        axes = plot(target, "weights", name=name).axes[0]
+        axes = draw(target, "weights", name=name).axes[0]
         assert (axes.get_ylabel(), axes.get_xlabel()) == (down, across)
 
 
@@ -429,7 +493,7 @@ def test_a_lone_row_of_a_large_image_is_seen_and_cells_of_a_small_one_are_whole(
         tensors["transformer.wte.weight"][[400, 1111, 1777]] = torch.nan
 
     target = edited(folder, quiet)
-    figure = plot(target, "weights", name="embed.tokens.weight")
+    figure = draw(target, "weights", name="embed.tokens.weight")
     shown = pixels(figure).astype(int)
     column = shown[:, int(figure.axes[0].transData.transform((30, 0))[0] * 150 / figure.dpi)]
     height = len(shown)
@@ -443,18 +507,17 @@ def test_a_lone_row_of_a_large_image_is_seen_and_cells_of_a_small_one_are_whole(
         assert abs(near(row) - background).max() > 20
     for row in (400, 1111, 1777):
         assert (near(row) == 255).all(-1).any()
-    small = plot(target, "weights", name="blocks.0.attn.out.weight")
+    small = draw(target, "weights", name="blocks.0.attn.out.weight")
     assert small.axes[0].images[0].get_interpolation() == "nearest"
 
 
 def test_names_as_the_checkpoint_has_them(gpt2):
     target = subject(gpt2, headers_only=False)
     file = load_file(gpt2 / "model.safetensors")
-    for key in ("transformer.h.1.mlp.c_fc.weight", "h.1.mlp.c_fc.weight"):
-        figure = plot(target, "weights", name=key)
-        assert torch.equal(images(figure)[0], file["transformer.h.1.mlp.c_fc.weight"].T)
-        assert "blocks.1.mlp.up.weight, 104 x 60" in title(figure)
-    [drawn] = plot(target, "weights", name="h.1.mlp.c_fc.bias[3:9]").axes[0].lines
+    figure = draw(target, "weights", name="blocks.1.mlp.up.weight")
+    assert torch.equal(images(figure)[0], file["transformer.h.1.mlp.c_fc.weight"].T)
+    assert "blocks.1.mlp.up.weight, 104 x 60" in title(figure)
+    [drawn] = draw(target, "weights", name="h.1.mlp.c_fc.bias[3:9]").axes[0].lines
     assert drawn.get_ydata().tolist() == file["transformer.h.1.mlp.c_fc.bias"][3:9].tolist()
     messages = {
         "blocks.0.attn.c_attn": "the nearest are blocks.0.attn.qkv.bias, blocks.0.attn.qkv.weight, ",
@@ -474,12 +537,50 @@ def test_names_as_the_checkpoint_has_them(gpt2):
 
 def test_a_head_that_the_file_has_though_the_config_ties_it(gpt2):
     target = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": torch.ones(131, 60)}))
-    assert torch.equal(images(plot(target, "weights", name="head.weight"))[0], torch.ones(131, 60))
+    assert torch.equal(images(draw(target, "weights", name="head.weight"))[0], torch.ones(131, 60))
+    assert torch.equal(images(draw(target, "weights", name="lm_head.weight"))[0], torch.ones(131, 60))
     check(subject(gpt2), "weights", name="lm_head.weight")
     embedding = load_file(gpt2 / "model.safetensors")["transformer.wte.weight"]
     target = edited(gpt2, lambda tensors: tensors.update({"lm_head.weight": embedding}))
     with pytest.raises(ConfigError, match=r"found 'head\.weight', which is tied: expected embed\.tokens"):
-        plot(target, "weights", name="head.weight")
+        draw(target, "weights", name="head.weight")
+
+
+def test_from_python_a_figure_is_what_the_command_writes(talking, tmp_path):
+    from matplotlib.figure import Figure
+
+    folder, _ = talking
+    for words, options in {
+        ("attention", "--layer", "1", "--prompt", "a b"): {"layer": 1, "prompt": "a b"},
+        ("positions", "--columns", "3, 5,50"): {"columns": [3, 5, 50]},
+        ("weights", "h.1.attn.c_attn.weight[:9,:9]"): {"name": "h.1.attn.c_attn.weight[:9, :9]"},
+    }.items():
+        figure = archport.plot(folder, words[0], **options)
+        assert isinstance(figure, Figure)
+        done = CliRunner().invoke(app, ["plot", str(folder), *words, "-o", str(tmp_path / "a.svg"), "--force"])
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "a.svg").read_bytes() == drawn(figure, ".svg")
+    assert CliRunner().invoke(app, ["plot", str(folder), "positions", "--columns", "1;2"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sound",),
+        ("weights", "wpe"),
+        ("spectrum", "--layer", "1"),
+        ("attention", "--layer", "9"),
+        ("norms", "--prompt", "W"),
+    ],
+    ids=" ".join,
+)
+def test_arguments_are_looked_at_before_the_output_file(talking, tmp_path, words):
+    (tmp_path / "a.png").write_bytes(b"old")
+    done = CliRunner().invoke(app, ["plot", str(talking[0]), *words, "-o", str(tmp_path / "a.png")])
+    assert isinstance(done.exception, ConfigError)
+    done = CliRunner().invoke(app, ["plot", str(talking[0]), "norms", "-o", str(tmp_path / "a.png")])
+    assert isinstance(done.exception, ExportError)
+    assert (tmp_path / "a.png").read_bytes() == b"old"
 
 
 @contextmanager
@@ -500,7 +601,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
 
 
 def test_files(tmp_path, gpt2):
-    figure = plot(subject(gpt2, headers_only=False), "positions")
+    figure = draw(subject(gpt2, headers_only=False), "positions")
     for name, begin in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
         save(figure, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(begin)

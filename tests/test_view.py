@@ -1,7 +1,12 @@
 """Trees, differences and explanations: what they say is what transformers' own model and files say."""
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,13 +24,14 @@ from archport.layers import LinearScaling, Rotary
 from archport.registry import architecture
 from archport.translate.pattern import Row
 from archport.view import reference_tree
+from archport.view.aligned_trees import aligned, aligned_as_text
 from archport.view.explaining import explain
 from archport.view.fact_table import diff, facts
 from archport.view.layouts import axes, layout
 from archport.view.reference_tree import joined_rows
 from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
-from archport.view.trees import folded, tree
+from archport.view.trees import every, folded, tree
 
 from .hub_server import REPO
 from .references import FAMILIES, SIZES, VARIANTS, reference
@@ -253,6 +259,42 @@ def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, mon
     assert len(headers) == 10
     norm = archport.load(folders["large"]).norm.weight
     assert sum(request.sent for request in asked if request not in headers) == 8 + norm.nbytes
+
+
+# --- two trees ---
+
+
+@pytest.mark.parametrize("other", ROOTS)
+@pytest.mark.parametrize("one", ["gpt2", "gemma2", "mixtral"])
+def test_two_trees_keep_every_line_of_both_in_order_and_pair_the_same_parts(one, other):
+    models = [subject(one), subject(other)]
+    rows = aligned(*models)
+    for model, mine in zip(models, zip(*(row["rows"] for row in rows), strict=True), strict=True):
+        assert [row for row in mine if row] == tree(model.model)
+    both = [row["rows"] for row in rows if None not in row["rows"]]
+    assert all(every(a["path"]) == every(b["path"]) for a, b in both)
+    parts = [{every(row["path"]) for row in tree(model.model)} for model in models]
+    assert {every(a["path"]) for a, _ in both} == parts[0] & parts[1]
+    assert all(row["same"] for row in rows) == (one == other)
+
+
+def test_of_two_trees_what_is_not_the_same_is_so_in_all_that_holds_it():
+    other = subject("gpt2")
+    for block in other.model.blocks:
+        block.mlp.activation = torch.nn.ReLU()
+    rows = aligned(subject("gpt2"), other)
+    odd = {every(row["rows"][0]["path"]) for row in rows if not row["same"]}
+    assert odd == {"blocks.{n}", "blocks.{n}.mlp", "blocks.{n}.mlp.activation"}
+    assert [row for row in rows if row["rows"][0]["depth"] == 1] == aligned(subject("gpt2"), other, depth=1)
+    text = [aligned_as_text(row)["same"] for row in rows]
+    assert text.count("") == 3
+    assert text.count("=") == len(rows) - 3
+
+
+def test_two_trees_of_one_name_are_told_apart_and_have_no_reference(tiny):
+    lines = run("tree", "gpt2", "gpt2", cwd=tiny).stdout.splitlines()
+    assert lines[2].split() == ["module", "gpt2", "parameters", "gpt2", "(2)", "parameters"]
+    assert run("tree", "gpt2", "llama", "--reference", code=2).stdout == ""
 
 
 # --- diff ---
@@ -487,21 +529,50 @@ def test_no_name_is_a_command_to_the_terminal(tiny):
     assert "\x1b" not in run("tree", f"{odd}/nowhere", cwd=tiny, code=1).stderr
 
 
-def test_a_narrow_terminal_loses_columns_not_letters(monkeypatch, capsys):
-    from archport.cli import app
+def printed_on_a_terminal(columns, *words):
+    """What a command prints where somebody looks on, so many letters wide."""
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen(
+        [sys.executable, "-m", "archport", *words],
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(theirs)
+    pieces = []
+    with suppress(OSError):  # as Linux says that the other end is closed
+        while piece := os.read(ours, 1 << 16):
+            pieces.append(piece)
+    os.close(ours)
+    assert done.wait() == 0
+    return re.sub(r"\x1b\[\d*m", "", b"".join(pieces).decode()).splitlines()
 
-    rows = [{"module": "x" * 20, "kind": "y" * 20, "share": "z" * 20}]
-    monkeypatch.setattr(app.out, "_force_terminal", True)
-    monkeypatch.setenv("COLUMNS", "50")
-    app.print_table(rows, ("share",))
-    printed = capsys.readouterr().out
-    assert "x" * 20 in printed
-    assert "y" * 20 in printed
-    assert "z" not in printed
+
+def test_a_narrow_terminal_loses_columns_not_letters_and_says_which():
+    head, _, columns, *rows, last = printed_on_a_terminal(60, "tree", "gpt2")
+    assert head == "gpt2: 124,439,808 parameters"
+    assert columns.split() == ["module", "kind"]
+    assert last == "not shown, as the terminal is too narrow: shape, parameters, share, dtype"
+    assert len(rows) == len(tree(subject("gpt2").model))
+    assert "Linear, the weight of embed.tokens" in rows[-1]
+    wide = printed_on_a_terminal(120, "tree", "gpt2")
+    assert wide[2].split() == ["module", "kind", "shape", "parameters", "share", "dtype"]
+    assert len(wide) == len(rows) + 3
+
+
+@pytest.mark.parametrize("words", ["tree gpt2", "tree gpt2 llama", "diff gpt2 llama --all"])
+def test_a_pipe_gets_every_column_and_no_blanks_at_the_end(words):
+    plain, around = (
+        CliRunner().invoke(app, words.split(), env=terminal, catch_exceptions=False).stdout
+        for terminal in ({}, {"COLUMNS": "40", "FORCE_COLOR": "1"})
+    )
+    assert [line for line in plain.splitlines() if line != line.rstrip()] == []
+    assert max(map(len, plain.splitlines())) > 80
+    assert around == plain
 
 
 COMMANDS = {
-    "tree": ["tree {0}", "tree {0} --reference", "tree {0} --depth 1", "tree"],
+    "tree": ["tree {0}", "tree {0} --reference", "tree {0} --depth 1", "tree", "tree {0} gpt2"],
     "diff": ["diff {0} gpt-j gpt-neox", "diff {0} other/{0}", "diff {0} {0} --all"],
     "explain": ["explain {0}", "explain {0} embed.tokens"],
 }

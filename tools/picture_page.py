@@ -15,12 +15,11 @@ def main() -> None:
     """Take one picture."""
     page, picture, begin = sys.argv[1:]
     with tempfile.TemporaryDirectory() as profile, chromium(profile) as driver:
-        screen(driver, width=1400, height=860)
+        screen(driver, width=1400, height=900)
         driver.get(Path(page).resolve().as_uri())
         item = next(
             item for item in driver.find_elements("css selector", "[role=treeitem]") if item.text.startswith(begin)
         )
-        driver.execute_script("document.querySelector('.trees').scrollIntoView()")
         ActionChains(driver).move_to_element(item).perform()
         driver.save_screenshot(picture)
 

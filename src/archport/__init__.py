@@ -14,6 +14,7 @@ from .parity import verify
 from .port import build, from_state_dict, load, plan
 from .registry import architectures, register
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
+from .view.plotting import plot
 
 __all__ = [
     "ArchportError",
@@ -29,6 +30,7 @@ __all__ = [
     "load",
     "observe",
     "plan",
+    "plot",
     "register",
     "score",
     "sites",

@@ -3,17 +3,25 @@
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
-from typer import Argument, BadParameter, Option, Typer
+from typer import Argument, BadParameter, Exit, Option, Typer
 
+from .. import __version__
 from ..errors import plain, printable
 
-app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
@@ -33,9 +41,18 @@ Json = Annotated[bool, Option("--json", help="print JSON")]
 Force = Annotated[bool, Option("--force", help="write over a file that is there")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"archport {__version__}")
+        raise Exit
+
+
 @app.callback()
 def options(
     plugin: Annotated[list[str] | None, Option(help="a module that registers architectures of your own")] = None,
+    version: Annotated[  # noqa: ARG001  # acts where it is read
+        bool, Option("--version", callback=_print_version, is_eager=True, help="print the version, and end")
+    ] = False,
 ) -> None:
     """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
     for name in plugin or ():
@@ -64,19 +81,32 @@ def print_json(values: Any) -> None:
     print(json.dumps(values, indent=2))
 
 
-def print_table(rows: Sequence[dict[str, Any]], spare: Sequence[str] = ()) -> None:
-    """Print rows that have the same columns, as wide as they are where nobody looks on.
+def print_table(
+    rows: Sequence[dict[str, Any]], spare: Sequence[str] = (), headings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Print rows that have the same columns; as wide as they are, and without blanks at the end, where nobody looks on.
 
-    Where the terminal is too narrow, `spare` columns go first, the last of them first.
+    Where the terminal is too narrow, `spare` columns go first, the last of them first, and their names are printed.
+    `headings` are for columns that are not headed by their name.
     """
-    console = Console(highlight=False, markup=False, width=None if out.is_terminal else 10_000)
+    seen = sys.stdout.isatty()  # a pipe has no width, whatever the environment says of a terminal around it
+    console = Console(highlight=False, markup=False, force_terminal=seen)
     for kept in range(len(spare), -1, -1):
-        gone = spare[kept:]
+        gone = [name for name in rows[0] if name in spare[kept:]]
         table = Table(box=None, pad_edge=False)
         for column in (name for name in rows[0] if name not in gone):
-            table.add_column(plain(column), justify="right" if column == "parameters" else "left", overflow="fold")
+            justify: Any = "right" if column.startswith("parameters") else "left"
+            table.add_column(plain(headings.get(column, column)), justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*(plain(str(value)) for name, value in row.items() if name not in gone))
-        if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+        width = console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum
+        if not seen or width <= console.width:
             break
-    console.print(table)
+    if not seen:
+        console.width = width
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    if gone:
+        names = dict.fromkeys(headings.get(name, name) for name in gone)
+        say(f"not shown, as the terminal is too narrow: {', '.join(names)}")

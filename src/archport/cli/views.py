@@ -12,10 +12,9 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import parity
-from ..errors import CheckpointError
 from ..files.write import check_target, whole_file
 from ..loading import execute
-from ..view import explaining, fact_table, plotting, reference_tree, tensor_differences, trees
+from ..view import aligned_trees, explaining, fact_table, plotting, reference_tree, tensor_differences, trees
 from ..view.page import to_html
 from ..view.subjects import Subject, subject
 from .app import (
@@ -44,6 +43,7 @@ MOST = 20  # tensors that differ which are listed, unless all are asked for
 @app.command()
 def tree(
     source: MaybeSource = None,
+    other: Annotated[str | None, Argument(help="another, to lay beside it", metavar="[OTHER]")] = None,
     depth: Annotated[int | None, Option(help="levels to show", min=1)] = None,
     reference: Annotated[
         bool, Option("--reference", help="transformers' tree beside ours, each join compared number by number")
@@ -55,22 +55,49 @@ def tree(
     follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
-    """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded."""
-    model = subject(source, headers_only=not weights, **reading(revision, offline, variant, follow_links))
+    """The modules of a model, an architecture or a checkpoint, from headers alone; repeated blocks are folded.
+
+    Of two, the same parts are on the same line. A Hub id may carry a revision, as NAME@step3000.
+    """
+    if other is not None and (reference or revision):
+        raise BadParameter("of two models there is no --reference, and a revision is written as NAME@REVISION")
+    looked_at = partial(subject, headers_only=not weights, offline=offline, variant=variant, follow_links=follow_links)
+    model = looked_at(source, revision=revision)
+    if other is not None:
+        _print_aligned([model, looked_at(other)], depth, as_json)
+        return
     rows = reference_tree.joined_rows(model, depth=depth) if reference else trees.tree(model.model, depth=depth)
     if as_json:
         compared = {"compared": "its weights" if model.at_hand else "a tiny model"} if reference else {}
         print_json({"model": model.name, **compared, "modules": rows})
         return
     names = {"join": "", "theirs": "transformers", "their_kind": "its kind"} if reference else {}
-    cells = [trees.as_text(row) | {name: row[key] for key, name in names.items()} for row in rows]
-    say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
-    _print_likes([model])
-    print_table(cells, ("shape", "its kind", "parameters", "share", "dtype"))
+    _print_names([model])
+    cells = [trees.as_text(row) | {name: row[name] for name in names} for row in rows]
+    print_table(cells, ("shape", "their_kind", "parameters", "share", "dtype"), names)
     if reference:
         say(reference_tree.legend(row["join"] for row in rows))
         if not model.at_hand:
             say(reference_tree.TINY)
+
+
+def _print_aligned(models: Sequence[Subject], depth: int | None, as_json: bool) -> None:
+    rows = aligned_trees.aligned(*models, depth=depth)
+    if as_json:
+        print_json({"models": [model.name for model in models], "modules": rows})
+        return
+    _print_names(models)
+    one, other = fact_table.titles(models)
+    names = {"one": one, "same": "", "other": other, "parameters of the other": "parameters"}
+    cells = [aligned_trees.aligned_as_text(row) for row in rows]
+    print_table(cells, ("parameters", "parameters of the other"), names)
+    say(aligned_trees.LEGEND)
+
+
+def _print_names(models: Sequence[Subject]) -> None:
+    for model in models:
+        say(f"{model.name}: {trees.parameter_count(model.model):,} parameters")
+    _print_likes(models)
 
 
 @app.command()
@@ -143,14 +170,27 @@ def explain(
         say("")
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 @app.command()
 def plot(
     source: Source,
     kind: Annotated[str, Argument(help="positions, weights, attention, spectrum or norms", metavar="WHAT")],
-    name: Annotated[str | None, Argument(help="a tensor, for weights", metavar="[NAME]")] = None,
+    name: Annotated[
+        str | None,
+        Argument(
+            help="a tensor or a block of it, for weights: by our name, or by the checkpoint's as it lies there",
+            metavar="[NAME]",
+        ),
+    ] = None,
     output: Annotated[Path, Option("--output", "-o", help="a .png or .svg file")] = Path("plot.png"),
     prompt: Annotated[str | None, Option(help="the text, for attention and norms")] = None,
     layer: Annotated[int | None, Option(help="for attention; the first")] = None,
+    columns: Annotated[
+        Any, Option(help="of positions, to draw as curves, as 150,200,250", parser=_numbers, metavar="N,N..")
+    ] = None,
     force: Force = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -158,16 +198,12 @@ def plot(
     follow_links: Links = False,
 ) -> None:
     """Draw what is inside a checkpoint; `bundled` is the one that ships with archport."""
+    options = {"name": name, "layer": layer, "prompt": prompt, "columns": columns}
+    how = reading(revision, offline, variant, follow_links)
+    model = plotting.opened(source, kind, how, **options)
     check_target(output, tuple(plotting.UNDATED), force=force)
-    looked_at = partial(subject, source, **reading(revision, offline, variant, follow_links))
-    try:
-        model = looked_at()
-    except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
-        model = looked_at(headers_only=False)
-    plotting.check(model, kind, name=name, layer=layer, prompt=prompt)
-    if not model.at_hand and kind in plotting.OF_ALL:
-        model = looked_at(headers_only=False)
-    plotting.save(plotting.plot(model, kind, name=name, layer=layer, prompt=prompt), output, force=force)
+    model = plotting.with_weights(model, kind, offline=offline)
+    plotting.save(plotting.draw(model, kind, **options), output, force=force)
     say(f"{output}  {output.stat().st_size:,} bytes")
 
 

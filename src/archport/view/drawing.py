@@ -1,6 +1,7 @@
 """How each figure is drawn: images and curves of numbers, in colours and lines that print in grey."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 SIGNED = "cividis"
 ODD = "white"  # for numbers that are not finite: lighter than all of SIGNED
 STYLES = ("-", "--", "-.", ":")
-CURVES = 3  # columns of the positions that are also drawn as curves
+CURVES = 3  # columns of the positions that are also drawn as curves, where none are chosen
 LABELS = 40  # tokens that are labelled along an axis, at most
 LETTERS = 12  # of a label
 NAME = 80  # letters of a model's name
+PROMPT = 120  # letters of a text
 TITLE, SMALL = 12, 6  # sizes of letters, in points
 MORE = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -41,15 +43,15 @@ def new_figure() -> "Figure":
     return Figure(figsize=(9, 6), layout="constrained")  # of its own canvas: needs no display
 
 
-def positions(model: str, name: str, weight: Tensor) -> "Figure":
-    """Learned positions as an image, and the columns that vary most as curves."""
+def positions(model: str, name: str, weight: Tensor, columns: Sequence[int] | None = None) -> "Figure":
+    """Learned positions as an image, and some columns, or those that vary most, as curves."""
     figure = new_figure()
     image, curves = figure.subplots(2, 1, height_ratios=(2, 1))
     _image(image, weight, ("position", "element"))
-    for column, style in zip(strongest(weight), STYLES, strict=False):
+    for column, style in zip(columns or strongest(weight), cycle(STYLES), strict=False):
         curves.plot(weight[:, column].numpy(), label=f"element {column}", linestyle=style)
     curves.set(xlabel="position", ylabel="value")
-    curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=CURVES, frameon=False)
+    curves.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(STYLES), frameon=False)
     return _titled(figure, model, _in_words(name, weight))
 
 
@@ -95,8 +97,8 @@ def spectrum(model: str, spectra: Mapping[str, Sequence[Spectrum]]) -> "Figure":
     return _titled(figure, model, f"singular values of the matrices of {_counted(len(layers), 'layer')}")
 
 
-def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str]) -> "Figure":
-    """What each token looks at, an image a head."""
+def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str], prompt: str) -> "Figure":
+    """What each token of a text looks at, an image a head."""
     figure = new_figure()
     heads, tokens = probabilities.shape[:2]
     columns = -(-heads // 2) if heads <= 8 else 4
@@ -119,11 +121,11 @@ def attention(model: str, layer: int, probabilities: Tensor, words: Sequence[str
         axes.set_title(f"head {head}", fontsize=8)
     counted = f"{_counted(heads, 'head')}, {tokens} tokens" + (f", one in {every} named" if every > 1 else "")
     meaning = f"each row is a token and what it looks at, white 0, black {'1' if most == 1 else f'{most:.2g} or more'}"
-    return _titled(figure, model, f"attention of layer {layer}, {counted}", meaning)
+    return _titled(figure, model, f"attention of layer {layer}, {counted}", meaning, prompt=prompt)
 
 
-def norms(model: str, values: Tensor, width: int) -> "Figure":
-    """The norm of the residual stream after each layer, over the tokens."""
+def norms(model: str, values: Tensor, width: int, prompt: str) -> "Figure":
+    """The norm of the residual stream after each layer, over the tokens of a text."""
     figure = new_figure()
     axes = figure.subplots()
     layers = range(len(values))
@@ -132,7 +134,7 @@ def norms(model: str, values: Tensor, width: int) -> "Figure":
     axes.set(xlabel="after layer (0: the embedding)", ylabel="norm of the residual stream")
     _scaled(axes, values)
     axes.legend()
-    return _titled(figure, model, f"residual stream, {values.shape[1]} tokens, width {width}")
+    return _titled(figure, model, f"residual stream, {values.shape[1]} tokens, width {width}", prompt=prompt)
 
 
 def _scaled(axes: "Axes", curves: Iterable[Tensor]) -> None:
@@ -173,17 +175,33 @@ def not_finite(weight: Tensor) -> int:
     return int((~weight.isfinite()).sum())
 
 
-def _titled(figure: "Figure", model: str, what: str, *more: str) -> "Figure":
-    """The figure under a title in lines that fit, with the end of a long name."""
-    letters = _in_letters(model)
+def _titled(figure: "Figure", model: str, what: str, *more: str, prompt: str | None = None) -> "Figure":
+    """The figure under a title in lines that fit, with the end of a long name and the beginning of a long text."""
     title = figure.suptitle("", fontsize=TITLE, parse_math=False)
-    for start in range(max(0, len(letters) - NAME), len(letters)):
-        title.set_text(MORE * (start > 0) + "".join(letters[start:]))
-        # matplotlib wraps between words only, so a name has to fit by itself.
-        if title.get_window_extent().width < 0.95 * figure.bbox.width:
-            break
-    title.set(text="\n".join((f"{title.get_text()}: {what}", *more)), wrap=True)
+
+    def fits(line: str) -> bool:
+        title.set_text(line)
+        return title.get_window_extent().width < 0.95 * figure.bbox.width
+
+    letters = _in_letters(model)
+    starts = range(max(0, len(letters) - NAME), len(letters))
+    names = (MORE * (start > 0) + "".join(letters[start:]) for start in starts)
+    lines = [f"{next(filter(fits, names), '')}: {what}", *more]
+    if prompt is not None:
+        letters = _in_letters(prompt)
+        ends = range(min(len(letters), PROMPT), 0, -1)
+        texts = ("".join(letters[:end]) + MORE * (end < len(letters)) for end in ends)
+        lines.append(next(filter(fits, texts), ""))
+    title.set_text("\n".join(_wrapped(line, fits) for line in lines))
     return figure
+
+
+def _wrapped(line: str, fits: Callable[[str], bool]) -> str:
+    """A line, broken between words where it is too long: matplotlib takes what is between $ for a formula there."""
+    done, *words = line.split(" ")
+    for word in words:
+        done += (" " if fits(f"{done.rpartition(chr(10))[2]} {word}") else "\n") + word
+    return done
 
 
 def _label(word: str) -> str:

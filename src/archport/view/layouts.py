@@ -62,6 +62,11 @@ def axes(row: Row, *, fused: str = "") -> str:
     return order + (f", {' and '.join(sides.theirs)} in one" if len(sides.theirs) > 1 else "")
 
 
+def transposed(row: Row) -> bool:
+    """Whether a checkpoint stores a weight that is ours as (out, in) as (in, out)."""
+    return _sides(row).transposed
+
+
 def _sides(row: Row) -> _Sides:
     pattern = parsed(row.pattern or "... -> ...")
     theirs, ours = pattern.theirs, pattern.ours

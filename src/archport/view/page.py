@@ -142,7 +142,7 @@ def _plots(subject: Subject) -> list[Values]:
     plots: list[Values] = []
     for kind in plotting.drawable(subject):
         try:
-            figure = plotting.plot(subject, kind)
+            figure = plotting.draw(subject, kind)
         except ArchportError as error:
             plot = {"reason": str(error)}
         else:

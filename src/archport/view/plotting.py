@@ -1,59 +1,124 @@
 """Pictures of what is inside a checkpoint, drawn with matplotlib: positions, weights, attention, spectra, norms."""
 
 import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from .. import port
-from ..errors import ConfigError, NotFiniteWarning, SourceError
+from ..errors import CheckpointError, ConfigError, NotFiniteWarning, SourceError
+from ..files.source import BUNDLED
 from ..files.write import check_target, whole_file
-from ..generation import text
-from ..layers import Attention, Decoder, PositionedEmbed, Rotary
-from ..loading import LoadPlan, own_weight
-from ..observing import observe, sites
-from ..registry import skeleton
+from ..keywords import strict_keywords
+from ..layers import PositionedEmbed, Rotary
+from ..loading import LoadPlan
+from ..translate.pattern import Row
 from . import drawing
 from .descriptions import described
-from .selecting import fault, tensor
-from .subjects import Subject
+from .layouts import transposed
+from .measured import probabilities, probabilities_site, spectra, stream_norms, tokens
+from .selecting import Selected, fault, tensor
+from .subjects import Subject, subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("positions", "weights", "attention", "spectrum", "norms")
-PROMPT = "def __init__(self, name):\n    self.name = name"
-OPTIONS = {"name": ("weights",), "layer": ("attention",), "prompt": ("attention", "norms")}  # which kinds have each
+PROMPT = "When Mary and John went to the store, John gave a drink to Mary."
+CODE = "def __init__(self, name):\n    self.name = name"  # for the bundled checkpoint, which knows nothing else
+# Which kinds have each option, and what it is.
+OPTIONS: dict[str, tuple[tuple[str, ...], type]] = {
+    "name": (("weights",), str),
+    "layer": (("attention",), int),
+    "prompt": (("attention", "norms"), str),
+    "columns": (("positions",), Sequence),
+}
 OF_ALL = ("attention", "spectrum", "norms")  # these need most of the weights, the others one tensor
 UNDATED: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}}
 
 
+@strict_keywords
 def plot(
-    subject: Subject, kind: str, *, name: str | None = None, layer: int | None = None, prompt: str | None = None
+    source: str | Path | None,
+    kind: str,
+    *,
+    name: str | None = None,
+    layer: int | None = None,
+    prompt: str | None = None,
+    columns: Sequence[int] | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
 ) -> "Figure":
-    """A figure of one of KINDS: `name` is the tensor, for weights; `layer` is for attention, `prompt` for norms too.
+    """A matplotlib Figure of what is inside a checkpoint: positions, weights, attention, spectrum or norms.
 
-    Only the tensors that are drawn are read. Raises: ConfigError; SourceError, also where no weights were fetched.
+    `source` is a folder, a Hub id or "bundled". `name` is a tensor's, for weights: ours, or the checkpoint's key, which
+    is drawn as it lies in the file; "[:64, 64:128]" behind it asks for a block. `columns` of learned positions become
+    curves; without them, the three that vary most. `layer` is for attention, `prompt` for attention and norms. Only the
+    tensors that are drawn are read.
+
+    Raises: ConfigError, SourceError, CheckpointError, MappingError.
     """
-    check(subject, kind, name=name, layer=layer, prompt=prompt)
+    options: dict[str, Any] = {"name": name, "layer": layer, "prompt": prompt, "columns": columns}
+    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    target = opened(source, kind, how, **options)
+    return draw(with_weights(target, kind, offline=offline), kind, **options)
+
+
+def opened(source: str | Path | None, kind: str, how: Mapping[str, Any], **options: Any) -> Subject:
+    """What is to be drawn, by its headers, the arguments of `plot` checked; `how` are those of `subject`.
+
+    Raises: as `plot`.
+    """
+    _check_options(kind, options)
+    looked_at = partial(subject, source, **how)
+    try:
+        target = looked_at()
+    except CheckpointError:  # a pickle on the Hub has to be fetched before its headers are known
+        target = looked_at(headers_only=False)
+    check(target, kind, **options)
+    return target
+
+
+def with_weights(target: Subject, kind: str, *, offline: bool = False) -> Subject:
+    """The subject, its files fetched where this kind of picture needs most of them."""
+    if target.plan is None or target.at_hand or kind not in OF_ALL:
+        return target
+    origin = target.plan.checkpoint.origin
+    return subject(origin.name, revision=origin.revision, offline=offline, headers_only=False, **origin.how)
+
+
+def draw(
+    subject: Subject,
+    kind: str,
+    *,
+    name: str | None = None,
+    layer: int | None = None,
+    prompt: str | None = None,
+    columns: Sequence[int] | None = None,
+) -> "Figure":
+    """The figure of `plot`. Raises: ConfigError; SourceError, also where no weights were fetched."""
+    check(subject, kind, name=name, layer=layer, prompt=prompt, columns=columns)
     plan, layer = _plan(subject), layer or 0
     if not subject.at_hand and (kind in OF_ALL or not plan.checkpoint.remote):
         raise SourceError(f"{subject.name}: its weights were not fetched, so there is nothing to draw")
-    if kind in ("positions", "weights"):
-        step, ranges = tensor(plan, name or _learned_positions(subject))
-        weight, title = own_weight(plan, step).float()[tuple(ranges)], str(step.name)
-        if kind == "positions":
-            return drawing.positions(subject.name, title, weight)
-        if weight.shape != step.shape:
-            title += f"[{', '.join(f'{part.start}:{part.stop}' for part in ranges)}]"
-        sides = described(subject)[str(step.name).rpartition(".")[0]].sides
-        return drawing.weights(subject.name, title, weight, sides, [part.start for part in ranges])
+    if kind == "positions":
+        selected = tensor(plan, _learned_positions(subject))
+        return drawing.positions(subject.name, selected.title, selected.read(plan), columns)
+    if kind == "weights":
+        selected = tensor(plan, name)
+        corner = [part.start for part in selected.ranges]
+        sides = _sides(subject, plan, selected)
+        return drawing.weights(subject.name, selected.title, selected.read(plan), sides, corner)
     if kind == "spectrum":
-        return drawing.spectrum(subject.name, _spectra(plan))
-    ids, words = _tokens(subject, plan, PROMPT if prompt is None else prompt)
+        return drawing.spectrum(subject.name, spectra(plan))
+    prompt = _default_prompt(plan) if prompt is None else prompt
+    ids, words = tokens(subject, plan, prompt)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
         origin = plan.checkpoint.origin
@@ -67,8 +132,8 @@ def plot(
     if not values.isfinite().all():
         raise fault(kind, f"found numbers {where} that are not finite, expected finite ones")
     if kind == "attention":
-        return drawing.attention(subject.name, layer, values, words)
-    return drawing.norms(subject.name, values, subject.config.width)
+        return drawing.attention(subject.name, layer, values, words, prompt)
+    return drawing.norms(subject.name, values, subject.config.width, prompt)
 
 
 def drawable(subject: Subject) -> list[str]:
@@ -76,31 +141,42 @@ def drawable(subject: Subject) -> list[str]:
     return [kind for kind in KINDS if kind != "weights" and (kind != "positions" or _learned_positions(subject))]
 
 
-def check(
-    subject: Subject, kind: str, *, name: str | None = None, layer: int | None = None, prompt: str | None = None
-) -> None:
+def check(subject: Subject, kind: str, **options: Any) -> None:
     """Check the arguments of `plot` as far as headers tell. Raises: ConfigError; SourceError, also for matplotlib."""
-    if kind not in KINDS:
-        raise fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
-    faults = {
-        option: f"found {value!r}, but {kind} has none: it is for {' and '.join(OPTIONS[option])}"
-        for option, value in {"name": name, "layer": layer, "prompt": prompt}.items()
-        if value is not None and kind not in OPTIONS[option]
-    }
-    if faults:
-        raise ConfigError(faults, "plot")
-    plan = _plan(subject)
+    _check_options(kind, options)
+    plan, layer, columns = _plan(subject), options.get("layer"), options.get("columns")
     if kind == "positions" and _learned_positions(subject) is None:
         rotary = any(isinstance(part, Rotary) for part in subject.model.modules())
         what = "rotary positions, which are angles and not learned" if rotary else "no PositionedEmbed of archport"
         raise fault(kind, f"{subject.name} has {what}; {', '.join(KINDS[1:])} can be drawn")
-    if kind == "weights" and len((step := tensor(plan, name)[0]).shape) not in (1, 2):
-        raise fault(kind, f"found {step.name} with {len(step.shape)} axes, expected 1 or 2")
+    if kind == "weights" and len((selected := tensor(plan, options.get("name"))).shape) not in (1, 2):
+        raise fault(kind, f"found {selected.name} with {len(selected.shape)} axes, expected 1 or 2")
     if layer is not None and not 0 <= layer < subject.config.layers:
         raise fault("layer", f"found {layer}, expected 0 to {subject.config.layers - 1}")
+    most = tensor(plan, _learned_positions(subject)).shape[1] if columns is not None else 0
+    if columns is not None and (not columns or any(type(one) is not int or not 0 <= one < most for one in columns)):
+        raise fault("columns", f"found {list(columns)}, expected numbers from 0 to {most - 1}")
     if kind == "attention":
-        _probabilities_site(subject.model, layer or 0)
+        probabilities_site(subject.model, layer or 0)
+    if kind in OPTIONS["prompt"][0] and subject.at_hand:
+        prompt = options.get("prompt")
+        tokens(subject, plan, _default_prompt(plan) if prompt is None else prompt)
     drawing.new_figure()
+
+
+def _check_options(kind: str, options: dict[str, Any]) -> None:
+    """Check what can be known of the arguments of `plot` before anything is opened. Raises: ConfigError."""
+    if kind not in KINDS:
+        raise fault("kind", f"found {kind!r}, expected {', '.join(KINDS)}")
+    faults = {}
+    for option, value in options.items():
+        kinds, expected = OPTIONS[option]
+        if value is not None and kind not in kinds:
+            faults[option] = f"found {value!r}, but {kind} has none: it is for {' and '.join(kinds)}"
+        elif value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
+            faults[option] = f"found {value!r}, expected a {expected.__name__}"
+    if faults:
+        raise ConfigError(faults, "plot")
 
 
 def drawn(figure: "Figure", ending: str) -> bytes:
@@ -125,69 +201,20 @@ def _plan(subject: Subject) -> LoadPlan:
     return subject.plan
 
 
+def _default_prompt(plan: LoadPlan) -> str:
+    return CODE if plan.checkpoint.origin.name == BUNDLED else PROMPT
+
+
 def _learned_positions(subject: Subject) -> str | None:
     paths = (path for path, part in subject.model.named_modules() if isinstance(part, PositionedEmbed))
     return next((f"{path}.positions.weight" for path in paths), None)
 
 
-def _spectra(plan: LoadPlan) -> dict[str, list[drawing.Spectrum]]:
-    """The singular values of each matrix of a block, by its name within one, in every layer that has it."""
-    spectra: dict[str, list[drawing.Spectrum]] = {}
-    for step in plan.mapped:
-        if not str(step.name).startswith("blocks.") or len(step.shape) != 2:
-            continue
-        _, layer, matrix = str(step.name).split(".", 2)
-        weight = own_weight(plan, step).float()
-        if odd := drawing.not_finite(weight):
-            numbers = f"{odd:,} of {weight.numel():,} numbers not finite"
-            raise fault("spectrum", f"{step.name}: found {numbers}, expected none")
-        spectrum = drawing.Spectrum(int(layer), step.shape, torch.linalg.svdvals(weight))
-        spectra.setdefault(matrix.removesuffix(".weight"), []).append(spectrum)
-    if not spectra:
-        raise fault("spectrum", "found no matrices in the blocks, expected some")
-    return spectra
-
-
-def _tokens(subject: Subject, plan: LoadPlan, prompt: str) -> tuple[Tensor, list[str]]:  # -> (1, seq), a word a token
-    """A text as ids and as words; a piece of a character is written as in the vocabulary."""
-    model = skeleton(subject.architecture, subject.config)
-    model.origin = plan.checkpoint.origin
-    tokenizer = text.tokenizer(model)
-    ids = text.encoded(tokenizer, prompt, model.config.vocab_size)
-    most = subject.config.context
-    if len(ids) < 2:
-        raise fault("prompt", f"found {len(ids)} tokens, expected at least 2")
-    if len(ids) > most:
-        raise fault("prompt", f"found {len(ids):,} tokens, expected at most {most:,}")
-    words = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
-    for at, word in enumerate(words):
-        if not word or "\N{REPLACEMENT CHARACTER}" in word:
-            words[at] = str(tokenizer.id_to_token(ids[at]))
-    return torch.tensor([ids]), words
-
-
-def _probabilities_site(model: Decoder, layer: int) -> str:
-    for site in sites(model):
-        if site.name.startswith(f"blocks.{layer}.") and site.name.endswith(".probabilities"):
-            return site.name
-    parts = ", ".join(type(part).__name__ for part in model.blocks[layer].children())
-    message = f"layer {layer} has no attention probabilities to observe, as {Attention.__name__} has: found {parts}"
-    raise fault("attention", message)
-
-
-@torch.no_grad()
-def probabilities(model: Decoder, ids: Tensor, layer: int) -> Tensor:  # (1, seq) -> (heads, seq, seq)
-    """How much each token of one text looks at each, in every head of a layer."""
-    name = _probabilities_site(model, layer)
-    with observe(model, name) as values:
-        model(ids)
-    return values[name][0]
-
-
-@torch.no_grad()
-def stream_norms(model: Decoder, ids: Tensor) -> Tensor:  # (1, seq) -> (layers + 1, seq)
-    """The norm of each token's stream after the embedding and after every block."""
-    names = ["embed", *(f"blocks.{layer}.after" for layer in range(len(model.blocks)))]
-    with observe(model, *names) as values:
-        model(ids)
-    return torch.stack([values[name][0].norm(dim=-1) for name in names])
+def _sides(subject: Subject, plan: LoadPlan, selected: Selected) -> tuple[str, str]:
+    """What lies down and across a matrix."""
+    step = selected.step or next((step for step in plan.mapped if selected.name in step.keys), None)
+    if step is None:
+        return "row", "column"
+    down, across = described(subject)[str(step.name).rpartition(".")[0]].sides
+    turned = selected.step is None and transposed(Row(step.keys, step.pattern))
+    return (across, down) if turned else (down, across)

@@ -1,37 +1,60 @@
-"""A tensor selected by our name or the checkpoint's, whole or a block of it; and the names nearest to a wrong one."""
+"""A tensor selected by our name or by the checkpoint's key, whole or a block; and the names nearest to a wrong one."""
 
 import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from torch import Tensor
 
 from ..errors import ConfigError
-from ..loading import LoadPlan, settle_tie
-from ..translate.pattern import regroups
+from ..loading import LoadPlan, own_weight, settle_tie
 from ..translate.steps import TensorStep
 
 
-def tensor(plan: LoadPlan, text: str | None) -> tuple[TensorStep, list[slice]]:
-    """The step of a tensor, by our name or its key, as `blocks.0.attn.qkv.weight[0:64, 0:64]`, and a range an axis."""
+class Selected(NamedTuple):
+    """A tensor, and a range an axis of it: one of ours, which `step` makes, or one of the file's as it lies there."""
+
+    name: str
+    shape: tuple[int, ...]
+    ranges: tuple[slice, ...]
+    step: TensorStep | None
+
+    def read(self, plan: LoadPlan) -> Tensor:
+        """Its numbers, in memory of their own."""
+        weight = own_weight(plan, self.step) if self.step else plan.checkpoint.read(self.name, own=True)
+        return weight.float()[self.ranges]
+
+    @property
+    def title(self) -> str:
+        """Its name, and where it is not the whole tensor the ranges."""
+        whole = all(part == slice(0, size) for part, size in zip(self.ranges, self.shape, strict=True))
+        return self.name if whole else f"{self.name}[{', '.join(f'{part.start}:{part.stop}' for part in self.ranges)}]"
+
+
+def tensor(plan: LoadPlan, text: str | None) -> Selected:
+    """A tensor by our name or its key, as `blocks.0.attn.qkv.weight[0:64, :]` or `h.0.attn.c_attn.weight[:64, :]`.
+
+    Raises: ConfigError.
+    """
     if not text:
         raise fault("weights", "found no name, expected that of a tensor, as embed.tokens.weight")
     name, bracket, block = text.partition("[")
     names = _names(plan)
-    spellings = {name, *plan.architecture.table.canonical(name)}
-    matching = [name] if name in names else [ours for ours, keys in names.items() if spellings & set(keys)]
-    if not matching:
-        near = ", ".join(nearest_names(name, names))
-        raise fault("weights", f"found {name!r}, expected the name of a tensor; the nearest are {near}")
-    if len(matching) > 1:
-        raise fault("weights", f"found {name!r}, which is a part of several: expected one of {', '.join(matching)}")
-    step = _step(plan, matching[0])
-    if step is None:
-        tied = plan.architecture.table.tied[matching[0]]
-        raise fault("weights", f"found {name!r}, which is tied: expected {tied}, which it is")
-    if name not in names and len(step.keys) > 1:
-        raise fault("weights", f"found {name!r}, which is a part of {step.name}: expected that")
-    if name not in names and bracket and step.pattern and (len(step.shape) > 1 or regroups(step.pattern)):
-        raise fault("weights", f"found a block of {name!r}, which lies in another order: expected one of {step.name}")
-    return step, _ranges(block, step.shape) if bracket else [slice(0, size) for size in step.shape]
+    step = _step(plan, name)
+    key = None if name in names else _key(plan, name)
+    if step is None and key is None:
+        raise fault("weights", f"found {name!r}, {_instead(plan, name, names)}")
+    shape = step.shape if step else plan.checkpoint.headers[str(key)].shape
+    ranges = _ranges(block, shape) if bracket else tuple(slice(0, size) for size in shape)
+    return Selected(str(key or name), shape, ranges, step)
+
+
+def _key(plan: LoadPlan, name: str) -> str | None:
+    """The key of the file that a name means: itself, or with or without the prefix, or by an alias."""
+    headers, canonical = plan.checkpoint.headers, plan.architecture.table.canonical
+    meant = {name, *canonical(name)}
+    return name if name in headers else next((key for key in headers if meant.intersection(canonical(key))), None)
 
 
 def _step(plan: LoadPlan, name: str) -> TensorStep | None:
@@ -40,6 +63,17 @@ def _step(plan: LoadPlan, name: str) -> TensorStep | None:
     if name in steps and steps[name].kind == "tied" and plan.checkpoint.files:
         steps = {step.name: step for step in settle_tie(plan).mapped}
     return steps.get(name)
+
+
+def _instead(plan: LoadPlan, name: str, names: Mapping[str, Sequence[str]]) -> str:
+    """What to say of a name that neither is one of ours nor a key of this file."""
+    tied, spellings = plan.architecture.table.tied, {name, *plan.architecture.table.canonical(name)}
+    meant = [ours for ours, keys in names.items() if ours == name or spellings.intersection(keys)]
+    if meant and meant[0] in tied:
+        return f"which is tied: expected {tied[meant[0]]}, which it is"
+    if meant:
+        return f"which is not in the file: expected {', '.join(meant[:3])}"
+    return f"expected the name of a tensor; the nearest are {', '.join(nearest_names(name, names))}"
 
 
 def _names(plan: LoadPlan) -> dict[str, tuple[str, ...]]:
@@ -70,12 +104,12 @@ def _ratio(one: str, other: str) -> float:
     return SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
-def _ranges(block: str, shape: Sequence[int]) -> list[slice]:
+def _ranges(block: str, shape: Sequence[int]) -> tuple[slice, ...]:
     """`0:64, 128:` of the text `0:64, 128:]`, one for each axis."""
     parts = [re.fullmatch(r"\s*(\d{0,9})\s*:\s*(\d{0,9})\s*", part) for part in block.removesuffix("]").split(",")]
     full = [(int(part[1] or 0), int(part[2] or size)) for part, size in zip(parts, shape, strict=False) if part]
     if len(parts) == len(full) == len(shape) and all(a < b <= size for (a, b), size in zip(full, shape, strict=True)):
-        return [slice(*bounds) for bounds in full]
+        return tuple(slice(*bounds) for bounds in full)
     wanted = ", ".join(f"0:{size}" for size in shape)
     raise fault("weights", f"found the block [{block}, expected one within [{wanted}]")
 

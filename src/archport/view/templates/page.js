@@ -95,6 +95,10 @@ for (const tree of trees) {
   });
 }
 
+// At rest the first line that another tree has too is lit.
+const lines = itemsOf(trees[0]);
+light(lines.find((item) => across(item, 1) !== item) ?? lines[0]);
+
 about.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && about.returnTo) go(about.returnTo);
 });
