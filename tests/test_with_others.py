@@ -443,6 +443,7 @@ def test_an_adapter_is_said_and_only_merged_where_asked_for(tmp_path):
     asked = CliRunner().invoke(checkpoints.app, ["load", str(base), "--adapter", str(adapter)])
     assert asked.exit_code == 0
     assert "adapter_config" not in asked.stdout
+    assert f"adapter     {adapter}, merged into the weights" in asked.stdout
     out = CliRunner().invoke(checkpoints.app, ["export", str(base), str(tmp_path / "out"), "--adapter", str(adapter)])
     assert out.exit_code == 0
     assert all(map(torch.equal, parameters(archport.load(tmp_path / "out")), merged))

@@ -76,6 +76,7 @@ def load(
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)
     facts["not_finite"] = [name for one in warned or () for name in getattr(one.message, "names", ())]
+    facts["adapter"] = adapter
     facts["seconds"] = None if dry_run else round(time.perf_counter() - start, 3)
     if source is None and not dry_run:
         facts["prompt"], facts["next_tokens"] = summary.PROMPT, summary.next_tokens(model)
@@ -99,6 +100,8 @@ def _print_load(facts: dict[str, Any]) -> None:
         ("memory", summary.memory(facts)),
         ("parameters", f"{facts['parameters']:,} in {facts['dtype']}"),
     ]
+    if facts["adapter"]:
+        lines.append(("adapter", f"{facts['adapter']}, merged into the weights"))
     if facts["not_finite"]:
         lines.append(("NOT FINITE", f"NaN or infinity in {', '.join(facts['not_finite'])}"))
     if facts["unknown_fields"]:
