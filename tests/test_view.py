@@ -252,13 +252,14 @@ def test_a_look_at_a_repository_downloads_no_weights(hub, folders, tmp_path, mon
     assert "vocabulary" in run("diff", "ns/large", "gpt-neox").stdout
     run("page", "ns/large", "-o", "page.html", cwd=tmp_path)
     assert "nothing to draw, its weights were not fetched" in (tmp_path / "page.html").read_text()
-    run("plot", "ns/large", "weights", "norm.weight", "-o", "norm.png", cwd=tmp_path)
+    for name in ("norm.weight", "final_layer_norm.weight"):  # ours, and the checkpoint's
+        run("plot", "ns/large", "weights", name, "-o", f"{name}.png", cwd=tmp_path)
     asked = hub.asked("*.safetensors")
     assert all(request.range for request in asked)
     headers = [request for request in asked if request.range == "bytes=0-100000"]  # as huggingface_hub asks for them
     assert len(headers) == 10
     norm = archport.load(folders["large"]).norm.weight
-    assert sum(request.sent for request in asked if request not in headers) == 8 + norm.nbytes
+    assert sum(request.sent for request in asked if request not in headers) == 2 * (8 + norm.nbytes)
 
 
 # --- two trees ---
