@@ -7,6 +7,7 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import archport
-from archport.errors import AsideWarning, CheckpointError, GenerationError
+from archport.errors import ArchportError, AsideWarning, CheckpointError, GenerationError
 from archport.files.source import DEMO
 from archport.generation.text import encoded, pieces
 from archport.generation.tokenizers import chat_ids
@@ -24,7 +25,7 @@ from archport.generation.tokenizers import chat_ids
 from .references import reference
 from .test_cli import run
 
-EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", "12"))  # of each kind of tokenizer
+EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", "8"))  # of each kind of tokenizer
 TEXT = [
     "a small corpus, it is n't much ; but don't worry !",
     "naïve 漢字 and 🙂 <|user|> hello Hello 123",
@@ -393,3 +394,34 @@ def test_a_config_of_2019_names_no_architecture_and_gpt2_s_files_are_read(tmp_pa
         for text in TEXT:
             assert encoded(archport.tokenizer(folder), text) == expected(text)["input_ids"]
         (folder / "config.json").touch()
+
+
+ODD = [None, 0, -1, 1e9, "", [], {}, "x", True, [1], {"type": "NFC"}, {"type": "Precompiled"}, 1 << 63]
+
+
+def places(value, at=()):
+    """Where something else could be put, a few of the vocabulary's places among them."""
+    if isinstance(value, dict | list) and len(at) < 6:
+        for key in list(value)[:8] if isinstance(value, dict) else range(min(len(value), 8)):
+            yield (*at, key)
+            yield from places(value[key], (*at, key))
+
+
+@settings(max_examples=5 * EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), odd=st.sampled_from(ODD), kind=st.sampled_from(["PreTrainedTokenizerFast", "GPT2Tokenizer"]))
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+def test_anything_in_any_field_is_read_or_is_an_error_of_ours(made, tmp_path, data, odd, kind):
+    whole = json.loads((made["tokenizer.json"] / "tokenizer.json").read_text())
+    beside = {"tokenizer_class": kind, "added_tokens_decoder": {"300": {"content": "x"}}, "eos_token": "x"}
+    beside |= {"chat_template": "a", "extra_special_tokens": ["q"], "clean_up_tokenization_spaces": True}
+    files = {"tokenizer.json": whole, "tokenizer_config.json": beside, "config.json": {"model_type": "gpt2"}}
+    *way, last = data.draw(st.sampled_from(sorted(places(files), key=str)))
+    target = files
+    for key in way:
+        target = target[key]
+    target[last] = odd
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with suppress(ArchportError):
+        tokenizer = archport.tokenizer(tmp_path)
+        tokenizer.decode(encoded(tokenizer, TEXT[1]))

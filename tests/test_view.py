@@ -385,6 +385,7 @@ def test_a_vocabulary_and_its_tokenizer(tmp_path, tokens, text):
     from tokenizers import Tokenizer, models
 
     reference("gpt2").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     Tokenizer(models.WordLevel({str(n): n for n in range(tokens)}, unk_token="0")).save(
         str(tmp_path / "tokenizer.json")
     )

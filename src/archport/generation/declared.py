@@ -17,7 +17,7 @@ def not_as_declared(own: Any, folder: Path, names: Sequence[str], settings: Mapp
     added = settings.get("added_tokens_decoder")
     declared = [(ADDED, read_json(folder / ADDED, MAX_ADDED))] if ADDED in names else []
     if isinstance(added, dict):
-        ids = {token["content"]: int(at) for at, token in added.items()}
+        ids = {token.get("content", ""): int(at) for at, token in added.items()}
         declared.append(("tokenizer_config.json", ids))
     vocabulary = own.get_vocab()
     for file, tokens in declared:
@@ -39,5 +39,7 @@ def _differs(own: Any, path: Path) -> bool:
         tokenizer.no_truncation()
         ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False).ids
         return bool(ids != own(PROBE, add_special_tokens=False, verbose=False)["input_ids"])
-    except Exception:  # the libraries raise no narrower one; what matters of it is raised when a text is read
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # as a panic of tokenizers; what matters of it is raised when a text is read
         return False

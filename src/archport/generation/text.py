@@ -46,7 +46,9 @@ def encoded(tokenizer: Tokenizer, text: str, rows: int | None = None) -> list[in
     """The ids of a text. Raises: CheckpointError when the tokenizer has none for a part of it, or a model of `rows`."""
     try:
         ids = tokenizer.encode(text).ids
-    except Exception as error:  # the libraries raise no narrower one
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the libraries raise no narrower one, and a panic of tokenizers is no Exception
         raise CheckpointError(f"the tokenizer cannot encode {text[:40]!r}: {in_a_line(error)}") from None
     return ids if rows is None else within(tokenizer, ids, rows)
 

@@ -154,7 +154,9 @@ def _by_transformers(folder: Path, names: Sequence[str], settings: Mapping[str, 
             own = transformers.AutoTokenizer.from_pretrained(folder, **options)
             own.decode([])  # which says once what it has to say
             return own
-    except Exception as error:  # whatever transformers raises for files that it does not take
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # whatever transformers raises for files, and a panic of tokenizers is no Exception
         reason = in_a_line(error, 300) or type(error).__name__
         if isinstance(error, ImportError):
             reason = f"{reason}: pip install archport[sentencepiece]"
