@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import archport
-from archport.errors import CheckpointError, ConfigError, SourceError
+from archport.errors import AsideWarning, CheckpointError, ConfigError, SourceError
 from archport.layers import MLP, Attention, Decoder, SequentialBlock
 from archport.layers.rotary import Rotary, Rotation
 from archport.parity import verify_by_block
@@ -278,12 +278,20 @@ def test_a_dtype_that_nothing_higher_can_check():
 
 
 def test_a_reference_with_other_weights_is_one_line(port):
-    from transformers import GPT2Config, GPT2DoubleHeadsModel
-
-    model = GPT2DoubleHeadsModel(GPT2Config(**hf_dict(reference("gpt2"))))
-    with pytest.raises(SourceError, match="the reference has other weights than the models") as caught:
+    model = copy.deepcopy(reference("gpt2"))
+    model.transformer.h[1].mlp.gate = torch.nn.Linear(2, 2)
+    with pytest.raises(SourceError, match=r"reference has other weights than the models.*h\.1\.mlp\.gate") as caught:
         archport.verify(port, reference=model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_reference_with_a_head_for_another_task_is_verified():
+    from transformers import GPT2Config, GPT2DoubleHeadsModel
+
+    model = GPT2DoubleHeadsModel(GPT2Config(**hf_dict(reference("gpt2")))).eval()
+    with pytest.warns(AsideWarning, match="multiple_choice_head"):
+        port = archport.from_state_dict(model.config, model.state_dict())
+    assert archport.verify(port, reference=model, quick=True).ok
 
 
 def test_what_registers_must_be_an_architecture():

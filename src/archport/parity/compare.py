@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
@@ -9,7 +10,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from ..errors import MappingError, SourceError
+from ..errors import AsideWarning, MappingError, SourceError
 from ..files.values import same_bytes
 from ..layers import Attention, Decoder, Router
 from ..port import from_state_dict
@@ -72,7 +73,9 @@ class Comparison:
     def port_of(self, reference: nn.Module) -> Decoder:
         """The reference's weights in our modules."""
         some = next(reference.parameters())
-        return from_state_dict(self.config, reference.state_dict(), dtype=some.dtype).to(some.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AsideWarning)  # of heads that the reference has for other tasks
+            return from_state_dict(self.config, reference.state_dict(), dtype=some.dtype).to(some.device)
 
     @cached_property
     def _short_trace(self) -> Trace:
