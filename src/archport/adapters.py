@@ -75,7 +75,7 @@ def _of_transformers(plan: LoadPlan, model: Decoder) -> Any:
     hf = copy.deepcopy({**plan.checkpoint.origin.hf, "model_type": plan.architecture.name})
     config = AutoConfig.for_model(**hf | {"tie_word_embeddings": model.config.tied})
     with parameters_on_meta():
-        reference = AutoModelForCausalLM.from_config(config, torch_dtype=plan.dtype)
+        reference = AutoModelForCausalLM.from_config(config)  # of any type: all weights are assigned
     meanings = {key: plan.architecture.table.canonical(key) for key in reference.state_dict()}
     ours = _theirs(plan, model, {one for several in meanings.values() for one in several})
     weights = {key: ours[one] for key, several in meanings.items() for one in several if one in ours}
