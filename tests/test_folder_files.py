@@ -138,7 +138,7 @@ def unlisted(shards: Shards, dice: random.Random) -> str:
     name = dice.choice([name for name in shards.names if len(shards.held[name]) > 1])
     key = dice.choice([*shards.held[name]])
     shards.listed.pop(key)
-    return f"{key} is in another shard than listed, read from there"
+    return f"{key} is not listed, read from the shard that has it"
 
 
 EDITS: tuple[Callable[[Shards, random.Random], str], ...] = (stale_shard, listed_mask, twice, elsewhere, unlisted)
@@ -164,7 +164,8 @@ def test_several_edits_of_an_index_at_once(whole, state, tmp_path):
         shards.write(folder)
         notes = same_as_theirs(folder)
         assert all(note.startswith(f"{folder / shards.index}: ") for note in notes)
-        for kind in kinds - {"in another shard than listed, read from there"}:  # one edit may undo another's
+        of_places = {"in another shard than listed, read from there", "not listed, read from the shard that has it"}
+        for kind in kinds - of_places:  # which one edit may undo after another
             assert any(note.endswith(kind) for note in notes)
 
 
@@ -247,6 +248,12 @@ def test_two_wrapping_keys_are_one_line(folder, state):
     assert "found tensors under 'model' and 'module', expected them under one key" in refusal(folder)
 
 
+@pytest.mark.parametrize("wrapped", [lambda state: {"module": {"model": state}}, lambda state: {"net": state}])
+def test_tensors_under_keys_that_nobody_knows_are_to_be_saved_alone(wrapped, folder, state):
+    pickled(folder, wrapped(state))
+    assert re.search(r"expected names and dense tensors: save what '(module|net)' holds alone", refusal(folder))
+
+
 def test_a_pickle_that_holds_itself_is_one_line(folder):
     value: dict[str, Any] = {"step": 1}
     value["model"] = value
@@ -301,7 +308,10 @@ LYING = {
     "a.gguf": "GGUF",
     "flax_model.msgpack": "Flax",
     "tf_model.h5": "TensorFlow",
+    "model.ckpt.index": "TensorFlow",
     "model.onnx": "ONNX",
+    "rust_model.ot": "rust-bert",
+    "model.safetensors.incomplete": "fetch it again",
     "model.fp16.safetensors": "--variant fp16",
     "pytorch_model.bf16-00001-of-00002.bin": "--variant bf16",
     "model-00001-of-00002.safetensors": "without the index",

@@ -430,7 +430,9 @@ def test_an_adapter_is_said_and_only_merged_where_asked_for(tmp_path):
     with_adapter(tmp_path, "gpt2", lora())
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     plain = parameters(archport.load(base))
-    with pytest.raises(CheckpointError, match=r"found an adapter \(adapter_config.json\) without a model.*--adapter"):
+    settings = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "the/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match=r"found an adapter .*: load its base, the/base, with.*--adapter"):
         archport.load(adapter)
     for path in adapter.iterdir():
         shutil.copy(path, base / path.name)

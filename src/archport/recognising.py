@@ -17,20 +17,23 @@ def recognised(checkpoint: Checkpoint, plan: Callable[[Checkpoint], P]) -> P:
     Among several, the one whose class the config names. Raises: ConfigError.
     """
     where = f"{checkpoint.origin.name}/config.json"
+    listed = checkpoint.origin.hf.get("architectures")
+    classes = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     fits: dict[str, P] = {}
+    named: list[str] = []
+    why = "fields and tensors fit none that archport builds"
     for name in architectures():
         hf = {**checkpoint.origin.hf, "model_type": name}
         note = f"{where}: model_type: missing, taken for {name}, which fields and tensors fit"
         origin = replace(checkpoint.origin, hf=hf)
+        by_class = bool(classes & set(architecture(name).table.classes))
         try:
             fits[name] = plan(replace(checkpoint, origin=origin, notes=(*checkpoint.notes, note)))
-        except ArchportError:
-            continue
-    classes = checkpoint.origin.hf.get("architectures") or []
-    named = [name for name in fits if set(classes) & set(architecture(name).table.classes)]
+        except ArchportError as error:
+            why = f"as {name}, which architectures names: {error}" if by_class else why
+        else:
+            named += [name] if by_class else []
     if len(chosen := named or [*fits]) != 1:
-        fit = (
-            f"fields and tensors fit {', '.join(fits)}" if fits else "fields and tensors fit none that archport builds"
-        )
-        raise ConfigError({"model_type": f"missing, and {fit}: add the right one"}, where)
+        several = f"fields and tensors fit {', '.join(fits)}: add the right one"
+        raise ConfigError({"model_type": f"missing, and {several if fits else why}"}, where)
     return fits[chosen[0]]

@@ -2,16 +2,17 @@
 
 from collections.abc import Collection
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, plain
 
 ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-def require_model(present: Collection[str], where: str) -> None:
+def require_model(present: Collection[str], where: str, base: object = None) -> None:
     """Refuse an adapter without its base, by the names of a folder's files. Raises: CheckpointError."""
     if ADAPTER in present and "config.json" not in present:
-        load = f"load its base with adapter={where!r}, or with --adapter {where}"
+        named = f", {plain(base[:100])}," if isinstance(base, str) else ""
+        load = f"load its base{named} with adapter={where!r}, or with --adapter {where}"
         raise CheckpointError(f"{where}: found an adapter ({ADAPTER}) without a model: {load}")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import CheckpointError
-from .adapter import adapter_notes, require_model
+from .adapter import ADAPTER, adapter_notes, require_model
 from .choosing import choose_weights, lying
 from .header import Header
 from .memory import drop
@@ -117,7 +117,9 @@ def open_folder(
         return companion(folder, file, blobs, follow_links=follow_links)
 
     present = [path.name for path in folder.iterdir()]
-    require_model(present, name)
+    alone = ADAPTER in present and CONFIG not in present
+    base = read_json(beside(ADAPTER), MAX_CONFIG).get("base_model_name_or_path") if alone else None
+    require_model(present, name, base)
     if CONFIG not in present:
         raise CheckpointError(f"{folder / CONFIG}: not found, expected a file{lying(present)}")
     hf = read_json(beside(CONFIG), MAX_CONFIG)

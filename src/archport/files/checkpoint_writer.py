@@ -79,7 +79,9 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written: {error.strerror}") from None
-    if there and (not folder.is_dir() or (names and not force)):
+    if there and not folder.is_dir():
+        raise ExportError(f"{folder}: is a file, expected a folder")
+    if names and not force:
         raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
     ours = {CONFIG, TEMPLATES, *companions_among(names)}
     foreign = [name for name in names if name not in ours and not WRITTEN.fullmatch(name)]

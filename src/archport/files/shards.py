@@ -64,8 +64,9 @@ def check_index(
         "not listed, left aside": sorted(set(stale) - set(weight_map.values())),
         "listed, but in no shard": [key for key in weight_map if key not in places],
         "in two shards, with equal bytes" if same else "in two shards, with equal headers": list(twice),
+        "not listed, read from the shard that has it": [key for key in places if key not in weight_map],
         "in another shard than listed, read from there": [
-            key for key, shards in places.items() if weight_map.get(key) not in shards
+            key for key, shards in places.items() if weight_map.get(key, shards[0]) not in shards
         ],
     }
     return [f"{path}: {_some(names)} {kind}" for kind, names in kinds.items() if names]

@@ -34,7 +34,9 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
     tensors = _tensors(state)
     others = {key: value for key, value in state.items() if key not in tensors}
     if others and not tensors:
-        raise CheckpointError(f"{path}: found {_listed(others)}, expected names and dense tensors")
+        inner = next((key for key, value in others.items() if isinstance(value, Mapping)), None)
+        alone = "" if inner is None else f": save what {plain(inner[:60])!r} holds alone, if those are its weights"
+        raise CheckpointError(f"{path}: found {_listed(others)}, expected names and dense tensors{alone}")
     if others:
         notes.append(f"{path}: {_aside(others)}")
     return tensors, tuple(notes)
