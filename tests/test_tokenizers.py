@@ -279,6 +279,24 @@ def test_every_file_of_a_tokenizer_is_exported_and_works_there(kind, made, model
 
 
 @pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_folder_s_tokenizer_keeps_its_class_beside_another_config(kind, place, made, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(made[kind], folder)
+    if place == "config.json" and KINDS[kind][2] is not None:
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": KINDS[kind][1], "tokenizer_class": KINDS[kind][2]})
+        )
+    model = archport.build("gpt_neox", {"vocab_size": 400, "context": 32, "width": 24, "layers": 1, "heads": 3})
+    exported = archport.export(model, tmp_path / "exported", tokenizer=folder)
+    for text in TEXT:
+        ids = theirs(folder)(text)["input_ids"]
+        assert theirs(exported)(text)["input_ids"] == encoded(archport.tokenizer(exported), text) == ids
+
+
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
 def test_a_token_that_the_embedding_lacks_is_refused_only_when_it_is_used(made, model_folder):
     folder = model_folder(made["vocab and merges"], rows=len(theirs(made["vocab and merges"])))
     (folder / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
