@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -72,6 +73,30 @@ def test_as_configured_is_what_transformers_generates(saved, asked, seed):
     rows = archport.generate(model, PROMPT, seed=seed, **options | archport.as_configured(model, PROMPT))
     longest = max(map(len, rows))
     assert [row + [0] * (longest - len(row)) for row in rows] == expected
+
+
+@pytest.mark.parametrize("ends", [{}, {"eos_token_id": None}, {"eos_token_id": [3, 9]}, None])
+def test_a_text_ends_where_transformers_ends_it(saved, tmp_path, ends):
+    """Without a generation_config.json at the config's eos_token_id, with one only at its own."""
+    folder = tmp_path / "model"
+    shutil.copytree(saved[0], folder)
+    ids = archport.generate(archport.load(folder), PROMPT, greedy=True, end=[])[0]
+    write(folder, {"eos_token_id": ids[len(PROMPT) + 4]}, ends)
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    options = {"do_sample": False, "max_new_tokens": 20, "pad_token_id": 0}
+    expected = hf.generate(torch.tensor([PROMPT]), **options)[0].tolist()
+    assert archport.generate(archport.load(folder), PROMPT, greedy=True, max_new_tokens=20)[0] == expected
+    ours = archport.as_transformers(archport.load(folder))
+    assert ours.generate(torch.tensor([PROMPT]), **options)[0].tolist() == expected
+
+
+def write(folder, changes, generation):
+    """Change fields of a folder's config.json, and give it a generation_config.json or none."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
 
 
 def test_what_no_option_follows_is_said(saved):
