@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 import archport
 from archport.errors import AsideWarning, ConfigError
 from archport.files.source import DEMO
+from archport.generation.configured import ASIDE, BANS, OLDER, OPTIONS, RENAMED
 
 from .references import reference
 from .test_cli import run
@@ -29,10 +32,15 @@ def saved(tmp_path_factory):
     return folder, hf
 
 
-def with_settings(saved, asked):
-    """Our model and transformers' of a folder whose generation_config.json asks for something."""
+def with_settings(saved, asked, file="generation_config.json"):
+    """Our model and transformers' of a folder one of whose files asks for something."""
     folder, hf = saved
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 39, "pad_token_id": 0, **asked}))
+    asked = {"eos_token_id": 39, "pad_token_id": 0, **asked}
+    if file == "config.json":
+        folder = Path(shutil.copytree(folder, tempfile.mkdtemp(dir=folder.parent) + "/model"))
+        write(folder, asked, None)
+        return archport.load(folder), transformers.AutoModelForCausalLM.from_pretrained(folder)
+    (folder / file).write_text(json.dumps(asked))
     hf.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return archport.load(folder), hf
 
@@ -52,6 +60,8 @@ SETTINGS = st.fixed_dictionaries(
         "num_return_sequences": st.sampled_from([1, 3]),
         "max_new_tokens": st.sampled_from([4, 18]),
         "max_length": st.sampled_from([14, 25]),
+        "min_length": st.sampled_from([9, 13]),
+        "min_new_tokens": st.sampled_from([2, 4]),
     },
 ).filter(lambda asked: asked.get("do_sample") or asked.get("num_return_sequences", 1) == 1)
 
@@ -63,9 +73,10 @@ SETTINGS = st.fixed_dictionaries(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(asked=SETTINGS, seed=st.integers(0, 99))
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
 @pytest.mark.filterwarnings("ignore::UserWarning:transformers")
-def test_as_configured_is_what_transformers_generates(saved, asked, seed):
-    model, hf = with_settings(saved, asked)
+def test_as_configured_is_what_transformers_generates(saved, file, asked, seed):
+    model, hf = with_settings(saved, asked, file)
     ids = torch.tensor([PROMPT])
     options = {"max_new_tokens": 20} if not {"max_new_tokens", "max_length"} & asked.keys() else {}
     torch.manual_seed(seed)
@@ -73,6 +84,22 @@ def test_as_configured_is_what_transformers_generates(saved, asked, seed):
     rows = archport.generate(model, PROMPT, seed=seed, **options | archport.as_configured(model, PROMPT))
     longest = max(map(len, rows))
     assert [row + [0] * (longest - len(row)) for row in rows] == expected
+    assert archport.as_transformers(model).generation_config == hf.generation_config
+
+
+def test_what_a_config_asks_for_is_said_where_no_other_file_does(saved):
+    model, _ = with_settings(saved, {"forced_eos_token_id": 39, "top_k": 5, "use_cache": True}, "config.json")
+    with pytest.warns(AsideWarning, match=r"/config\.json: not followed: forced_eos_token_id 39$"):
+        assert archport.as_configured(model) == {"greedy": True, "top_k": 5}
+
+
+SPEED = {"low_memory", "max_cache_len", "prefill_chunk_size", "continuous_batching_config", "use_mtp"}
+SPEED |= {"speculation_type", "is_assistant", "target_lookbehind", "max_matching_ngram_size"}
+
+
+def test_every_setting_of_transformers_that_chooses_tokens_is_known():
+    unknown = vars(transformers.GenerationConfig()).keys() - {*ASIDE, *OPTIONS, *RENAMED, *BANS, *OLDER, *SPEED}
+    assert not {name for name in unknown if not name.startswith(("output_", "assistant_", "num_assistant_"))}
 
 
 @pytest.mark.parametrize("ends", [{}, {"eos_token_id": None}, {"eos_token_id": [3, 9]}, None])
