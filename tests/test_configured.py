@@ -48,7 +48,7 @@ def with_settings(saved, asked, file="generation_config.json"):
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={
-        "do_sample": st.booleans(),
+        "do_sample": st.sampled_from([True, False, 1, 0, "true"]),
         "temperature": st.sampled_from([0.5, 1.0, 1.7]),
         "top_k": st.sampled_from([0, 3, 50]),
         "top_p": st.sampled_from([0.6, 1.0]),
@@ -137,19 +137,29 @@ SIZES = {"vocab_size": 97, "context": 32, "width": 24, "layers": 2, "heads": 3}
 
 
 @pytest.mark.parametrize(
-    "asked", [{"temperature": "hot"}, {"bad_words_ids": 3}, {"suppress_tokens": ["a"]}, {"no_repeat_ngram_size": "x"}]
+    "asked",
+    [
+        {"temperature": "hot"},
+        {"bad_words_ids": 3},
+        {"suppress_tokens": ["a"]},
+        {"no_repeat_ngram_size": "x"},
+        {"top_p": 2.0},
+        {"num_return_sequences": -1},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_settings_that_are_none_are_an_error_of_ours(saved, asked):
     folder, _ = saved
     (folder / "generation_config.json").write_text(json.dumps(asked))
     model = archport.load(folder)
-    with pytest.raises(ConfigError, match=next(iter(asked))):
-        archport.generate(model, PROMPT, **archport.as_configured(model, PROMPT))
+    with pytest.raises(ConfigError, match=rf"/generation_config\.json: {next(iter(asked))}: found"):
+        archport.as_configured(model, PROMPT)
 
 
 def test_the_command_says_what_it_does_not_follow_and_follows_it_when_told(tmp_path):
     archport.export(archport.load(DEMO), tmp_path / "model")
-    asked = {"do_sample": True, "temperature": 0.6, "top_k": 5, "num_beams": 2, "max_new_tokens": 6, "eos_token_id": 0}
+    asked = {"do_sample": True, "temperature": 0.6, "top_k": 5, "num_beams": 2, "eos_token_id": 0}
+    asked |= {"max_length": 6 + len(archport.tokenizer().encode("def f(x):").ids)}
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(asked))
     words = ["generate", str(tmp_path / "model"), "--prompt", "def f(x):", "--seed", "3", "--json"]
     model, tokenizer = archport.load(tmp_path / "model"), archport.tokenizer()
@@ -158,7 +168,8 @@ def test_the_command_says_what_it_does_not_follow_and_follows_it_when_told(tmp_p
     assert json.loads(plain.stdout)["ids"] == archport.generate(model, ids, **common)
     [line] = plain.stderr.splitlines()
     unfollowed = (
-        "not followed unless --as-configured: temperature 0.6, top_k 5, max_new_tokens 6; not followed: num_beams 2"
+        f"not followed unless --as-configured: temperature 0.6, top_k 5, max_length {asked['max_length']}; "
+        "not followed: num_beams 2"
     )
     assert line.endswith(f"model/generation_config.json: {unfollowed}")
     told = run(*words, "--as-configured", "--top-k", "7")

@@ -1,13 +1,14 @@
 """What a checkpoint's generation_config.json, or config.json without one, asks of a generation, as options of ours."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import AsideWarning, ConfigError, GenerationError
 from ..files.checkpoint import CONFIG, GENERATION
 from ..keywords import strict_keywords
 from ..layers import Decoder
+from .options import Generation
 from .prompts import Prompts, end_ids, read_prompts
 
 Ban = Callable[[Sequence[int]], Iterable[int]]
@@ -43,6 +44,18 @@ class Settings(NamedTuple):
     followed: dict[str, Any]
     others: dict[str, Any]
 
+    def chosen(self, instead: Collection[str] = ()) -> dict[str, Any]:
+        """The options but for those given instead. Raises: ConfigError, which names the file."""
+        options = {name: value for name, value in self.options.items() if name not in instead}
+        try:
+            Generation(**options)
+        except ConfigError as error:
+            fields = {option: field for field, option in RENAMED.items()}
+            raise ConfigError(
+                {fields.get(name, name): text for name, text in error.faults.items()}, self.where
+            ) from None
+        return options
+
 
 @strict_keywords
 def as_configured(model: Decoder, ids: Prompts | None = None) -> dict[str, Any]:
@@ -59,7 +72,7 @@ def as_configured(model: Decoder, ids: Prompts | None = None) -> dict[str, Any]:
     settings = read_settings(model, None if ids is None else max(map(len, read_prompts(model, ids))))
     if settings.others:
         warnings.warn(AsideWarning(f"{settings.where}: not followed: {in_words(settings.others)}"), stacklevel=3)
-    return settings.options
+    return settings.chosen()
 
 
 def in_words(fields: Mapping[str, Any]) -> str:
