@@ -5,6 +5,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -376,6 +378,27 @@ def test_tokenizers_that_cannot_be_read_are_one_line(case, tmp_path):
         archport.tokenizer(tmp_path)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+WITHOUT = """
+import sys
+sys.modules["sentencepiece"] = None
+import archport
+from archport.errors import CheckpointError
+for folder in sys.argv[1:]:
+    try:
+        archport.tokenizer(folder)
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def test_without_sentencepiece_the_line_says_what_to_install(made):
+    folders = [str(made[kind]) for kind in ("tokenizer.model", "spiece.model")]
+    words = [sys.executable, "-c", WITHOUT, *folders]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.startswith(folder) for line, folder in zip(lines, folders, strict=True)] == [True, True]
+    assert all(line.endswith("sentencepiece is not installed: pip install archport[sentencepiece]") for line in lines)
 
 
 def test_a_vocabulary_outside_of_the_folder_is_not_read(tmp_path, made):

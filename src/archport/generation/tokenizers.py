@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -177,6 +178,8 @@ def _by_transformers(folder: Path, names: Sequence[str], settings: Mapping[str, 
         reason = in_a_line(error, 300) or type(error).__name__
         if isinstance(error, ImportError):
             reason = f"{reason}: pip install archport[sentencepiece]"
+        if find_spec("sentencepiece") is None and any(name.endswith(".model") for name in names):
+            reason = "sentencepiece is not installed: pip install archport[sentencepiece]"  # or it asks for tiktoken
         if "auto_map" in settings:
             reason = f"{SETTINGS} asks for code of its own (auto_map), which is never run"
     files = ", ".join(name for name in names if VOCABULARY.fullmatch(name))
