@@ -5,6 +5,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -279,6 +281,24 @@ def test_every_file_of_a_tokenizer_is_exported_and_works_there(kind, made, model
 
 
 @pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_folder_s_tokenizer_keeps_its_class_beside_another_config(kind, place, made, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(made[kind], folder)
+    if place == "config.json" and KINDS[kind][2] is not None:
+        (folder / "tokenizer_config.json").unlink()
+        (folder / "config.json").write_text(
+            json.dumps({"model_type": KINDS[kind][1], "tokenizer_class": KINDS[kind][2]})
+        )
+    model = archport.build("gpt_neox", {"vocab_size": 400, "context": 32, "width": 24, "layers": 1, "heads": 3})
+    exported = archport.export(model, tmp_path / "exported", tokenizer=folder)
+    for text in TEXT:
+        ids = theirs(folder)(text)["input_ids"]
+        assert theirs(exported)(text)["input_ids"] == encoded(archport.tokenizer(exported), text) == ids
+
+
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
 def test_a_token_that_the_embedding_lacks_is_refused_only_when_it_is_used(made, model_folder):
     folder = model_folder(made["vocab and merges"], rows=len(theirs(made["vocab and merges"])))
     (folder / "special_tokens_map.json").write_text('{"pad_token": "[PAD]"}')
@@ -358,6 +378,27 @@ def test_tokenizers_that_cannot_be_read_are_one_line(case, tmp_path):
         archport.tokenizer(tmp_path)
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+WITHOUT = """
+import sys
+sys.modules["sentencepiece"] = None
+import archport
+from archport.errors import CheckpointError
+for folder in sys.argv[1:]:
+    try:
+        archport.tokenizer(folder)
+    except CheckpointError as error:
+        print(error)
+"""
+
+
+def test_without_sentencepiece_the_line_says_what_to_install(made):
+    folders = [str(made[kind]) for kind in ("tokenizer.model", "spiece.model")]
+    words = [sys.executable, "-c", WITHOUT, *folders]
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.startswith(folder) for line, folder in zip(lines, folders, strict=True)] == [True, True]
+    assert all(line.endswith("sentencepiece is not installed: pip install archport[sentencepiece]") for line in lines)
 
 
 def test_a_vocabulary_outside_of_the_folder_is_not_read(tmp_path, made):

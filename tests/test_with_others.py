@@ -451,6 +451,24 @@ def test_an_adapter_is_said_and_only_merged_where_asked_for(tmp_path):
     assert all(map(torch.equal, parameters(archport.load(tmp_path / "out")), merged))
 
 
+def test_a_tokenizer_beside_an_adapter_that_is_not_its_base_s_is_said(tmp_path):
+    with_adapter(tmp_path, "gpt2", lora())
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        shutil.copy(DEMO / "tokenizer.json", folder)
+    assert archport.plan(base, adapter=adapter).notes == ()
+    tokenizer = AutoTokenizer.from_pretrained(adapter, config=transformers.PretrainedConfig())
+    tokenizer.add_tokens(["<|user|>"])
+    tokenizer.save_pretrained(adapter)
+    [note] = archport.plan(base, adapter=adapter).notes
+    assert note.startswith(f"{adapter}: the tokenizer is that of the base, not tokenizer.json, tokenizer_config.json")
+    assert f"--tokenizer {adapter}" in note
+    with pytest.warns(AsideWarning, match="the tokenizer is that of the base"):
+        model = archport.load(base, adapter=adapter)
+    out = archport.export(model, tmp_path / "out", tokenizer=adapter)
+    assert AutoTokenizer.from_pretrained(out)("x <|user|>")["input_ids"] == tokenizer("x <|user|>")["input_ids"]
+
+
 @pytest.mark.filterwarnings("ignore:Unexpected keyword arguments:UserWarning")
 def test_an_adapter_that_cannot_be_merged_is_refused_in_one_line(tmp_path):
     with_adapter(tmp_path, "gpt2", lora(target_modules=["c_attn"]))

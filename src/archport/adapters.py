@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from .building import parameters_on_meta
-from .errors import ArchportError, CheckpointError, SourceError, in_a_line
+from .errors import ArchportError, CheckpointError, SourceError, in_a_line, plain
 from .files.adapter import ADAPTER, ADAPTER_WEIGHTS
-from .files.checkpoint import MAX_CONFIG, companion, open_weights
+from .files.checkpoint import GENERATION, MAX_CONFIG, companion, open_weights
+from .files.companions import companions_of
 from .files.in_memory import InMemory
 from .files.strict_json import read_json
 from .layers import Decoder
@@ -49,7 +51,20 @@ def merged(plan: LoadPlan, folder: Path) -> LoadPlan:
     checkpoint = replace(plan.checkpoint, headers=memory.headers, files=files, remote={}, own_names={})
     again = plan_checkpoint(checkpoint, plan.dtype, tied=head.weight is embedding.weight)
     notes = tuple(note for note in plan.notes if ADAPTER not in note)
-    return replace(again, settled=True, notes=notes)
+    return replace(again, settled=True, notes=(*notes, *_of_its_tokenizer(folder, plan.checkpoint.origin.folder)))
+
+
+def _of_its_tokenizer(folder: Path, base: Path | None) -> Iterator[str]:
+    """What to say of a tokenizer beside an adapter that is not that of the base."""
+
+    def same(name: str) -> bool:
+        return base is not None and (base / name).exists() and cmp(folder / name, base / name, shallow=False)
+
+    if files := [name for name in companions_of(folder) if name != GENERATION and not same(name)]:
+        instead = f"archport.tokenizer({str(folder)!r}) reads it, export --tokenizer {folder} takes it along"
+        yield plain(
+            f"{folder}: the tokenizer is that of the base, not {', '.join(files)} beside the adapter: {instead}"
+        )
 
 
 def _keys(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from .fast.linears import is_swapped
 from .files.checkpoint_writer import write_checkpoint
 from .files.source import companions
 from .files.values import same_bytes
+from .generation.tokenizers import read_tokenizer, says_its_class
 from .keywords import strict_keywords
 from .layers import Decoder
 from .loading import to_dtype
@@ -66,12 +67,12 @@ def export(
 def _tokenizer(given: Any) -> Any:
     """A folder with the files of a tokenizer, or one that can write them. Raises: ExportError."""
     if isinstance(given, str | Path):
-        return companions(given)
-    own = getattr(given, "own", given)  # of transformers, behind `archport.tokenizer`
-    if own is not None and not any(hasattr(own, name) for name in ("save_pretrained", "save")):
+        folder = companions(given)
+        return folder if says_its_class(folder) else read_tokenizer(folder)
+    if given is not None and not any(hasattr(given, name) for name in ("save_pretrained", "save")):
         kinds = "one of transformers or tokenizers, a folder or a Hub id"
         raise ExportError(f"tokenizer: found a {type(given).__name__}, expected {kinds}")
-    return own
+    return given
 
 
 def _inside(model: Any) -> Any:

@@ -121,7 +121,7 @@ def _configured(context: Context, model: Decoder, length: int, *, followed: bool
         lines.append(f"not followed: {in_words(settings.others)}")
     if lines:
         warnings.warn(AsideWarning(plain(f"{settings.where}: {'; '.join(lines)}")), stacklevel=1)
-    return {name: value for name, value in settings.options.items() if followed and name not in given}
+    return settings.chosen(given) if followed else {}
 
 
 @app.command()

@@ -1,13 +1,14 @@
-"""What a checkpoint's generation_config.json asks of a generation, as options of ours."""
+"""What a checkpoint's generation_config.json, or config.json without one, asks of a generation, as options of ours."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import AsideWarning, ConfigError, GenerationError
-from ..files.checkpoint import GENERATION
+from ..files.checkpoint import CONFIG, GENERATION
 from ..keywords import strict_keywords
 from ..layers import Decoder
+from .options import Generation
 from .prompts import Prompts, end_ids, read_prompts
 
 Ban = Callable[[Sequence[int]], Iterable[int]]
@@ -20,6 +21,19 @@ ASIDE |= {"_from_model_config", "use_cache", "cache_implementation", "cache_conf
 ASIDE |= {"early_stopping", "length_penalty", "renormalize_logits", "disable_compile", "compile_config"}
 # Of all others null, false and 0 ask for nothing, and these.
 NEUTRAL = {"typical_p": 1, "num_beams": 1, "num_beam_groups": 1, "guidance_scale": 1, "encoder_repetition_penalty": 1}
+# What a config.json may ask for where there is no generation_config.json, beside what this file follows.
+OLDER = {"do_sample", "max_length", "min_length", "min_new_tokens", *NEUTRAL, "begin_suppress_tokens", "constraints"}
+OLDER |= {
+    "diversity_penalty",
+    "dola_layers",
+    "encoder_no_repeat_ngram_size",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "max_time",
+}
+OLDER |= {"exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id", "forced_eos_token_id"}
+OLDER |= {"penalty_alpha", "prompt_lookup_num_tokens", "remove_invalid_values", "sequence_bias", "stop_strings"}
+OLDER |= {"token_healing", "top_h", "watermarking_config"}
 
 
 class Settings(NamedTuple):
@@ -30,13 +44,26 @@ class Settings(NamedTuple):
     followed: dict[str, Any]
     others: dict[str, Any]
 
+    def chosen(self, instead: Collection[str] = ()) -> dict[str, Any]:
+        """The options but for those given instead. Raises: ConfigError, which names the file."""
+        options = {name: value for name, value in self.options.items() if name not in instead}
+        try:
+            Generation(**options)
+        except ConfigError as error:
+            fields = {option: field for field, option in RENAMED.items()}
+            raise ConfigError(
+                {fields.get(name, name): text for name, text in error.faults.items()}, self.where
+            ) from None
+        return options
+
 
 @strict_keywords
 def as_configured(model: Decoder, ids: Prompts | None = None) -> dict[str, Any]:
     """The options with which `generate` continues the prompts `ids` as transformers does, by the checkpoint's own file.
 
-    They are what generation_config.json asks for, and greedy unless it says `do_sample`. What no option follows is
-    warned of. `max_length`, which counts the prompt too, is followed where `ids` are given.
+    They are what generation_config.json asks for, or config.json where there is none, and greedy unless it says
+    `do_sample`. What no option follows is warned of. `max_length` and `min_new_tokens`, which need the length of the
+    prompt, are followed where `ids` are given.
 
     Raises: ConfigError, GenerationError.
     """
@@ -45,7 +72,7 @@ def as_configured(model: Decoder, ids: Prompts | None = None) -> dict[str, Any]:
     settings = read_settings(model, None if ids is None else max(map(len, read_prompts(model, ids))))
     if settings.others:
         warnings.warn(AsideWarning(f"{settings.where}: not followed: {in_words(settings.others)}"), stacklevel=3)
-    return settings.options
+    return settings.chosen()
 
 
 def in_words(fields: Mapping[str, Any]) -> str:
@@ -54,29 +81,42 @@ def in_words(fields: Mapping[str, Any]) -> str:
 
 
 def read_settings(model: Decoder, length: int | None = None) -> Settings:
-    """What the generation_config.json of a model asks for, for prompts of that length. Raises: ConfigError."""
+    """What the files of a model ask for, for prompts of that length. Raises: ConfigError."""
     origin = model.origin
-    asked = dict(origin.generation or {}) if origin else {}
-    where = f"{(origin.folder or origin.name) if origin else model.architecture}/{GENERATION}"
-    sampling = asked.pop("do_sample", None) is True
+    given = dict(origin.generation or {}) if origin else {}
+    file = GENERATION
+    if origin and origin.generation is None:
+        known = {*OPTIONS, *RENAMED, *BANS, *OLDER}
+        file, given = CONFIG, {name: value for name, value in origin.hf.items() if name in known}
+    where = f"{(origin.folder or origin.name) if origin else model.architecture}/{file}"
+    asked = dict(given)
+    sampling = bool(asked.pop("do_sample", None))  # of any type, as transformers takes it
     options: dict[str, Any] = {"greedy": not sampling}
     followed = {"do_sample": True} if sampling else {}
+    names = {}  # of fields that stand for others
     if asked.get("max_new_tokens") is not None:
         asked.pop("max_length", None)  # which the other goes before
     elif length is not None and type(asked.get("max_length")) is int:
+        names["max_new_tokens"] = "max_length"
         asked["max_new_tokens"] = max(1, asked.pop("max_length") - length)
+    if length is not None and type(asked.get("min_new_tokens")) is int:
+        names["min_length"] = "min_new_tokens"
+        asked["min_length"] = asked.pop("min_new_tokens") + length
     for field, nothing in {**OPTIONS, **dict.fromkeys(RENAMED, 1)}.items():
         value = asked.pop(field, None)
         if value is not None and value != nothing:
-            followed[field] = options[RENAMED.get(field, field)] = value
+            options[RENAMED.get(field, field)] = value
+            followed[names.get(field, field)] = given[names.get(field, field)]
     bans: list[Ban] = []
     for field, make in BANS.items():
         if value := asked.pop(field, None):
+            name = names.get(field, field)
             try:
                 bans.append(make(value, end_ids(model)))
             except (TypeError, ValueError, IndexError):
-                raise ConfigError({field: f"found {value!r:.60}, expected what transformers writes"}, where) from None
-            followed[field] = value
+                fault = f"found {given[name]!r:.60}, expected what transformers writes"
+                raise ConfigError({name: fault}, where) from None
+            followed[name] = given[name]
     if bans:
         options["ban"] = lambda row: (token for ban in bans for token in ban(row))
     others = {name: value for name, value in asked.items() if name not in ASIDE and not name.startswith("output_")}
@@ -107,8 +147,15 @@ def _repeated(size: int, _: set[int]) -> Ban:
     return ban
 
 
+def _no_end(length: int, ends: set[int]) -> Ban:
+    """The ids that end a row, while it is shorter than that."""
+    shorter = range(length)
+    return lambda row: ends if len(row) in shorter else ()
+
+
 BANS: dict[str, Callable[[Any, set[int]], Ban]] = {
     "no_repeat_ngram_size": _repeated,
     "bad_words_ids": _bad_words,
     "suppress_tokens": _suppressed,
+    "min_length": _no_end,
 }

@@ -36,10 +36,10 @@ def _prompt(row: Sequence[Any], number: int, vocab: int) -> list[int]:
 
 
 def end_ids(model: Decoder) -> set[int]:
-    """The ids that end a text: from generation_config.json, else from the config; a number, a list or none."""
+    """The ids that end a text: from generation_config.json, from the config without one; a number, a list or none."""
     if model.origin is None:
         return set()
-    value = (model.origin.generation or {}).get("eos_token_id", model.origin.hf.get("eos_token_id"))
+    value = (model.origin.hf if model.origin.generation is None else model.origin.generation).get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if other := [token for token in ids if type(token) is not int]:
         warnings.warn(f"eos_token_id: found {other!r:.60}, expected whole numbers: not used", stacklevel=5)

@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import AsideWarning, CheckpointError, GenerationError, in_a_line, plain
+from ..errors import AsideWarning, CheckpointError, ExportError, GenerationError, in_a_line, plain
 from ..files.checkpoint import CONFIG, MAX_CONFIG, companion
 from ..files.companions import companions_of
 from ..files.source import DEMO
 from ..files.strict_json import read_json
-from .declared import not_as_declared
+from .declared import PROBE, not_as_declared
 
 SETTINGS = "tokenizer_config.json"
 VOCABULARY = re.compile(r"(tokenizer|vocab|tekken|encoder)\.json|vocab\.txt|.*\.(model(\..*)?|tiktoken|codes)")
@@ -89,6 +90,14 @@ class TransformersTokenizer:
         """The number of tokens, added ones too."""
         return len(self.own)
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Write it into a folder, from whose files transformers reads the same one. Raises: ExportError."""
+        self.own.save_pretrained(folder)
+        found, expected = (one.encode(PROBE).ids for one in (read_tokenizer(folder), self))
+        if found != expected:
+            kept = f"not what transformers makes of {self.folder}: name its tokenizer_class in {SETTINGS} there"
+            raise ExportError(f"the tokenizer written is {kept}")
+
 
 def chat_ids(tokenizer: Tokenizer, message: str) -> list[int]:
     """The ids of a chat that a person begins with a message, by the template of the tokenizer, up to the answer.
@@ -106,6 +115,15 @@ def chat_ids(tokenizer: Tokenizer, message: str) -> list[int]:
         reason = in_a_line(error) or type(error).__name__
         raise GenerationError(f"{tokenizer.folder}: its chat template cannot be used: {reason}") from None  # type: ignore[attr-defined]
     return ids
+
+
+def says_its_class(folder: Path) -> bool:
+    """Whether the files of a tokenizer make the same one beside any config.json. Raises: CheckpointError."""
+    names = companions_of(folder)
+    if not any(VOCABULARY.fullmatch(name) for name in names) or folder == DEMO:
+        return True
+    settings = read_json(companion(folder, SETTINGS), MAX_SETTINGS) if SETTINGS in names else {}
+    return settings.get("tokenizer_class") is not None
 
 
 def read_tokenizer(folder: Path, *, follow_links: bool = False) -> Tokenizer:
@@ -160,6 +178,8 @@ def _by_transformers(folder: Path, names: Sequence[str], settings: Mapping[str, 
         reason = in_a_line(error, 300) or type(error).__name__
         if isinstance(error, ImportError):
             reason = f"{reason}: pip install archport[sentencepiece]"
+        if find_spec("sentencepiece") is None and any(name.endswith(".model") for name in names):
+            reason = "sentencepiece is not installed: pip install archport[sentencepiece]"  # or it asks for tiktoken
         if "auto_map" in settings:
             reason = f"{SETTINGS} asks for code of its own (auto_map), which is never run"
     files = ", ".join(name for name in names if VOCABULARY.fullmatch(name))

@@ -61,6 +61,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         given = decoder.origin.generation if decoder.origin else None
         if given is not None:
             self.generation_config = GenerationConfig.from_dict(dict(given))
+        elif decoder.origin and decoder.origin.hf:  # the file itself: of its settings, `config` keeps none
+            self.generation_config = GenerationConfig.from_model_config(copy.deepcopy(dict(decoder.origin.hf)))
         self.generation_config.cache_implementation = None  # the dynamic one, which gives the same tokens
         self._before = copy.deepcopy((config.to_dict(), self.generation_config.to_dict()))
         self.train(decoder.training)
