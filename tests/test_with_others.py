@@ -340,6 +340,19 @@ def test_lora_is_trained_saved_loaded_and_merged(tmp_path, targets):
     assert torch.allclose(pretrained(tmp_path / "merged", torch.float32)(ids).logits, expected, atol=1e-4)
     assert all(map(torch.equal, parameters(loaded), parameters(archport.load(tmp_path / "merged"))))
     assert not all(map(torch.equal, parameters(loaded), base))
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
+@pytest.mark.parametrize("target", ["tokens", "head"])
+@pytest.mark.filterwarnings("ignore:(Model with|Model has|Input and output|Setting .save_embedding):UserWarning")
+def test_an_adapter_of_embedding_or_head_alone_is_merged(tmp_path, variant, target):
+    _, ours = both(variant)
+    archport.export(ours, tmp_path / "base")
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=[target], init_lora_weights=False)
+    adapted = get_peft_model(ours, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = adapted.merge_and_unload()
+    merged = archport.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(parameters(merged), parameters(expected), strict=True))
+    assert not all(map(torch.equal, parameters(merged), parameters(archport.load(tmp_path / "base"))))
 
 
 # Adapters of transformers' models, merged
