@@ -197,6 +197,16 @@ def test_saving_goes_into_a_folder_that_holds_other_files(tmp_path):
     assert not (tmp_path / "no").exists()
     with pytest.raises(ExportError, match="push_to_hub"):
         ours.save_pretrained(tmp_path, push_to_hub=True)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of what torch.compile imports
+def test_a_model_of_transformers_is_exported_as_what_it_holds(tmp_path):
+    hf, ours = both("gpt2")
+    prepared = accelerate.Accelerator(cpu=True).prepare(ours)
+    for number, model in enumerate((ours, prepared, torch.compile(ours))):
+        again = pretrained(archport.export(model, tmp_path / str(number)), torch.float32)
+        assert all(map(torch.equal, parameters(again), parameters(hf)))
+    adapted = get_peft_model(ours, LoraConfig(task_type="CAUSAL_LM", target_modules=["qkv"]))
+    with pytest.raises(ExportError, match="the model is not what its config says"):
+        archport.export(adapted, tmp_path / "adapted")
 
 
 def test_changed_configs_and_resized_embeddings_are_saved(tmp_path):
