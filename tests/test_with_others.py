@@ -197,6 +197,14 @@ def test_saving_goes_into_a_folder_that_holds_other_files(tmp_path):
     assert not (tmp_path / "no").exists()
     with pytest.raises(ExportError, match="push_to_hub"):
         ours.save_pretrained(tmp_path, push_to_hub=True)
+def test_a_failed_save_leaves_no_folder(tmp_path):
+    _, ours = both("gpt2")
+    for folder in (tmp_path / "new", tmp_path):
+        with pytest.raises(ExportError):
+            ours.save_pretrained(folder, max_shard_size="no size")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of what torch.compile imports
 def test_a_model_of_transformers_is_exported_as_what_it_holds(tmp_path):
     hf, ours = both("gpt2")
