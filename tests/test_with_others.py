@@ -298,6 +298,18 @@ def test_blocks_that_are_computed_again_train_the_same(tmp_path, adapted, reentr
     assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*trained, strict=True))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore")  # of a new name
+def test_blocks_that_are_computed_again_may_be_compiled(reentrant):
+    hf, ours = both("gpt2", **TRAINED)
+    ids = texts(hf.config.vocab_size)
+    ours.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.compile(ours.train(), backend="eager")(input_ids=ids, labels=ids).loss.backward()
+    hf(ids, labels=ids).loss.backward()
+    grads = [model.get_input_embeddings().weight.grad for model in (hf, ours)]
+    assert torch.allclose(*grads, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
 def test_training_goes_on_from_a_checkpoint(tmp_path, variant):
     options = TRAINED if variant == "gpt2" else {}

@@ -1,8 +1,7 @@
 """A Decoder as a transformers model: its weights are the Decoder's own, what it saves is our export."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache as once
 from functools import partial
@@ -95,14 +94,13 @@ class CausalLM(PreTrainedModel, GenerationMixin):
             past = DynamicCache()
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         require_one_text(position_ids, mask, past is not None and past.get_seq_length() > 0)
-        with self._recomputed() if again else nullcontext():
-            stream = self.decoder.stream(
-                input_ids,
-                inputs_embeds=inputs_embeds,
-                positions=position_ids,
-                mask=mask,
-                cache=None if past is None else Past(past, len(self.decoder.blocks)),
-            )
+        stream = (self._recomputed if again else self.decoder.stream)(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            positions=position_ids,
+            mask=mask,
+            cache=None if past is None else Past(past, len(self.decoder.blocks)),
+        )
         kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(stream[:, kept])
         loss = None
@@ -116,13 +114,13 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """What PEFT asks for; transformers warns that it has another name now."""
         return self.gradient_checkpointing
 
-    @contextmanager
-    def _recomputed(self) -> Iterator[None]:
-        """Blocks keep nothing for the backward pass, which computes them again."""
+    @torch.compiler.disable  # it loses sight of a forward that is put back
+    def _recomputed(self, *given: Any, **options: Any) -> Tensor:
+        """The stream of blocks that keep nothing for the backward pass, which computes them again."""
         for block in self.decoder.blocks:
             block.forward = partial(self._gradient_checkpointing_func, block.forward)
         try:
-            yield
+            return self.decoder.stream(*given, **options)
         finally:
             for block in self.decoder.blocks:
                 del block.forward
