@@ -54,8 +54,8 @@ def test_logits_and_loss_are_those_of_the_reference(variant):
     hf, ours = both(variant)
     ids = texts(hf.config.vocab_size)
     mask = torch.ones_like(ids)
-    mask[1, 6:] = 0  # on the right, where transformers' positions need no help
-    labels = ids.masked_fill(mask == 0, -100)
+    mask[0, :4] = mask[1, 6:] = mask[2, 3:5] = 0  # on the left, on the right, and a hole
+    labels = ids.masked_fill((mask == 0) | (mask.roll(1, dims=1) == 0), -100)  # nor what follows padding
     theirs = hf(ids, attention_mask=mask, labels=labels)
     found = ours(ids, attention_mask=mask, labels=labels)
     limit = bound(variant, theirs.logits)
@@ -104,12 +104,31 @@ def test_a_cache_goes_on_where_it_ends_past_a_window_too():
     assert cache.get_seq_length() == 20
 
 
-def test_left_padding_changes_no_tokens_logits():
+@pytest.mark.parametrize("variant", ["gpt2", "opt", "llama", "bloom"])
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@torch.no_grad()
+def test_positions_count_padding_after_a_cache_too(variant):
+    hf, ours = both(variant)
+    ids = texts(hf.config.vocab_size)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    pieces = []
+    for model in (hf, ours):
+        cache = DynamicCache(config=model.config)
+        model(ids[:, :6], attention_mask=mask[:, :6], past_key_values=cache)
+        pieces.append(model(ids[:, 6:], attention_mask=mask, past_key_values=cache).logits)
+    assert (pieces[0] - pieces[1]).abs().max() < bound(variant, pieces[0])
+
+
+@torch.no_grad()
+def test_left_padding_changes_no_tokens_logits_where_positions_are_given():
     _, ours = both("gpt2")
     ids = texts(ours.config.vocab_size, rows=1)
     padded = torch.cat((torch.zeros_like(ids[:, :4]), ids), dim=1)
     mask = (torch.arange(13) >= 4).long()[None]
-    assert torch.allclose(ours(padded, attention_mask=mask).logits[:, 4:], ours(ids).logits, atol=1e-5)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    found = ours(padded, attention_mask=mask, position_ids=positions).logits
+    assert torch.allclose(found[:, 4:], ours(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +147,8 @@ def test_what_it_would_have_to_leave_out_is_refused(found, options):
         options = {"past_key_values": transformers.StaticCache(config=ours.config, max_cache_len=8)}
     with pytest.raises(ValueError, match=found):
         ours(torch.tensor([[1, 2, 3, 4]]), **options)
+
+
 
 
 def test_the_memory_of_weights_is_shared():
@@ -197,6 +218,8 @@ def test_saving_goes_into_a_folder_that_holds_other_files(tmp_path):
     assert not (tmp_path / "no").exists()
     with pytest.raises(ExportError, match="push_to_hub"):
         ours.save_pretrained(tmp_path, push_to_hub=True)
+
+
 def test_a_failed_save_leaves_no_folder(tmp_path):
     _, ours = both("gpt2")
     for folder in (tmp_path / "new", tmp_path):
@@ -370,6 +393,8 @@ def test_lora_is_trained_saved_loaded_and_merged(tmp_path, targets):
     assert torch.allclose(pretrained(tmp_path / "merged", torch.float32)(ids).logits, expected, atol=1e-4)
     assert all(map(torch.equal, parameters(loaded), parameters(archport.load(tmp_path / "merged"))))
     assert not all(map(torch.equal, parameters(loaded), base))
+
+
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
 @pytest.mark.parametrize("target", ["tokens", "head"])
 @pytest.mark.filterwarnings("ignore:(Model with|Model has|Input and output|Setting .save_embedding):UserWarning")

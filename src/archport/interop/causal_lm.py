@@ -37,6 +37,8 @@ CACHE = "cache" if "cache" in {one.name for one in fields(CausalLMOutputWithPast
 # What forward takes beside its own arguments: for the loss, and what says nothing that it does not know.
 OF_THE_LOSS = {"num_items_in_batch", "ignore_index", "shift_labels"}
 KNOWN = OF_THE_LOSS | {"cache_position"}
+# Whose positions, where none are given, are those among the tokens that are no padding; elsewhere padding counts too.
+COUNTS_TOKENS_OF_MASK = {"opt"}
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):
@@ -80,7 +82,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss of `labels`, as transformers' models give them.
 
-        `attention_mask` (batch, cached + seq) is 1 for tokens; padding, on either side, changes no token's logits.
+        `attention_mask` (batch, cached + seq) is 1 for tokens, 0 for padding, which none sees.
         Raises: ValueError for what it would have to leave out.
         """
         unknown = [
@@ -93,7 +95,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         if past is None and not again and (self.config.use_cache if use_cache is None else use_cache):
             past = DynamicCache()
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
-        require_one_text(position_ids, mask, past is not None and past.get_seq_length() > 0)
+        cached = 0 if past is None else int(past.get_seq_length())
+        require_one_text(position_ids, mask, cached > 0)
+        if position_ids is None and mask is not None and self.decoder.architecture not in COUNTS_TOKENS_OF_MASK:
+            position_ids = torch.arange(mask.shape[-1], device=mask.device)[cached:]
         stream = (self._recomputed if again else self.decoder.stream)(
             input_ids,
             inputs_embeds=inputs_embeds,
