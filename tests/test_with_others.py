@@ -134,6 +134,7 @@ def test_left_padding_changes_no_tokens_logits_where_positions_are_given():
 @pytest.mark.parametrize(
     ("found", "options"),
     [
+        ("attention_mask: found a dict.*leave cache_implementation out", {"attention_mask": {"full_attention": None}}),
         ("token_type_ids", {"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}),
         ("output_hidden_states", {"output_hidden_states": True}),
         ("several texts in a row", {"position_ids": torch.tensor([[0, 1, 0, 1]])}),
@@ -149,6 +150,24 @@ def test_what_it_would_have_to_leave_out_is_refused(found, options):
         ours(torch.tensor([[1, 2, 3, 4]]), **options)
 
 
+@pytest.mark.parametrize("variant", ["qwen2", "gemma2"])
+def test_a_static_cache_is_refused_where_generate_makes_the_mask_too(variant):
+    _, ours = both(variant)
+    with pytest.raises(ValueError, match="leave cache_implementation out"):
+        ours.generate(texts(90), max_new_tokens=3, pad_token_id=0, cache_implementation="static")
+
+
+@pytest.mark.parametrize("variant", ["mixtral", "olmoe", "qwen3_moe", "gpt_oss"])
+def test_a_loss_of_routers_is_refused(variant):
+    hf, ours = both(variant, output_router_logits=True)
+    ids = texts(90)
+    with pytest.raises(ValueError, match="found output_router_logits in the config"):
+        ours(ids, labels=ids)
+    assert torch.allclose(ours(ids).logits, hf(ids).logits, atol=1e-4)
+    loss = hf(ids, labels=ids, output_router_logits=False).loss
+    assert torch.allclose(ours(ids, labels=ids, output_router_logits=False).loss, loss, atol=1e-5)
+    ours.config.output_router_logits = False
+    assert torch.allclose(ours(ids, labels=ids).loss, loss, atol=1e-5)
 
 
 def test_the_memory_of_weights_is_shared():

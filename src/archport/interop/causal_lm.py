@@ -94,6 +94,12 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         if past is None and not again and (self.config.use_cache if use_cache is None else use_cache):
             past = DynamicCache()
+        if not isinstance(attention_mask, Tensor | None):
+            found = f"attention_mask: found a {type(attention_mask).__name__}, expected a tensor (batch, cached + seq)"
+            raise ValueError(f"{found}: leave cache_implementation out")
+        routed = kwargs.get("output_router_logits") is not False and getattr(self.config, "output_router_logits", False)
+        if labels is not None and routed:
+            raise ValueError("found output_router_logits in the config: archport has no such loss: set it to False")
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         cached = 0 if past is None else int(past.get_seq_length())
         require_one_text(position_ids, mask, cached > 0)
