@@ -54,8 +54,9 @@ def test_logits_and_loss_are_those_of_the_reference(variant):
     hf, ours = both(variant)
     ids = texts(hf.config.vocab_size)
     mask = torch.ones_like(ids)
-    mask[1, 6:] = 0  # on the right, where transformers' positions need no help
-    labels = ids.masked_fill(mask == 0, -100)
+    mask[0, :4] = mask[1, 6:] = 0  # on the left, and on the right
+    mask[2, 3:5] = int(variant.startswith("mpt"))  # a hole, which is refused there
+    labels = ids.masked_fill((mask == 0) | (mask.roll(1, dims=1) == 0), -100)  # nor what follows padding
     theirs = hf(ids, attention_mask=mask, labels=labels)
     found = ours(ids, attention_mask=mask, labels=labels)
     limit = bound(variant, theirs.logits)
@@ -104,17 +105,37 @@ def test_a_cache_goes_on_where_it_ends_past_a_window_too():
     assert cache.get_seq_length() == 20
 
 
-def test_left_padding_changes_no_tokens_logits():
+@pytest.mark.parametrize("variant", ["gpt2", "opt", "llama", "bloom"])
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
+@torch.no_grad()
+def test_positions_count_padding_after_a_cache_too(variant):
+    hf, ours = both(variant)
+    ids = texts(hf.config.vocab_size)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    pieces = []
+    for model in (hf, ours):
+        cache = DynamicCache(config=model.config)
+        model(ids[:, :6], attention_mask=mask[:, :6], past_key_values=cache)
+        pieces.append(model(ids[:, 6:], attention_mask=mask, past_key_values=cache).logits)
+    assert (pieces[0] - pieces[1]).abs().max() < bound(variant, pieces[0])
+
+
+@torch.no_grad()
+def test_left_padding_changes_no_tokens_logits_where_positions_are_given():
     _, ours = both("gpt2")
     ids = texts(ours.config.vocab_size, rows=1)
     padded = torch.cat((torch.zeros_like(ids[:, :4]), ids), dim=1)
     mask = (torch.arange(13) >= 4).long()[None]
-    assert torch.allclose(ours(padded, attention_mask=mask).logits[:, 4:], ours(ids).logits, atol=1e-5)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    found = ours(padded, attention_mask=mask, position_ids=positions).logits
+    assert torch.allclose(found[:, 4:], ours(ids).logits, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("found", "options"),
     [
+        ("attention_mask: found a dict.*leave cache_implementation out", {"attention_mask": {"full_attention": None}}),
         ("token_type_ids", {"token_type_ids": torch.zeros(1, 4, dtype=torch.long)}),
         ("output_hidden_states", {"output_hidden_states": True}),
         ("several texts in a row", {"position_ids": torch.tensor([[0, 1, 0, 1]])}),
@@ -128,6 +149,32 @@ def test_what_it_would_have_to_leave_out_is_refused(found, options):
         options = {"past_key_values": transformers.StaticCache(config=ours.config, max_cache_len=8)}
     with pytest.raises(ValueError, match=found):
         ours(torch.tensor([[1, 2, 3, 4]]), **options)
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "gemma2"])
+def test_a_static_cache_is_refused_where_generate_makes_the_mask_too(variant):
+    _, ours = both(variant)
+    with pytest.raises(ValueError, match="leave cache_implementation out"):
+        ours.generate(texts(90), max_new_tokens=3, pad_token_id=0, cache_implementation="static")
+
+
+@pytest.mark.parametrize("variant", ["mixtral", "olmoe", "qwen3_moe", "gpt_oss"])
+def test_a_loss_of_routers_is_refused(variant):
+    hf, ours = both(variant, output_router_logits=True)
+    ids = texts(90)
+    with pytest.raises(ValueError, match="found output_router_logits in the config"):
+        ours(ids, labels=ids)
+    assert torch.allclose(ours(ids).logits, hf(ids).logits, atol=1e-4)
+    loss = hf(ids, labels=ids, output_router_logits=False).loss
+    assert torch.allclose(ours(ids, labels=ids, output_router_logits=False).loss, loss, atol=1e-5)
+    ours.config.output_router_logits = False
+    assert torch.allclose(ours(ids, labels=ids).loss, loss, atol=1e-5)
+
+
+def test_padding_between_tokens_is_refused_where_distances_would_differ():
+    _, ours = both("mpt")
+    with pytest.raises(ValueError, match="attention_mask: found padding between tokens"):
+        ours(torch.tensor([[1, 2, 3, 4]]), attention_mask=torch.tensor([[0, 1, 0, 1]]))
 
 
 def test_the_memory_of_weights_is_shared():
@@ -197,6 +244,26 @@ def test_saving_goes_into_a_folder_that_holds_other_files(tmp_path):
     assert not (tmp_path / "no").exists()
     with pytest.raises(ExportError, match="push_to_hub"):
         ours.save_pretrained(tmp_path, push_to_hub=True)
+
+
+def test_a_failed_save_leaves_no_folder(tmp_path):
+    _, ours = both("gpt2")
+    for folder in (tmp_path / "new", tmp_path):
+        with pytest.raises(ExportError):
+            ours.save_pretrained(folder, max_shard_size="no size")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of what torch.compile imports
+def test_a_model_of_transformers_is_exported_as_what_it_holds(tmp_path):
+    hf, ours = both("gpt2")
+    prepared = accelerate.Accelerator(cpu=True).prepare(ours)
+    for number, model in enumerate((ours, prepared, torch.compile(ours))):
+        again = pretrained(archport.export(model, tmp_path / str(number)), torch.float32)
+        assert all(map(torch.equal, parameters(again), parameters(hf)))
+    adapted = get_peft_model(ours, LoraConfig(task_type="CAUSAL_LM", target_modules=["qkv"]))
+    with pytest.raises(ExportError, match="the model is not what its config says"):
+        archport.export(adapted, tmp_path / "adapted")
 
 
 def test_changed_configs_and_resized_embeddings_are_saved(tmp_path):
@@ -280,6 +347,18 @@ def test_blocks_that_are_computed_again_train_the_same(tmp_path, adapted, reentr
     assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*trained, strict=True))
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore")  # of a new name
+def test_blocks_that_are_computed_again_may_be_compiled(reentrant):
+    hf, ours = both("gpt2", **TRAINED)
+    ids = texts(hf.config.vocab_size)
+    ours.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.compile(ours.train(), backend="eager")(input_ids=ids, labels=ids).loss.backward()
+    hf(ids, labels=ids).loss.backward()
+    grads = [model.get_input_embeddings().weight.grad for model in (hf, ours)]
+    assert torch.allclose(*grads, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
 def test_training_goes_on_from_a_checkpoint(tmp_path, variant):
     options = TRAINED if variant == "gpt2" else {}
@@ -340,6 +419,21 @@ def test_lora_is_trained_saved_loaded_and_merged(tmp_path, targets):
     assert torch.allclose(pretrained(tmp_path / "merged", torch.float32)(ids).logits, expected, atol=1e-4)
     assert all(map(torch.equal, parameters(loaded), parameters(archport.load(tmp_path / "merged"))))
     assert not all(map(torch.equal, parameters(loaded), base))
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "gpt_neox"])  # tied, untied
+@pytest.mark.parametrize("target", ["tokens", "head"])
+@pytest.mark.filterwarnings("ignore:(Model with|Model has|Input and output|Setting .save_embedding):UserWarning")
+def test_an_adapter_of_embedding_or_head_alone_is_merged(tmp_path, variant, target):
+    _, ours = both(variant)
+    archport.export(ours, tmp_path / "base")
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=[target], init_lora_weights=False)
+    adapted = get_peft_model(ours, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    expected = adapted.merge_and_unload()
+    merged = archport.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(parameters(merged), parameters(expected), strict=True))
+    assert not all(map(torch.equal, parameters(merged), parameters(archport.load(tmp_path / "base"))))
 
 
 # Adapters of transformers' models, merged

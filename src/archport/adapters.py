@@ -38,8 +38,10 @@ def merged(plan: LoadPlan, folder: Path) -> LoadPlan:
     keys = _keys(folder)
     model = execute(replace(plan, notes=()))
     with _by_peft(folder):
-        if any(key.startswith((f"{PREFIX}decoder.blocks.", f"{PREFIX}blocks.")) for key in keys):
-            below = any(key.startswith(f"{PREFIX}decoder.") for key in keys)
+        below = any(key.startswith(f"{PREFIX}decoder.") for key in keys)
+        if below or any(
+            key.startswith(tuple(f"{PREFIX}{name}." for name, _ in model.named_children())) for key in keys
+        ):
             _merge(nn.ModuleDict({"decoder": model}) if below else model, folder)
             head, embedding, weights = model.head, model.embed.tokens, _theirs(plan, model)
         else:

@@ -40,8 +40,8 @@ def export(
 
     `model.config` is what is written: change it with the modules. The config fields we do not use,
     generation_config.json and the tokenizer's files come along from the origin; `tokenizer`, one of transformers, of
-    tokenizers, a folder or a Hub id, goes before those. The model may be compiled, or wrapped to train in parallel.
-    `force` replaces a checkpoint in that folder once the new one is whole.
+    tokenizers, a folder or a Hub id, goes before those. The model may be compiled, wrapped to train in parallel, or one
+    of `as_transformers`. `force` replaces a checkpoint in that folder once the new one is whole.
 
     Raises: ExportError, and leaves the target as it was.
     """
@@ -76,12 +76,13 @@ def _tokenizer(given: Any) -> Any:
 
 
 def _inside(model: Any) -> Any:
-    """What torch.compile, torch's parallel training, accelerate and DeepSpeed have wrapped."""
+    """What torch.compile, torch's parallel training, accelerate, DeepSpeed and `as_transformers` have wrapped."""
+    names = "_orig_mod", "module", "decoder"
     while not isinstance(model, Decoder):
-        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
-        if not isinstance(inner, nn.Module):
+        inner = [one for one in (getattr(model, name, None) for name in names) if isinstance(one, nn.Module)]
+        if not inner:
             break
-        model = inner
+        model = inner[0]
     return model
 
 

@@ -1,8 +1,7 @@
 """A Decoder as a transformers model: its weights are the Decoder's own, what it saves is our export."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache as once
 from functools import partial
@@ -29,7 +28,7 @@ from ..fast.linears import is_swapped
 from ..layers import Decoder
 from ..port import from_state_dict
 from ..registry import architecture
-from .passes import Past, require_one_text
+from .passes import Past, require_no_holes, require_one_text
 from .saving import filled, hf_config, to_write
 
 EMBEDDING, HEAD = "decoder.embed.tokens.weight", "decoder.head.weight"
@@ -38,6 +37,10 @@ CACHE = "cache" if "cache" in {one.name for one in fields(CausalLMOutputWithPast
 # What forward takes beside its own arguments: for the loss, and what says nothing that it does not know.
 OF_THE_LOSS = {"num_items_in_batch", "ignore_index", "shift_labels"}
 KNOWN = OF_THE_LOSS | {"cache_position"}
+# Whose positions, where none are given, are those among the tokens that are no padding; elsewhere padding counts too.
+COUNTS_TOKENS_OF_MASK = {"opt"}
+# Whose distances of tokens count the padding between them, which ours do not.
+COUNTS_HOLES = {"mpt"}
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):
@@ -83,7 +86,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits, and the loss of `labels`, as transformers' models give them.
 
-        `attention_mask` (batch, cached + seq) is 1 for tokens; padding, on either side, changes no token's logits.
+        `attention_mask` (batch, cached + seq) is 1 for tokens, 0 for padding, which none sees.
         Raises: ValueError for what it would have to leave out.
         """
         unknown = [
@@ -95,16 +98,26 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         again = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         if past is None and not again and (self.config.use_cache if use_cache is None else use_cache):
             past = DynamicCache()
+        if not isinstance(attention_mask, Tensor | None):
+            found = f"attention_mask: found a {type(attention_mask).__name__}, expected a tensor (batch, cached + seq)"
+            raise ValueError(f"{found}: leave cache_implementation out")
+        routed = kwargs.get("output_router_logits") is not False and getattr(self.config, "output_router_logits", False)
+        if labels is not None and routed:
+            raise ValueError("found output_router_logits in the config: archport has no such loss: set it to False")
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
-        require_one_text(position_ids, mask, past is not None and past.get_seq_length() > 0)
-        with self._recomputed() if again else nullcontext():
-            stream = self.decoder.stream(
-                input_ids,
-                inputs_embeds=inputs_embeds,
-                positions=position_ids,
-                mask=mask,
-                cache=None if past is None else Past(past, len(self.decoder.blocks)),
-            )
+        cached = 0 if past is None else int(past.get_seq_length())
+        require_one_text(position_ids, mask, cached > 0)
+        if mask is not None and mask.ndim == 2 and self.decoder.architecture in COUNTS_HOLES:
+            require_no_holes(mask)
+        if position_ids is None and mask is not None and self.decoder.architecture not in COUNTS_TOKENS_OF_MASK:
+            position_ids = torch.arange(mask.shape[-1], device=mask.device)[cached:]
+        stream = (self._recomputed if again else self.decoder.stream)(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            positions=position_ids,
+            mask=mask,
+            cache=None if past is None else Past(past, len(self.decoder.blocks)),
+        )
         kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.decoder.logits(stream[:, kept])
         loss = None
@@ -118,13 +131,13 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """What PEFT asks for; transformers warns that it has another name now."""
         return self.gradient_checkpointing
 
-    @contextmanager
-    def _recomputed(self) -> Iterator[None]:
-        """Blocks keep nothing for the backward pass, which computes them again."""
+    @torch.compiler.disable  # it loses sight of a forward that is put back
+    def _recomputed(self, *given: Any, **options: Any) -> Tensor:
+        """The stream of blocks that keep nothing for the backward pass, which computes them again."""
         for block in self.decoder.blocks:
             block.forward = partial(self._gradient_checkpointing_func, block.forward)
         try:
-            yield
+            return self.decoder.stream(*given, **options)
         finally:
             for block in self.decoder.blocks:
                 del block.forward

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +52,9 @@ def to_write(model: Decoder, weights: Mapping[str, Tensor] | None, changes: Mapp
 def filled(folder: Path) -> Iterator[Path]:
     """A new folder whose files, when all are written, go into another, in the place of the weights that are there.
 
-    A tokenizer that is there stays. Raises: ExportError.
+    A tokenizer that is there stays. Raises: ExportError, and leaves no folder that was not there.
     """
+    there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".partial-", dir=folder) as temporary:
@@ -69,3 +70,7 @@ def filled(folder: Path) -> Iterator[Path]:
                     path.unlink()
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if not there:
+            with suppress(OSError):  # it is not empty where all went well
+                folder.rmdir()
