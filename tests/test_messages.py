@@ -322,7 +322,7 @@ def test_a_folder_has_no_hashes_to_compare_with(folder):
 def test_export_to_a_folder_that_holds_something(folder):
     with pytest.raises(ExportError, match="exists already, expected a new or an empty folder"):
         archport.export(archport.load(), folder)
-    with pytest.raises(ExportError, match="exists already"):
+    with pytest.raises(ExportError, match="is a file, expected a folder"):
         archport.export(archport.load(), folder / "config.json")
     with pytest.raises(ExportError, match="cannot be written"):
         archport.export(archport.load(), folder / "config.json" / "below")
