@@ -315,7 +315,7 @@ def test_what_could_be_several_architectures_is_left_to_its_owner(tmp_path):
     with pytest.warns(AsideWarning, match="taken for llama"):
         assert equal(tmp_path, reference("llama"))
     edited(tmp_path, lambda _: {"x": torch.ones(1)})
-    with pytest.raises(ConfigError, match=r"missing, and as \w+, which architectures names: .* faults between"):
+    with pytest.raises(ConfigError, match="missing, and as llama, which architectures names: "):
         archport.load(tmp_path)
     edited(tmp_path, architectures=None)
     with pytest.raises(ConfigError, match="model_type: missing, and fields and tensors fit none that archport builds"):
