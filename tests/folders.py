@@ -90,8 +90,11 @@ Edit = Callable[[Folder], None]
 # --- what is in the tensors ---
 
 
+HEADS = {"v_head.summary.weight", "score.weight", "value_head.0.bias", "multiple_choice_head.summary.weight"}
+
+
 def a_tensor_missing(it: Folder) -> None:
-    del it.tensors[it.random.choice(sorted(it.tensors))]
+    del it.tensors[it.random.choice(sorted(it.tensors.keys() - HEADS))]
 
 
 def another_shape(it: Folder) -> None:
@@ -148,8 +151,7 @@ def of_a_base_model(it: Folder) -> None:
 
 
 def another_head(it: Folder) -> None:
-    names = ["v_head.summary.weight", "score.weight", "value_head.0.bias", "multiple_choice_head.summary.weight"]
-    it.tensors[it.random.choice(names)] = torch.ones(1, 7)
+    it.tensors[it.random.choice(sorted(HEADS))] = torch.ones(1, 7)
     it.said.append("beside a complete language model")
 
 
@@ -376,6 +378,9 @@ def same(port: Any, model: Any, what: str) -> None:
     if {one.dtype for one in model.parameters()} != {model.dtype}:
         return  # transformers keeps some of GPT-OSS in float32 where the rest is float16
     ids = torch.randint(port.config.vocab_size, (2, TOKENS), generator=torch.Generator().manual_seed(1))
-    expected = in_float32(model)(ids, use_cache=False).logits
+    try:
+        expected = in_float32(model)(ids, use_cache=False).logits
+    except TypeError:  # it builds a Falcon whose dropout is null, and cannot run it
+        return
     apart = (port.float()(ids) - expected).abs().max() / expected.abs().max().clamp(min=1)
     assert apart <= 1e-5, f"{what}: {apart} apart"
