@@ -380,7 +380,9 @@ def same(port: Any, model: Any, what: str) -> None:
     ids = torch.randint(port.config.vocab_size, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     try:
         expected = in_float32(model)(ids, use_cache=False).logits
-    except TypeError:  # it builds a Falcon whose dropout is null, and cannot run it
-        return
+    except TypeError:
+        if any_field.__name__ not in what:
+            raise
+        return  # a field is null with which it builds a model, as a rate of dropout, and cannot run it
     apart = (port.float()(ids) - expected).abs().max() / expected.abs().max().clamp(min=1)
     assert apart <= 1e-5, f"{what}: {apart} apart"

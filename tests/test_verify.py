@@ -374,7 +374,6 @@ def test_block_by_block_fits_where_the_model_does_not(tmp_path):
         subprocess.run([*words, way], capture_output=True, text=True, env=env) for way in ("whole", "by block")
     )
     assert whole.returncode != 0
-    # Where Python itself runs out of it, it may say no more than the second.
-    assert any(words in whole.stderr.lower() for words in ("memory", "error return without exception set"))
+    assert "memory" in whole.stderr.lower()
     assert by_block.returncode == 0, by_block.stderr
     assert "the same model as transformers (eager), block by block" in by_block.stdout

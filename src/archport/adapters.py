@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .building import parameters_on_meta
-from .errors import ArchportError, CheckpointError, SourceError, in_a_line, plain
+from .errors import ArchportError, CheckpointError, SourceError, in_a_line
 from .files.adapter import ADAPTER, ADAPTER_WEIGHTS
 from .files.checkpoint import GENERATION, MAX_CONFIG, companion, open_weights
 from .files.companions import companions_of
@@ -64,9 +64,7 @@ def _of_its_tokenizer(folder: Path, base: Path | None) -> Iterator[str]:
 
     if files := [name for name in companions_of(folder) if name != GENERATION and not same(name)]:
         instead = f"archport.tokenizer({str(folder)!r}) reads it, export --tokenizer {folder} takes it along"
-        yield plain(
-            f"{folder}: the tokenizer is that of the base, not {', '.join(files)} beside the adapter: {instead}"
-        )
+        yield f"{folder}: the tokenizer is that of the base, not {', '.join(files)} beside the adapter: {instead}"
 
 
 def _keys(folder: Path) -> list[str]:

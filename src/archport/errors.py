@@ -18,11 +18,13 @@ from collections.abc import Sequence
 
 SHOWN = 10  # faults in a message
 LONG = 300  # letters of a fault
+LINE = 1500  # letters of a line with the names of several files, whose paths may be long
 
 
-def plain(text: str) -> str:
-    """Text of an untrusted file as one short line without terminal control codes."""
-    return printable(text if len(text) <= LONG else f"{text[: LONG // 2]} ... {text[-LONG // 2 :]}")
+def plain(text: str, longest: int = LONG) -> str:
+    """Text of an untrusted file as one line of at most about so many letters, without terminal control codes."""
+    half = longest // 2
+    return printable(text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}")
 
 
 def printable(text: str) -> str:
@@ -93,3 +95,6 @@ class NotFiniteWarning(UserWarning):
 
 class AsideWarning(UserWarning):
     """What was done with a part of a folder that is not simply used: one line, with the file's name."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(plain(line, LINE))

@@ -14,7 +14,7 @@ from torch import Tensor
 from .config import DecoderConfig
 from .dtypes import chosen, several
 from .dtypes import to_dtype as to_dtype
-from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning, UnsupportedError, plain
+from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning, UnsupportedError
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
 from .files.memory import trim
@@ -154,7 +154,7 @@ def execute(
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
     plan = settle_tie(plan)
     for note in plan.notes:
-        warnings.warn(AsideWarning(plain(note)), stacklevel=3)
+        warnings.warn(AsideWarning(note), stacklevel=3)
     model = _filled(plan, to_device(device), check_finite, progress)
     if linears is not None:
         in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from .errors import ArchportError, ConfigError
+from .errors import ArchportError, ConfigError, MappingError
 from .files.checkpoint import Checkpoint
 from .registry import architecture, architectures
 
@@ -30,10 +30,17 @@ def recognised(checkpoint: Checkpoint, plan: Callable[[Checkpoint], P]) -> P:
         try:
             fits[name] = plan(replace(checkpoint, origin=origin, notes=(*checkpoint.notes, note)))
         except ArchportError as error:
-            why = f"as {name}, which architectures names: {error}" if by_class else why
+            why = f"as {name}, which architectures names: {_first(error)}" if by_class else why
         else:
             named += [name] if by_class else []
     if len(chosen := named or [*fits]) != 1:
         several = f"fields and tensors fit {', '.join(fits)}: add the right one"
         raise ConfigError({"model_type": f"missing, and {several if fits else why}"}, where)
     return fits[chosen[0]]
+
+
+def _first(error: ArchportError) -> str:
+    """The first of an error's faults."""
+    if isinstance(error, ConfigError):
+        return ": ".join(next(iter(error.faults.items())))
+    return error.faults[0] if isinstance(error, MappingError) else str(error)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import exporting, loading, port, registry
-from ..errors import plain
+from ..errors import LINE, plain
 from ..files import checkpoint, strict_json
 from ..files.checkpoint_writer import check_folder
 from ..registry import Architecture
@@ -117,7 +117,7 @@ def _print_load(facts: dict[str, Any]) -> None:
     source = "" if facts["source"] == port.BUNDLED else f" {facts['source']}"
     lines.append(("next", f"archport load{source}{'' if planned else ' --explain'}"))
     for label, text in lines:
-        say(f"{label:<11} {plain(text)}")
+        say(f"{label:<11} {plain(text, LINE)}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Context, Option
 
 from .. import loading, port
-from ..errors import AsideWarning, SourceError, plain
+from ..errors import AsideWarning, SourceError
 from ..fast.linears import swap, why_not
 from ..generation import text
 from ..generation.configured import in_words, read_settings
@@ -120,7 +120,7 @@ def _configured(context: Context, model: Decoder, length: int, *, followed: bool
     if settings.others:
         lines.append(f"not followed: {in_words(settings.others)}")
     if lines:
-        warnings.warn(AsideWarning(plain(f"{settings.where}: {'; '.join(lines)}")), stacklevel=1)
+        warnings.warn(AsideWarning(f"{settings.where}: {'; '.join(lines)}"), stacklevel=1)
     return settings.chosen(given) if followed else {}
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import AsideWarning, CheckpointError, ExportError, GenerationError, in_a_line, plain
+from ..errors import AsideWarning, CheckpointError, ExportError, GenerationError, in_a_line
 from ..files.checkpoint import CONFIG, MAX_CONFIG, companion
 from ..files.companions import companions_of
 from ..files.source import DEMO
@@ -144,7 +144,7 @@ def read_tokenizer(folder: Path, *, follow_links: bool = False) -> Tokenizer:
             f"{folder}: transformers makes a {kind} of it, which has no tokens of its own: {declared}"
         )
     for line in not_as_declared(own, folder, names, settings):
-        warnings.warn(AsideWarning(plain(line)), stacklevel=4)
+        warnings.warn(AsideWarning(line), stacklevel=4)
     return TransformersTokenizer(own, folder)
 
 

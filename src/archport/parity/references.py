@@ -149,6 +149,8 @@ def _building(where: str = "") -> Iterator[None]:
         yield
     except Exception as error:  # whatever transformers raises for a config or a file it does not take
         reason = in_a_line(error, 300) or type(error).__name__
+        if isinstance(error, SystemError):
+            reason += ", as Python says where there is no memory left for an error"
         raise SourceError(f"{where}transformers cannot build the reference: {reason}") from None
     finally:
         logger.setLevel(level)
