@@ -546,6 +546,8 @@ def test_an_adapter_is_said_and_only_merged_where_asked_for(tmp_path):
 
 
 def test_a_tokenizer_beside_an_adapter_that_is_not_its_base_s_is_said(tmp_path):
+    tmp_path /= "deep" * 40  # no part of a line may be lost to the length of a path
+    tmp_path.mkdir()
     with_adapter(tmp_path, "gpt2", lora())
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     for folder in (base, adapter):
