@@ -407,6 +407,12 @@ WITH = {  # a part, where something is said of it, a piece of what is, and facts
         "from 0.00391 to 0.5",
         {"positions kind": "ALiBi", "positions slopes": "0.00391 to 0.5", "attention sees": "all before it"},
     ),
+    "alibi over slots": (
+        attention(mask=layers.SlotAlibi(6), rotary=None),
+        "attn.mask",
+        "padding between two tokens counts too",
+        {"positions kind": "ALiBi", "attention sees": "all before it"},
+    ),
     "rounded alibi": (
         attention(mask=layers.RoundedAlibi(6), rotary=None),
         "attn.mask",

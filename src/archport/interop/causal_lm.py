@@ -28,7 +28,7 @@ from ..fast.linears import is_swapped
 from ..layers import Decoder
 from ..port import from_state_dict
 from ..registry import architecture
-from .passes import Past, require_no_holes, require_one_text
+from .passes import Past, require_one_text
 from .saving import filled, hf_config, to_write
 
 EMBEDDING, HEAD = "decoder.embed.tokens.weight", "decoder.head.weight"
@@ -37,10 +37,6 @@ CACHE = "cache" if "cache" in {one.name for one in fields(CausalLMOutputWithPast
 # What forward takes beside its own arguments: for the loss, and what says nothing that it does not know.
 OF_THE_LOSS = {"num_items_in_batch", "ignore_index", "shift_labels"}
 KNOWN = OF_THE_LOSS | {"cache_position"}
-# Whose positions, where none are given, are those among the tokens that are no padding; elsewhere padding counts too.
-COUNTS_TOKENS_OF_MASK = {"opt"}
-# Whose distances of tokens count the padding between them, which ours do not.
-COUNTS_HOLES = {"mpt"}
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):
@@ -107,9 +103,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         cached = 0 if past is None else int(past.get_seq_length())
         require_one_text(position_ids, mask, cached > 0)
-        if mask is not None and mask.ndim == 2 and self.decoder.architecture in COUNTS_HOLES:
-            require_no_holes(mask)
-        if position_ids is None and mask is not None and self.decoder.architecture not in COUNTS_TOKENS_OF_MASK:
+        if position_ids is None and mask is not None and not getattr(self.decoder.embed, "offset", 0):
+            # As transformers does, padding counts, but where positions are learned from an offset on.
             position_ids = torch.arange(mask.shape[-1], device=mask.device)[cached:]
         stream = (self._recomputed if again else self.decoder.stream)(
             input_ids,

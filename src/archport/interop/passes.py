@@ -53,10 +53,3 @@ def require_one_text(positions: Tensor | None, mask: Tensor | None, cached: bool
     alone = positions is not None and mask is None and not cached
     if alone and positions is not None and bool((positions.diff(dim=-1) != 1).any()):
         raise ValueError("position_ids that start again: several texts in a row would see each other: pad them instead")
-
-
-def require_no_holes(mask: Tensor) -> None:  # (batch, keys), true for tokens
-    """Refuse padding between the tokens of a row. Raises: ValueError."""
-    begins = mask[:, 1:] & ~mask[:, :-1]
-    if bool((begins.sum(-1) + mask[:, 0] > 1).any()):
-        raise ValueError("attention_mask: found padding between tokens, expected it on the left or right")

@@ -27,7 +27,7 @@ from .experts import (
     UncastNormalisedRouter,
 )
 from .finish import LogitScale, SoftCap
-from .mask import Alibi, Chunked, RoundedAlibi, Window
+from .mask import Alibi, Chunked, RoundedAlibi, SlotAlibi, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
 from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
 from .rotary import Rotary, Rotation, WideRotary
@@ -85,6 +85,7 @@ __all__ = [
     "SharedNormBlock",
     "SigmoidRouter",
     "Sinks",
+    "SlotAlibi",
     "SoftCap",
     "SoftmaxRouter",
     "UncastNormalisedRouter",

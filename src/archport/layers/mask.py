@@ -80,6 +80,14 @@ class Alibi(nn.Module):
         return f"heads={self.heads}" + (f", factor={self.factor:g}" if self.factor != 1 else "")
 
 
+class SlotAlibi(Alibi):
+    """Alibi over the slots of a row, in which padding between two tokens counts too. Source: `MptModel`."""
+
+    def bias(self, key_positions: Tensor, places: Tensor) -> Tensor:  # (batch or 1, keys), (seq)
+        """The price of each distance, (1, heads, seq, keys)."""
+        return super().bias(torch.arange(key_positions.shape[-1], device=places.device)[None], places)
+
+
 class RoundedAlibi(Alibi):
     """Alibi whose prices are rounded to bfloat16, counted from the first token. Source: `FalconModel`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch.nn import LayerNorm, Linear
 
 from ..config import DecoderConfig
-from ..layers import MLP, Alibi, Attention, Decoder, Embed, SequentialBlock
+from ..layers import MLP, Attention, Decoder, Embed, SequentialBlock, SlotAlibi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ def build(cfg: Config) -> Decoder:
     norm = partial(LayerNorm, cfg.width, eps=cfg.norm_eps, bias=False)
     attention = partial(Attention, bias=False, dropout=cfg.residual_dropout, score_dropout=cfg.attention_dropout)
     mlp = partial(MLP, activation=cfg.activation, bias=False, dropout=cfg.residual_dropout)
-    alibi = Alibi(cfg.heads)
+    alibi = SlotAlibi(cfg.heads)
     return Decoder(
         embed=Embed(cfg.vocab_size, cfg.width),
         blocks=[

@@ -13,6 +13,7 @@ from ...layers import (
     Rotary,
     RoundedAlibi,
     Scaling,
+    SlotAlibi,
     WideRotary,
     Window,
     Yarn,
@@ -22,6 +23,7 @@ from ..subjects import Subject
 
 ROUNDED = """The product is rounded to bfloat16. To count from the first token rather than back from the query shifts
 all scores of a query alike, which a softmax does not see. """
+SLOTS = "In how far back it lies, padding between two tokens counts too. "
 BEYOND = "What lies further back reaches it only through what other layers have gathered."
 
 
@@ -104,6 +106,7 @@ def _(part: Chunked, subject: Subject, path: str) -> Description:
 
 
 @describe.register(RoundedAlibi)
+@describe.register(SlotAlibi)
 @describe.register
 def _(part: Alibi, subject: Subject, path: str) -> Description:
     slopes = sorted(part.slopes(torch.device("cpu")).mul(part.factor).tolist())
@@ -115,7 +118,8 @@ def _(part: Alibi, subject: Subject, path: str) -> Description:
     )
     text = f"""{priced}, times a slope that each of the {part.heads} heads has of its own,
     from {slopes[0]:.3g} to {slopes[-1]:.3g}: steep heads look near, flat ones far.
-    {ROUNDED * rounded}This is all that tells positions apart. Nothing here is learned or stored."""
+    {ROUNDED * rounded}{SLOTS * isinstance(part, SlotAlibi)}
+    This is all that tells positions apart. Nothing here is learned or stored."""
     facts = (
         Fact("positions", "kind", "ALiBi, rounded to bfloat16" if rounded else "ALiBi"),
         Fact("positions", "context", f"{subject.config.context:,} tokens, as trained"),
