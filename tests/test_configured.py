@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import archport
 from archport.errors import AsideWarning, ConfigError
 from archport.files.source import DEMO
-from archport.generation.configured import ASIDE, BANS, OLDER, OPTIONS, RENAMED
+from archport.generation.configured import ASIDE, BANS, OPTIONS, RENAMED, read_settings
 
 from .references import reference
 from .test_cli import run
@@ -93,13 +93,15 @@ def test_what_a_config_asks_for_is_said_where_no_other_file_does(saved):
         assert archport.as_configured(model) == {"greedy": True, "top_k": 5}
 
 
-SPEED = {"low_memory", "max_cache_len", "prefill_chunk_size", "continuous_batching_config", "use_mtp"}
-SPEED |= {"speculation_type", "is_assistant", "target_lookbehind", "max_matching_ngram_size"}
-
-
-def test_every_setting_of_transformers_that_chooses_tokens_is_known():
-    unknown = vars(transformers.GenerationConfig()).keys() - {*ASIDE, *OPTIONS, *RENAMED, *BANS, *OLDER, *SPEED}
-    assert not {name for name in unknown if not name.startswith(("output_", "assistant_", "num_assistant_"))}
+def test_every_setting_of_transformers_is_followed_or_said(saved, tmp_path):
+    """But for those that choose no token, whichever file asks for it."""
+    names = vars(transformers.GenerationConfig()).keys() - {*ASIDE, *OPTIONS, *RENAMED, *BANS, "do_sample"}
+    asked = {name: 0.25 for name in names if not name.startswith(("_", "output_"))}
+    folder = Path(shutil.copytree(saved[0], tmp_path / "model"))
+    write(folder, asked, None)
+    assert read_settings(archport.load(folder)).others == asked
+    write(folder, {}, asked)
+    assert read_settings(archport.load(folder)).others == asked
 
 
 @pytest.mark.parametrize("ends", [{}, {"eos_token_id": None}, {"eos_token_id": [3, 9]}, None])

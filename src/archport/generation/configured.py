@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from ..errors import AsideWarning, ConfigError, GenerationError
@@ -21,19 +22,6 @@ ASIDE |= {"_from_model_config", "use_cache", "cache_implementation", "cache_conf
 ASIDE |= {"early_stopping", "length_penalty", "renormalize_logits", "disable_compile", "compile_config"}
 # Of all others null, false and 0 ask for nothing, and these.
 NEUTRAL = {"typical_p": 1, "num_beams": 1, "num_beam_groups": 1, "guidance_scale": 1, "encoder_repetition_penalty": 1}
-# What a config.json may ask for where there is no generation_config.json, beside what this file follows.
-OLDER = {"do_sample", "max_length", "min_length", "min_new_tokens", *NEUTRAL, "begin_suppress_tokens", "constraints"}
-OLDER |= {
-    "diversity_penalty",
-    "dola_layers",
-    "encoder_no_repeat_ngram_size",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "max_time",
-}
-OLDER |= {"exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id", "forced_eos_token_id"}
-OLDER |= {"penalty_alpha", "prompt_lookup_num_tokens", "remove_invalid_values", "sequence_bias", "stop_strings"}
-OLDER |= {"token_healing", "top_h", "watermarking_config"}
 
 
 class Settings(NamedTuple):
@@ -86,8 +74,7 @@ def read_settings(model: Decoder, length: int | None = None) -> Settings:
     given = dict(origin.generation or {}) if origin else {}
     file = GENERATION
     if origin and origin.generation is None:
-        known = {*OPTIONS, *RENAMED, *BANS, *OLDER}
-        file, given = CONFIG, {name: value for name, value in origin.hf.items() if name in known}
+        file, given = CONFIG, {name: value for name, value in origin.hf.items() if name in _fields()}
     where = f"{(origin.folder or origin.name) if origin else model.architecture}/{file}"
     asked = dict(given)
     sampling = bool(asked.pop("do_sample", None))  # of any type, as transformers takes it
@@ -122,6 +109,14 @@ def read_settings(model: Decoder, length: int | None = None) -> Settings:
     others = {name: value for name, value in asked.items() if name not in ASIDE and not name.startswith("output_")}
     others = {name: value for name, value in others.items() if value and value != NEUTRAL.get(name)}
     return Settings(where, options, followed, others)
+
+
+@cache
+def _fields() -> frozenset[str]:
+    """The settings that transformers reads from a config.json where there is no generation_config.json."""
+    from transformers import GenerationConfig
+
+    return frozenset(GenerationConfig().to_dict())
 
 
 def _suppressed(tokens: Sequence[int], _: set[int]) -> Ban:

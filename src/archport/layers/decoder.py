@@ -42,17 +42,6 @@ class Decoder(nn.Module):
         @config.setter
         def config(self, config: DecoderConfig) -> None: ...
 
-        def __call__(
-            self,
-            ids: Tensor | None = None,
-            *,
-            inputs_embeds: Tensor | None = None,
-            positions: Tensor | None = None,
-            mask: Tensor | None = None,
-            cache: Cache | None = None,
-        ) -> Tensor:
-            """What `forward` returns."""
-
     def __init__(
         self,
         *,
@@ -107,6 +96,9 @@ class Decoder(nn.Module):
         sees. `positions` (seq) or (batch, seq) count the tokens from 0 unless given. Raises: ValueError.
         """
         return self.logits(self.stream(ids, inputs_embeds=inputs_embeds, positions=positions, mask=mask, cache=cache))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def next_logits(self, ids: Tensor, *, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Logits (batch, vocab_size) of the token after the last, in float32; the rest is as in `forward`."""
