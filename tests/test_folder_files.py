@@ -482,10 +482,12 @@ def test_export_by_force_replaces_a_checkpoint(folder, tmp_path):
     assert torch.equal(archport.load(folder).embed.tokens.weight, bundled.embed.tokens.weight)
     assert [name for name in names(folder) if name.startswith("model")] == ["model.safetensors"]
     assert names(tmp_path) == before
-    (folder / "notes.md").write_text("precious")
-    with pytest.raises(ExportError, match=r"found notes\.md, which no export writes and which would be lost"):
-        archport.export(bundled, folder, force=True)
-    assert (folder / "notes.md").read_text() == "precious"
+    for name in ("notes.md", "model.fp16.safetensors", "model.card.json"):
+        (folder / name).write_text("precious")
+        with pytest.raises(ExportError, match=rf"found {re.escape(name)}, which no export writes and which would be"):
+            archport.export(bundled, folder, force=True)
+        assert (folder / name).read_text() == "precious"
+        (folder / name).unlink()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

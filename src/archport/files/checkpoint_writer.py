@@ -13,11 +13,11 @@ from torch import Tensor
 from ..config import Origin
 from ..errors import ExportError
 from .checkpoint import CONFIG, GENERATION
+from .choosing import OF_WEIGHTS
 from .companions import TEMPLATES, companions_among, companions_of, copy_companions
 from .header import Header
 from .write import whole_folder
 
-WRITTEN = re.compile(r"(model|pytorch_model)[.-].*(safetensors|bin|json)")  # of weights, by us and by transformers
 SHOWN = 5  # names in a message
 
 
@@ -84,7 +84,7 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
     if names and not force:
         raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
     ours = {CONFIG, TEMPLATES, *companions_among(names)}
-    foreign = [name for name in names if name not in ours and not WRITTEN.fullmatch(name)]
+    foreign = [name for name in names if name not in ours and not OF_WEIGHTS.fullmatch(name)]
     if foreign:
         others = f"found {', '.join(sorted(foreign)[:SHOWN])}, which no export writes and which would be lost"
         raise ExportError(f"{folder}: {others}: choose another folder, or move them")

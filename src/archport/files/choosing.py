@@ -14,6 +14,7 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 SHARD = r"-\d{5}-of-\d{5}"
+OF_WEIGHTS = re.compile(rf"(model|pytorch_model)({SHARD})?\.(safetensors|bin)(\.index\.json)?")  # of no variant
 SHOWN = 5  # kinds of files in a message
 
 # What else may lie in a folder: names of files or folders, what they are, and what to do about them.

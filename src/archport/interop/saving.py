@@ -1,6 +1,5 @@
 """What `save_pretrained` writes, and writing it into a folder that holds other files."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -14,11 +13,10 @@ from torch import Tensor
 from ..config import Origin, dtype_name
 from ..errors import ExportError, in_a_line
 from ..files.checkpoint import CONFIG, GENERATION
+from ..files.choosing import OF_WEIGHTS
 from ..layers import Decoder
 from ..registry import architecture, skeleton
 from ..translate.fields import read_config, write_config
-
-WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 
 
 def hf_config(model: Decoder) -> dict[str, Any]:
@@ -61,12 +59,12 @@ def filled(folder: Path) -> Iterator[Path]:
             new = Path(temporary) / "new"
             yield new
             names = {path.name for path in new.iterdir()}
-            ours = {name for name in names if WEIGHTS.fullmatch(name) or name in (CONFIG, GENERATION)}
+            ours = {name for name in names if OF_WEIGHTS.fullmatch(name) or name in (CONFIG, GENERATION)}
             for name in names:
                 if name in ours or not (folder / name).exists():
                     (new / name).replace(folder / name)
             for path in folder.iterdir():
-                if path.name not in names and WEIGHTS.fullmatch(path.name):
+                if path.name not in names and OF_WEIGHTS.fullmatch(path.name):
                     path.unlink()
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written: {error.strerror or error}") from None
