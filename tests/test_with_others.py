@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Trainer, TrainingArguments
 from typer.testing import CliRunner
 
@@ -511,6 +512,17 @@ def expect_merged(folder: Path, variant: str, config, dtype: torch.dtype = torch
         assert (loaded(ids) - theirs).abs().max() < bound(variant, theirs, 2e-5)
     plan = archport.plan(folder / "base", adapter=folder / "adapter")
     assert plan.parameters == loaded.num_parameters()
+
+
+@pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
+def test_an_adapter_is_merged_into_a_base_whose_names_have_a_prefix(tmp_path):
+    with_adapter(tmp_path, "gpt2", lora())
+    expected = parameters(archport.load(tmp_path / "base", adapter=tmp_path / "adapter"))
+    file = tmp_path / "base" / "model.safetensors"
+    save_file({f"module.{key}": tensor.clone() for key, tensor in load_file(file).items()}, file)
+    plan = archport.plan(tmp_path / "base", adapter=tmp_path / "adapter")
+    assert any("'module.' taken off" in note for note in plan.notes)
+    assert all(map(torch.equal, parameters(archport.load(tmp_path / "base", adapter=tmp_path / "adapter")), expected))
 
 
 @pytest.mark.filterwarnings("ignore::archport.errors.AsideWarning")
