@@ -411,7 +411,7 @@ def test_an_invalid_id_is_refused_without_asking(hub, at, ask, source):
 def test_two_errors_of_the_server_are_overcome(hub, at, folders, ask, status, where):
     hub.fail(where, status=status, times=2)
     result = ask(REPO, **at)
-    assert isinstance(result, archport.loading.LoadPlan) or same(result, folders["main"])
+    assert isinstance(result, archport.load_plan.LoadPlan) or same(result, folders["main"])
 
 
 @BOTH

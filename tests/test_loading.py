@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import archport
-from archport import exporting, loading
+from archport import exporting, load_plan, loading
 from archport.cli import checkpoints
 from archport.errors import AsideWarning
 
@@ -32,7 +32,7 @@ def comparisons(monkeypatch):
     def counting(compare):
         return lambda a, *others: shapes.append(tuple(a.shape)) or compare(a, *others)
 
-    monkeypatch.setattr(loading, "same_values", counting(loading.same_values))
+    monkeypatch.setattr(load_plan, "same_values", counting(load_plan.same_values))
     monkeypatch.setattr(exporting, "same_bytes", counting(exporting.same_bytes))
     return shapes
 
@@ -62,9 +62,9 @@ def test_the_command_compares_a_tied_head_once(folder, comparisons, capsys):
 def test_a_settled_plan_is_not_settled_again(folder, comparisons):
     plan = archport.plan(folder)
     assert not plan.settled
-    settled = loading.settle_tie(plan)
+    settled = load_plan.settle_tie(plan)
     assert (settled.settled, settled.tensors) == (True, plan.tensors)
-    loading.execute(loading.settle_tie(settled))
+    loading.execute(load_plan.settle_tie(settled))
     assert len(comparisons) == 1
 
 

@@ -19,7 +19,8 @@ from .files.companions import companions_of
 from .files.in_memory import InMemory
 from .files.strict_json import read_json
 from .layers import Decoder
-from .loading import LoadPlan, execute, plan_checkpoint
+from .load_plan import LoadPlan, plan_checkpoint
+from .loading import execute
 from .translate.tensors import export_tensors
 
 PREFIX = "base_model.model."  # of every key that PEFT saves

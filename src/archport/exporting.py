@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .config import DecoderConfig, dtype_name
+from .dtypes import to_dtype
 from .errors import ExportError
 from .fast.linears import is_swapped
 from .files.checkpoint_writer import write_checkpoint
@@ -18,7 +19,6 @@ from .files.values import same_bytes
 from .generation.tokenizers import read_tokenizer, says_its_class
 from .keywords import strict_keywords
 from .layers import Decoder
-from .loading import to_dtype
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import write_config
 from .translate.tensors import export_tensors

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adapters import merged
 from .config import DecoderConfig, Origin, required
+from .dtypes import to_dtype
 from .errors import CheckpointError, ConfigError
 from .files.checkpoint import Checkpoint, check_hashes
 from .files.hub.access import HubAccess
@@ -19,7 +20,8 @@ from .files.source import DEMO as DEMO
 from .files.source import open_adapter, open_source
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
-from .loading import LoadPlan, execute, plan_checkpoint, to_device, to_dtype
+from .load_plan import LoadPlan, plan_checkpoint
+from .loading import execute, to_device
 from .registry import Architecture, architecture, fresh, skeleton
 from .translate.fields import read_config, require_language_model
 from .translate.planning import nearest

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from .. import exporting, loading, port, registry
+from .. import exporting, load_plan, loading, port, registry
 from ..errors import LINE, plain
 from ..files import checkpoint, strict_json
 from ..files.checkpoint_writer import check_folder
@@ -71,7 +71,7 @@ def load(
     if dry_run:
         model = registry.skeleton(plan.architecture, plan.config)
     else:
-        plan = loading.settle_tie(plan)
+        plan = load_plan.settle_tie(plan)
         with warnings.catch_warnings(record=True, action="always", category=UserWarning) as warned:
             model = loading.execute(plan, device, check_finite=check_finite, progress=_progress)
     facts = summary.of_load(plan, model)

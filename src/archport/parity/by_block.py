@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..building import parameters_on_meta
 from ..config import dtype_name
-from ..loading import LoadPlan, own_weight, settle_tie
+from ..load_plan import LoadPlan, settle_tie
+from ..loading import own_weight
 from ..observing import hooked
 from ..port import plan
 from ..registry import skeleton

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import dtype_name
+from ..dtypes import to_dtype
 from ..errors import ConfigError, SourceError
 from ..fast.linears import is_swapped, swap
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
-from ..loading import to_device, to_dtype
+from ..loading import to_device
 from ..port import load
 from ..registry import architecture, skeleton
 from . import references

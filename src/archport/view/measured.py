@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ..generation import text
 from ..layers import Attention, Decoder
-from ..loading import LoadPlan, own_weight
+from ..load_plan import LoadPlan
+from ..loading import own_weight
 from ..observing import observe, sites
 from ..registry import skeleton
 from .drawing import Spectrum, not_finite

@@ -15,7 +15,7 @@ from ..files.source import BUNDLED
 from ..files.write import check_target, whole_file
 from ..keywords import strict_keywords
 from ..layers import PositionedEmbed, Rotary
-from ..loading import LoadPlan
+from ..load_plan import LoadPlan
 from ..translate.pattern import Row
 from . import drawing
 from .descriptions import described

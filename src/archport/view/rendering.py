@@ -13,7 +13,7 @@ from ..config import dtype_name
 from ..errors import printable
 from ..generation.scoring import Score
 from ..layers import Decoder
-from ..loading import LoadPlan
+from ..load_plan import LoadPlan
 from ..parity.report import HEADINGS, Report
 from .trees import as_text, parameter_count, tree
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..loading import LoadPlan, own_weight, settle_tie
+from ..load_plan import LoadPlan, settle_tie
+from ..loading import own_weight
 from ..translate.steps import TensorStep
 
 

@@ -13,7 +13,7 @@ from ..config import DecoderConfig
 from ..errors import AsideWarning, SourceError
 from ..files.source import is_folder
 from ..layers import Decoder
-from ..loading import LoadPlan
+from ..load_plan import LoadPlan
 from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
 
 

@@ -8,7 +8,7 @@ import torch
 from ..config import dtype_name
 from ..generation import text
 from ..layers import Alibi, Attention, Decoder, PositionedEmbed, Rotary, Window
-from ..loading import LoadPlan
+from ..load_plan import LoadPlan
 
 PROMPT = "def __init__("
 SCALES = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
