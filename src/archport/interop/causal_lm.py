@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from ..errors import ConfigError, ExportError
 from ..exporting import export
 from ..fast.linears import is_swapped
-from ..layers import Decoder
+from ..layers import Decoder, PositionedEmbed
 from ..port import from_state_dict
 from ..registry import architecture
 from .passes import Past, require_one_text
@@ -103,8 +103,9 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
         cached = 0 if past is None else int(past.get_seq_length())
         require_one_text(position_ids, mask, cached > 0)
-        if position_ids is None and mask is not None and not getattr(self.decoder.embed, "offset", 0):
-            # As transformers does, padding counts, but where positions are learned from an offset on.
+        embed = self.decoder.embed
+        counts_tokens = isinstance(embed, PositionedEmbed) and embed.offset > 0  # as OPT; others count padding too
+        if position_ids is None and mask is not None and not counts_tokens:
             position_ids = torch.arange(mask.shape[-1], device=mask.device)[cached:]
         stream = (self._recomputed if again else self.decoder.stream)(
             input_ids,
