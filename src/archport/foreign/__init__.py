@@ -1,0 +1,1 @@
+"""A person's own module, in any style: the rows that say where its tensors are, filling it, finding its rows."""
