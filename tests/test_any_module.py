@@ -1,15 +1,10 @@
 """A person's own module in any style: filled by its rows, and its rows found."""
 
-import copy
-import re
-
 import pytest
 import torch
 from torch import nn
 
-from archport.errors import ArchportError, MappingError, NotFiniteWarning
 from archport.foreign.filling import fill
-from archport.foreign.rows import Rows
 
 from .styles import STYLES, Style
 

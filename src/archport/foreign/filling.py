@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig
 from ..errors import AsideWarning, MappingError, NotFiniteWarning
+from ..files.hub.access import HubAccess
 from ..files.values import is_finite
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
@@ -22,7 +23,7 @@ from ..translate.table import Cell, Table
 from ..translate.tensors import export_tensors, import_tensor
 from .finding import found
 from .rows import Rows, table_of, unused
-from .sources import plan_of, reading
+from .sources import plan_of
 from .theirs import Theirs
 
 
@@ -52,8 +53,9 @@ def fill(
     Raises: MappingError with every fault, before anything is filled, and whatever `load` raises.
     """
     theirs = Theirs(module)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
-    planned = plan_of(source, theirs.dtype, **reading(**how, token=token, cache_dir=cache_dir, endpoint=endpoint))
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    access = HubAccess(token, cache_dir, endpoint)
+    planned = plan_of(source, theirs.dtype, revision=revision, access=access, **how)
     if rows is None:
         rows = found(theirs, planned, forward, by_values=False)
         if rows.unsettled:

@@ -1,4 +1,4 @@
-"""Finding the rows of a person's own module: by values where it is filled, else by shapes, and settled by running it."""
+"""Finding the rows of a person's own module: by values where it is filled, else by shapes and by running it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig
 from ..errors import MappingError
+from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
 from ..loading import own_weight
 from ..registry import Architecture, skeleton
-from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
 from .running import CodeError, Forward
-from .sources import plan_of, reading
+from .sources import plan_of
 from .templates import Template, templates
 from .theirs import Theirs
 from .trial import Trial, views
-from .ways import STANDARD, Sides, Way, parts
+from .ways import STANDARD, Sides, Way, parts, patterns
 
 PASSES = 1500  # of a trial, in which one stage is looked for
 KEPT = 6  # choices that a stage leaves to the whole
@@ -56,9 +56,9 @@ def find_rows(
     Raises: MappingError where a parameter of ours can be none of the module's, and whatever `load` raises.
     """
     theirs = Theirs(module)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
-    how |= {"token": token, "cache_dir": cache_dir, "endpoint": endpoint}
-    return found(theirs, plan_of(source, "auto", **reading(**how)), forward)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    access = HubAccess(token, cache_dir, endpoint)
+    return found(theirs, plan_of(source, "auto", revision=revision, access=access, **how), forward)
 
 
 def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
@@ -81,8 +81,7 @@ def rows_like(
     Raises: MappingError.
     """
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
-    axes = dict(cfg.axes)
-    all_ways = parts(Sides(ours, mine, axes))
+    all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
     _require_ways(ours, mine, all_ways, theirs.name)
     if weights is not None:
         all_ways = _of_equal_values(all_ways, theirs, arch, cfg, weights)
@@ -117,7 +116,7 @@ def _theirs(theirs: Theirs, cfg: DecoderConfig) -> list[Template]:
 
 def _kinds(model: nn.Module) -> dict[str, str]:
     """The class of the module that has a tensor; a class of one's own that is one of torch's is that."""
-    kinds = {}
+    kinds: dict[str, str] = {}
     for path, module in model.named_modules():
         kind = next((one.__name__ for one in STANDARD if isinstance(module, one)), "")
         kinds |= {f"{path}.{leaf}".removeprefix("."): kind for leaf in module._parameters}
@@ -127,9 +126,7 @@ def _kinds(model: nn.Module) -> dict[str, str]:
 def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str) -> None:
     """Raises: MappingError with each part of ours that can be none of theirs."""
     made = {name for part in ways for way in part for name in way.rows}
-    faults = [
-        f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made
-    ]
+    faults = [f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made]
     if faults:
         shapes = ", ".join(f"{one.name} {one.shape}" for one in mine)
         raise MappingError([*faults, f"the module has {shapes}"], where, NO_ROWS)
