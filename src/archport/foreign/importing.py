@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import SourceError
 from ..translate.planning import nearest
-from .running import CodeError, where
+from .running import CodeError, raised
 from .sizes import Sizes
 
 CONFIGS = ("config", "cfg", "args", "sizes", "params", "hparams", "conf")
@@ -80,7 +80,7 @@ def _code(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, SourceError):
             raise
-        raise CodeError(f"{name}: {where(error)}") from error
+        raise CodeError(f"{name}: {raised(error)}") from error
 
 
 def _file(path: Path) -> ModuleType:
