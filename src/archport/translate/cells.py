@@ -11,12 +11,14 @@ from .pattern import BRACKETS, Row
 class Field(NamedTuple):
     """A config cell: where HF keeps a field, and what its values there mean here.
 
-    The spelling `otherwise` counts only where none of the others is given.
+    The spelling `otherwise` counts only where none of the others is given. With `each`, values are lists, and it is
+    their elements that mean something.
     """
 
     spellings: tuple[str, ...]
     values: Mapping[Any, Any]
     otherwise: str | None = None
+    each: bool = False
 
     def given(self, fields: Container[str]) -> list[str]:
         """Its spellings among the fields of a config."""
@@ -25,11 +27,16 @@ class Field(NamedTuple):
 
     def ours(self, value: object) -> Any:
         """What a value of theirs means here. Raises: KeyError."""
+        if self.each and isinstance(value, list | tuple):
+            return tuple(_looked_up(self.values.items(), one) for one in value)
         return _looked_up(self.values.items(), value) if self.values else value
 
     def theirs(self, value: object) -> Any:
         """The first value of theirs that means one of ours. Raises: KeyError."""
-        return _looked_up(((ours, theirs) for theirs, ours in self.values.items()), value) if self.values else value
+        pairs = [(ours, theirs) for theirs, ours in self.values.items()]
+        if self.each and isinstance(value, list | tuple):
+            return tuple(_looked_up(pairs, one) for one in value)
+        return _looked_up(pairs, value) if self.values else value
 
 
 def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
@@ -43,9 +50,11 @@ def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
     return None
 
 
-def config_field(*spellings: str, values: Mapping[Any, Any] | None = None, otherwise: str | None = None) -> Field:
+def config_field(
+    *spellings: str, values: Mapping[Any, Any] | None = None, otherwise: str | None = None, each: bool = False
+) -> Field:
     """A config field under any of its spellings, the first written from scratch; `a.b` is field b of the object a."""
-    return Field(spellings, values or {}, otherwise)
+    return Field(spellings, values or {}, otherwise, each)
 
 
 def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:

@@ -1,0 +1,58 @@
+"""Formats of other libraries: the tables of each, by architecture, and a config as such a library writes it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checking import shown, thawed
+from ..config import DecoderConfig
+from ..errors import ConfigError
+from .fields import put, read_config, require_writable
+from .table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How another library writes models: its name, and tables by the model_type that they are for, likeliest first.
+
+    An architecture may have several tables, each for some values of its fields. `defaults` are what the library takes
+    for a field that its config does not say, `unlike` is what makes its tensors unlike transformers', in words.
+    """
+
+    title: str
+    tables: tuple[tuple[str, Table], ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    unlike: str = "other names"
+
+    def tables_of(self, architecture: str) -> list[Table]:
+        """The tables of one architecture."""
+        return [table for name, table in self.tables if name == architecture]
+
+
+def settings_of(table: Table, cfg: DecoderConfig, where: str) -> dict[str, Any]:
+    """A config as the library of a table writes it. Raises: ConfigError for one that its files cannot say."""
+    require_writable(table, cfg, where)
+    settings: dict[str, Any] = {}
+    for name, allowed in table.requires.items():
+        put(settings, name, thawed(allowed[0]) if allowed else None)
+    for name in table.config:
+        cell, value = table.field(name), getattr(cfg, name)
+        for spelling in cell.spellings:
+            if value is not None or "." not in spelling:
+                put(settings, spelling, thawed(cell.theirs(value)))
+    again = read_config(table, type(cfg), settings, where)[0]
+    faults = {
+        name: f"found {shown(getattr(cfg, name))}, but another field has the same key"
+        for name in table.config
+        if name not in table.lost and getattr(again, name) != getattr(cfg, name)
+    }
+    if faults:
+        raise ConfigError(faults, where)
+    return settings
+
+
+def said_otherwise(table: Table, cfg: DecoderConfig) -> Iterator[tuple[str, object, object]]:
+    """Fields of ours that the files of a format do not keep as they are, with their values here and there."""
+    for name, allowed in table.fixed.items():
+        if getattr(cfg, name) != allowed[0]:
+            yield name, getattr(cfg, name), allowed[0]
