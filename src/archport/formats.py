@@ -49,7 +49,7 @@ class Reading:
 def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | ConfigError]:
     """What the config of a checkpoint in another format may mean, the likeliest first, or why it does not mean that.
 
-    Where no field says whether the head is tied, it is, unless `tied` or a config.json says otherwise.
+    `tied` goes before what any config says of the head.
     """
     kind, said = format_named(checkpoint.format), checkpoint.origin.hf.get("model_type")
     for name, table in sorted(kind.tables, key=lambda pair: pair[0] != said):
@@ -65,7 +65,6 @@ def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied:
     where, table, hf = f"{checkpoint.weights_name}: {kind.title}'s config", arch.table, checkpoint.origin.hf
     settings = {**kind.defaults, **checkpoint.settings}
     config, unknown = read_config(table, arch.config_class, settings, where)
-    config = config if "tied" in table.config else replace(config, tied=True)
     noted = None
     if hf.get("model_type") == arch.name:
         whole = read_config(architecture(arch.name).table, arch.config_class, hf, where)[0]
@@ -115,9 +114,7 @@ def _fits(table: Table, checkpoint: Checkpoint, arch: Architecture, config: Deco
     try:
         names = unwrapped(table, checkpoint.headers, where)[0]
         headers = {name: checkpoint.headers[key] for name, key in names.items()}
-        plan(
-            table, config, skeleton(arch, config), headers, dtype=torch.float32, where=where, without_biases=True
-        )
+        plan(table, config, skeleton(arch, config), headers, dtype=torch.float32, where=where, without_biases=True)
     except MappingError:
         return False
     return True

@@ -191,7 +191,9 @@ def _check_spare(plan: LoadPlan) -> None:
         other = plan.architecture.table.repeated(step.name or "")
         found = _made(plan, step)
         if other is None and found.any():
-            faults.append(f"{' and '.join(step.keys)}: found numbers, expected zeros: {plan.architecture.name} has none")
+            faults.append(
+                f"{' and '.join(step.keys)}: found numbers, expected zeros: {plan.architecture.name} has none"
+            )
         elif other is not None and not torch.equal(found, _made(plan, (same := _step_of(plan, other)))):
             faults.append(f"{step.keys[0]}: found other numbers than in {same.keys[0]}, which it should repeat")
     if faults:

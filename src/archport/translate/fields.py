@@ -29,7 +29,9 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     flat = _flatten(table, hf, where)
     _stop(dict(_refused(table, flat)), where, UnsupportedError)
     values, sources = _values(table, flat, where)
-    values |= {name: allowed[0] for name, allowed in table.fixed.items()}
+    fields_of = {item.name for item in fields(config_class) if item.init}
+    lost = {name: value for name, value in table.lost.items() if name in fields_of}
+    values = lost | values | {name: allowed[0] for name, allowed in table.fixed.items()}
     _stop(_unlike(table, config_class), where)
     _stop(
         {
@@ -103,6 +105,9 @@ def _values(table: Table, flat: Mapping[str, Any], where: str) -> tuple[dict[str
             values.setdefault(name, value)
             sources.setdefault(name, spelling)
     _stop(faults, where)
+    for name in values:
+        if (whole := table.field(name).of) is not None:
+            values[name] = table.field(name).share(values[name], values.get(whole))
     return values, sources
 
 
@@ -158,10 +163,10 @@ def require_writable(table: Table, cfg: DecoderConfig, where: str) -> None:
         except KeyError:
             known = dict.fromkeys(map(str, cell.values.values()))
             faults[name] = f"found {shown(getattr(cfg, name))}, expected one of {', '.join(known)}"
+    _stop(faults, where)
     for name, allowed in table.fixed.items():
         if getattr(cfg, name) not in allowed:
             faults[name] = f"found {shown(getattr(cfg, name))}, expected {' or '.join(map(repr, allowed))}"
-    _stop(faults, where)
     said = {*table.config, *table.fixed}
     try:
         default = type(cfg)(**{name: getattr(cfg, name) for name in said})

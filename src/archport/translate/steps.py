@@ -106,7 +106,12 @@ class Plan:
     def key_table(self) -> list[dict[str, str]]:
         """A row a tensor: ours, its shape, theirs, how one becomes the other."""
         return [
-            {"ours": step.name or "-", "shape": str(step.shape), "theirs": " + ".join(step.keys) or "-", "how": step.how}
+            {
+                "ours": step.name or "-",
+                "shape": str(step.shape),
+                "theirs": " + ".join(step.keys) or "-",
+                "how": step.how,
+            }
             for step in self.steps
         ]
 

@@ -40,8 +40,9 @@ class Table:
 
     The rest is for formats of other libraries. `fixed` are our fields that their configs do not say, and the values
     that the format has: the first is the one it computes, any other is written with a note. `lost` are those that are
-    not kept, and change no logits. `zeros` are parameters of ours that the format has always, as zeros where a model
-    has none; `repeats` are those that repeat another. Where their field `bias_field` is false, the file has no biases.
+    not kept and change no logits, and what they are read as. `written` are fields of theirs that are written so, and
+    read as they may be. `zeros` are parameters of ours that the format always has, as zeros where a model has none;
+    `repeats` are those that repeat another. Where their `bias_field` is false, the file has no biases.
     """
 
     classes: tuple[str, ...]
@@ -59,9 +60,10 @@ class Table:
     ignored: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    lost: frozenset[str] = frozenset()
+    lost: Mapping[str, object] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
     repeats: Mapping[str, str] = field(default_factory=dict)
+    written: Mapping[str, object] = field(default_factory=dict)
     bias_field: str | None = None
 
     def field(self, name: str) -> Field:

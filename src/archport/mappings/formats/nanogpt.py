@@ -47,4 +47,7 @@ FORMAT = Format(
     tables=(("gpt2", GPT2),),
     defaults={"bias": True, "dropout": 0.0},
     unlike="the linear weights are transposed",
+    tensors_key="model",
+    settings_key="model_args",
+    others={"iter_num": 0, "best_val_loss": 1e9, "config": {}},
 )
