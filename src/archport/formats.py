@@ -15,7 +15,7 @@ from .files.checkpoint import Checkpoint
 from .mappings import formats as mappings
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import read_config, require_writable, write_config
-from .translate.formats import Format
+from .translate.formats import Format, same_there
 from .translate.key_names import unwrapped
 from .translate.planning import plan
 from .translate.table import Table
@@ -68,7 +68,7 @@ def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied:
     noted = None
     if hf.get("model_type") == arch.name:
         whole = read_config(architecture(arch.name).table, arch.config_class, hf, where)[0]
-        if all(getattr(whole, name) == getattr(config, name) for name in table.config):
+        if same_there(table, whole, config):
             config, noted = whole, hf
     return _reading(arch, config, tied, noted, settings, unknown)
 

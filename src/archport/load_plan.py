@@ -161,6 +161,9 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
         source = _step_of(plan, plan.architecture.table.tied[step.name or ""])
         head, embedding = step.keys[0], source.keys[0]
         if not _equal(plan, step, source):
+            if step.name == "head.weight" and "tied" in plan.architecture.table.fixed:
+                fault = f"{head}: found other numbers than in {embedding}, which this format ties it to"
+                raise MappingError([fault], plan.checkpoint.origin.name)
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
             if plan.checkpoint.format is not None:  # which has no field for it
                 return replace(untied, settled=True)

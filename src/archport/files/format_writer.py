@@ -79,7 +79,11 @@ def write_folder(
 def _yaml(settings: Mapping[str, Any]) -> str:
     import yaml
 
-    return str(yaml.safe_dump(dict(settings)))
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+            return True
+
+    return str(yaml.dump(dict(settings), Dumper=Plain))
 
 
 def _bytes(tensors: Mapping[str, TensorToWrite]) -> int:

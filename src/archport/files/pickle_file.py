@@ -96,6 +96,8 @@ class PickleFile:
         if foreign:
             call = repr(foreign[0].replace(" ", ".")[:100])[1:-1]
             only = "expected names and dense tensors only: it was not run; ask for safetensors"
+            if any(name.startswith("numpy") for name in foreign):
+                only = "expected no numbers of numpy: it was not run; save them as float(..) or torch.tensor(..)"
             raise CheckpointError(f"{self.path}: found a call of {call}, {only}")
         claimed: dict[str, int] = {}
         for persistent in scanned.persistent:

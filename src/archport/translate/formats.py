@@ -57,6 +57,11 @@ def settings_of(table: Table, cfg: DecoderConfig, where: str) -> dict[str, Any]:
     return settings
 
 
+def same_there(table: Table, one: DecoderConfig, other: DecoderConfig) -> bool:
+    """Whether two configs are the same in the files of a format."""
+    return all(_theirs(table, name, one) == _theirs(table, name, other) for name in table.config)
+
+
 def _theirs(table: Table, name: str, cfg: DecoderConfig) -> Any:
     cell, value = table.field(name), getattr(cfg, name)
     return thawed(cell.theirs(value if cell.of is None else int(getattr(cfg, cell.of) * value)))

@@ -198,7 +198,7 @@ OLMO2 = _table(
 )
 STABLELM = _table(
     GATED,
-    config=FRACTION | {"parallel": "parallel_residual", "attention_bias": "attn_bias"},
+    config=FRACTION | {"attention_bias": "attn_bias"},
     fixed=SILU,
 )
 PHI = _table(

@@ -23,7 +23,7 @@ GPT2 = Table(
     requires={},
     harmless=frozenset({"bias"}),
     # Its own way to load OpenAI's weights takes those of the other gelu, too.
-    fixed={"activation": ("gelu", "gelu_tanh")},
+    fixed={"activation": ("gelu", "gelu_tanh"), "tied": (True,)},
     lost=LOST,
     weights={
         "embed.tokens.weight": "transformer.wte.weight",

@@ -30,7 +30,6 @@ def _norm(ours: str, theirs: str) -> dict[str, Cell]:
 ROWS: dict[str, Cell] = {
     "embed.tokens.weight": "embed.W_E",
     "embed.positions.weight": "pos_embed.W_pos",
-    **_norm("embed.norm", "embed.ln"),
     **_norm("blocks.{n}.norm", f"{LAYER}ln1"),
     **_norm("blocks.{n}.norm_attn", f"{LAYER}ln1"),
     "blocks.{n}.attn.q_norm.weight": f"{LAYER}attn.q_norm.w",
@@ -220,7 +219,6 @@ GPTJ = _table(
 )
 NEOX = _table("GPTNeoXForCausalLM", {}, config=BASE | TURNED | {"parallel": "parallel_attn_mlp"}, requires=IS_ROTARY)
 PHI = _table("PhiForCausalLM", {}, config=BASE | TURNED, requires=IS_ROTARY | PARALLEL, repeats=ONE_NORM)
-BLOOM = _table("BloomForCausalLM", {}, requires={"positional_embedding_type": ("alibi",), "post_embedding_ln": (True,)})
 
 
 def _llama(kind: str, requires: dict[str, tuple[object, ...]] | None = None) -> Table:
@@ -250,7 +248,6 @@ FORMAT = Format(
         ("gptj", GPTJ),
         ("gpt_neox", NEOX),
         ("phi", PHI),
-        ("bloom", BLOOM),
         *_scaled("llama", _llama("LlamaForCausalLM")),
         *_scaled("mistral", replace(_llama("MistralForCausalLM"), fixed={"window": (None,)})),
         *_scaled("qwen2", _qwen("Qwen2ForCausalLM")),
