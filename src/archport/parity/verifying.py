@@ -29,6 +29,7 @@ from .foreign.verifying import verify_module
 from .lines import all_lines
 from .lines.forward import EMBEDDINGS
 from .locate import Finding, Trace
+from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
 from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
@@ -205,7 +206,16 @@ def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = 
         return _of_lines(comparison, port, failed)
     if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
         return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    return diagnose(compared, port, comparison.clean, reference, ids)
+    mended = repaired(comparison, ids)
+    if mended is None:
+        return diagnose(compared, port, comparison.clean, reference, ids)
+    right, repairs = mended
+    reference = right.trace(port, ids)
+    compared = right.findings(port, reference, ids)
+    if not any(finding.differs for finding in compared):
+        return None
+    diagnosis = diagnose(compared, port, right.clean, reference, ids)
+    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
 
 
 def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
