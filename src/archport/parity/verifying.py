@@ -1,8 +1,7 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from ..port import load
 from ..registry import architecture, skeleton
 from . import references
 from .budget import Check
-from .compare import EMBEDDINGS, Comparison
+from .compare import Comparison
 from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
+from .lines import all_lines
+from .lines.forward import EMBEDDINGS
 from .locate import Finding, Trace
 from .report import Report
 from .running import RaisedError
@@ -137,45 +138,18 @@ def loud_comparison(
 
 
 def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False, packed: bool = False) -> Report:
-    """Hold a port against a reference: all lines, and where one fails, the place and the cause.
-
-    A packed port goes forward only, in its own dtype, so lines that need more are left out.
-    """
+    """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
     problems = [*unlike(port, comparison.clean)]
     checks: list[Check] = []
     fault = None
     try:
-        for check in _lines(port, comparison, quick, packed):
+        for check in all_lines(comparison, port, quick=quick, packed=packed):
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
     except RaisedError as error:
         problems.append(str(error))
     return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
-
-
-def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> Iterator[Check]:
-    of_logits = list(comparison.logits(port))
-    yield from of_logits
-    yield comparison.embeddings(port)
-    if quick or any(math.isinf(check.port_error) for check in of_logits):  # of another shape: no loss to speak of
-        return
-    if comparison.short.shape[-1] > 1:
-        yield comparison.cached(port)
-        yield comparison.padded(port)
-        yield comparison.greedy(port)
-    if packed:
-        yield comparison.stream(port)
-        return
-    yield comparison.train_mode(port)
-    yield comparison.modules(port)
-    yield comparison.stream(port)
-    if comparison.short.shape[-1] > 1:
-        yield comparison.loss(port)
-        # In half precision a ReLU's input may round to either side of its kink and the gradient jumps: no budget holds.
-        if comparison.dtype == torch.float32 or not any(isinstance(part, nn.ReLU) for part in port.modules()):
-            yield comparison.gradients(port)
-    yield comparison.exported(port)
 
 
 def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
@@ -195,8 +169,8 @@ def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) ->
     ids, reference = comparison.short, comparison.trace(port)
     compared = comparison.findings(port, reference)
     if not any(finding.differs for finding in compared):
-        lines = [check.name.removeprefix("logits, ") for check in failed]
-        longer = next((line for line in lines if line in comparison.ids), None)
+        names = [check.name.removeprefix("logits, ") for check in failed]
+        longer = next((name for name in names if name in comparison.ids), None)
         if longer is not None:
             ids = comparison.ids[longer]
             reference = comparison.trace(port, ids)
