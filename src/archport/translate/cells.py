@@ -54,7 +54,8 @@ def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     `"(kv [group k v] dim) ... -> ..."` names the slots of an axis; where ours has only some of theirs, other rows take
     the others. Where theirs has the brackets as an axis by itself, as in `"[gate up] mlp ... -> ([gate up] mlp) ..."`,
     a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
-    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
+    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all, one with `{n}` one layer;
+    an axis `1` has that length.
     """
     return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 
