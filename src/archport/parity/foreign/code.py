@@ -18,6 +18,7 @@ from ..running import RaisedError
 from . import wording
 from .locating import TIGHT, TIMES, Finding, compared, limits, traced
 from .naming import explained
+from .tapping import Trace
 from .theirs import Forward, Theirs, widened
 from .weights import Weights
 
@@ -111,8 +112,7 @@ class Code:
             return Diagnosis(whole, None, f"{whole}: each row alone agrees, but not {line.on}: rows of a batch meet")
         pairs = counterparts(self.port, self.theirs.module, self.weights.table)
         looked_at = {name: path for name, path in pairs.items() if _is_seen(name)}
-        with line.mode():
-            trace = traced(self.theirs, self.weights, looked_at, ids)
+        mode, trace = self._trace(looked_at, ids)
         runs = []
         for mode in MODES:
             with mode():
@@ -120,7 +120,7 @@ class Code:
         allowed = limits(*runs)
 
         def compare(model: Decoder) -> list[Finding]:
-            with line.mode():
+            with mode():
                 return compared(model, trace, ids, allowed)
 
         findings = compare(self.port)
@@ -130,6 +130,14 @@ class Code:
             return wording.named(found, places, against)
         first = next((one for one in findings if one.differs), None)
         return None if first is None else wording.unnamed(first, places, ruled_out)
+
+    def _trace(self, pairs: Mapping[str, str], ids: Tensor) -> tuple[Mode, Trace]:
+        """What their parts take and make, with nothing rounded to float32 if they run that way."""
+        try:
+            with widened():
+                return widened, traced(self.theirs, self.weights, pairs, ids)
+        except RaisedError:
+            return nullcontext, traced(self.theirs, self.weights, pairs, ids)
 
     def _row(self, line: Line) -> Tensor | None:
         """One row of ids on which they differ, short if that is enough; None where each row alone agrees."""

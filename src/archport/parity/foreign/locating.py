@@ -111,6 +111,7 @@ def compared(model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[st
     """Ours beside theirs, in the order ours runs: each part is fed what theirs was."""
     findings: list[Finding] = []
     first = _first_maps(model)
+    done: set[tuple[str, str]] = set()  # a part that ours runs again is looked at once, as theirs was
 
     def compare(name: str, side: str, ours: Tensor, theirs: Tensor) -> None:
         error = relative_error(ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours, theirs)
@@ -123,16 +124,18 @@ def compared(model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[st
 
     def before(name: str, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         ours, theirs = first_tensor(args or kwargs), given("input", name)
-        if theirs is None or not isinstance(ours, Tensor) or not ours.is_floating_point():
+        if theirs is None or not isinstance(ours, Tensor) or not ours.is_floating_point() or (name, "input") in done:
             return None
+        done.add((name, "input"))
         compare(name, "input", ours, theirs)
         put = in_place_of(ours, theirs[None])
         return (with_first_tensor(args, put), kwargs) if args else (args, with_first_tensor(kwargs, put))
 
     def after(name: str, _: nn.Module, __: object, ___: object, result: object) -> object:
         ours, theirs = first_tensor(result), given("output", name)
-        if theirs is None or not isinstance(ours, Tensor):
+        if theirs is None or not isinstance(ours, Tensor) or (name, "output") in done:
             return None
+        done.add((name, "output"))
         compare(name, "output", ours, theirs)
         return with_first_tensor(result, in_place_of(ours, theirs[None]))
 

@@ -53,9 +53,8 @@ def explained(clean: Decoder, compare: Compare, findings: Sequence[Finding]) -> 
 
 def planted(model: Decoder, named: Named) -> Decoder:
     """A copy with the fault, which shares the weights of all other parts."""
-    own = tuple(site + "." for site in named.sites)
-    shared = {id(one): one for name, one in model.named_parameters() if not name.startswith(own)}
-    guess = copy.deepcopy(model, shared)
+    own = {id(one) for site in named.sites if site != DECODER for one in model.get_submodule(site).parameters()}
+    guess = copy.deepcopy(model, {id(one): one for one in model.parameters() if id(one) not in own})
     for site in named.sites:
         named.fault.plant_at(guess, site)
     return guess
@@ -72,7 +71,7 @@ def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> Iterator[Named]
     """Each fault at all places that differ, and at those of one kind."""
     suspects = {suspect for one in differing for suspect in one.suspects}
     for fault in faults_for(model.architecture):
-        if fault.equivalent or fault.line:
+        if fault.equivalent or fault.line or fault.weights_only:
             continue
         sites = tuple(site for site in fault.sites(model) if any(_shows(fault, site, one) for one in suspects))
         kinds: dict[str, list[str]] = {}

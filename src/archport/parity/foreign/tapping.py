@@ -121,7 +121,7 @@ class Taps(TorchDispatchMode):
 
     def _product(self, stream: Tensor, at: Tensor, result: Tensor | None) -> None:
         """(seq, in) times (in, out) of parameters that have these places in ours."""
-        which = torch.bucketize(at[0], self._bounds[1:], right=True)
+        which = torch.bucketize(at[0].contiguous(), self._bounds[1:], right=True)
         for one in which.unique():
             name, columns = [*self.shapes][int(one)], (which == one).nonzero()[:, 0]
             start, width, map_ = self.starts[name], self.shapes[name][-1], self._map(name)
