@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..checking import frozen
+from ..keywords import strict_keywords
 from .pattern import BRACKETS, Row
 
 
@@ -48,6 +49,7 @@ def config_field(*spellings: str, values: Mapping[Any, Any] | None = None, other
     return Field(spellings, values or {}, otherwise)
 
 
+@strict_keywords
 def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     """One key, or several that fill a slot each, in another layout.
 
@@ -60,6 +62,7 @@ def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 
 
+@strict_keywords
 def sections(key: str, pattern: str) -> Row:
     """One key, cut along its first axis into a section for each slot, each as if it were a key of its own."""
     slots = BRACKETS.search(pattern)
