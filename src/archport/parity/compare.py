@@ -55,7 +55,7 @@ class Comparison:
     def beside(self, clean: Decoder) -> "Comparison":
         """The same reference, with another port of it, in float64, taken for the right one."""
         other = copy.copy(self)
-        for name in ("_short_trace", "_pairs", "follows_length"):
+        for name in ("_short_trace", "pairs", "follows_length"):
             vars(other).pop(name, None)
         vars(other)["clean"] = clean
         return other
@@ -107,7 +107,7 @@ class Comparison:
 
     def theirs(self, name: str) -> nn.Module | None:
         """The reference's module that answers to one of ours, or to the one around it."""
-        path = next((self._pairs[holder] for holder in reversed(modules_around(name)) if holder in self._pairs), None)
+        path = next((self.pairs[holder] for holder in reversed(modules_around(name)) if holder in self.pairs), None)
         return None if path is None else self.exact.get_submodule(path)
 
     @cached_property
