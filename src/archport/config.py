@@ -177,7 +177,7 @@ def _bounds(one: Field[Any]) -> Bounds:
 class Origin:
     """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision,
     and the parsed generation_config.json where there is one; then how the folder is read: which variant of its
-    weights, and whether links out of it are followed.
+    weights, and whether links out of it are followed. What came from a file `alone` is nothing that transformers reads.
     """
 
     name: str
@@ -188,6 +188,7 @@ class Origin:
     generation: Mapping[str, Any] | None = None
     variant: str | None = None
     follow_links: bool = False
+    alone: bool = False
 
     @property
     def how(self) -> dict[str, Any]:
