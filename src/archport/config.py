@@ -113,7 +113,8 @@ class DecoderConfig:
     def axes(self) -> dict[str, int]:
         """Lengths of the axes that the patterns of a key table may name."""
         kv = self.kv_heads
-        return {"head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
+        sizes = {"head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
+        return sizes | {"n": self.layers}
 
     @property
     def residual_init_std(self) -> float:
