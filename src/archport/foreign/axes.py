@@ -30,7 +30,7 @@ def sides(order: tuple[str, ...], sizes: Mapping[str, int], shape: Shape) -> Ite
         if not order:
             yield ()
         return
-    for taken in range(len(order) + 1):
+    for taken in range(len(order), -1, -1):
         if prod(sizes[axis] for axis in order[:taken]) == shape[0] and (taken or shape[0] == 1):
             for rest in sides(order[taken:], sizes, shape[1:]):
                 yield (order[:taken], *rest)

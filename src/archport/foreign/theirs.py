@@ -89,7 +89,8 @@ class Theirs:
             if leaf in owner._buffers:
                 owner._buffers[leaf] = made
             else:
-                parameter = parameter or nn.Parameter(made, owner.get_parameter(leaf).requires_grad)
+                if parameter is None:
+                    parameter = nn.Parameter(made, owner.get_parameter(leaf).requires_grad)
                 owner._parameters[leaf] = parameter
 
 

@@ -106,9 +106,10 @@ def _of_leaf(sides: Sides, ours: Sequence[Template]) -> Iterator[Way]:
         yield from _pair_apart(sides, ours)
         yield from _pair_fused(sides, ours)
     elif _slot(first) == "qkv" and len(first.shape) in (1, 2):
-        yield from _fused(sides, first)
+        fused = list(_fused(sides, first))
+        yield from fused
+        yield from _as_in_files(sides, first, fused)
         yield from _apart(sides, first)
-        yield from _as_in_files(sides, first)
     else:
         yield from _plain(sides, first)
 
@@ -149,9 +150,8 @@ def _fused(given: Sides, ours: Template) -> Iterator[Way]:
         for rows, slots in product((BY_HEAD,) if group > 1 else ROWS_OF_QKV, slot_orders(THREE)):
             order = tuple(axis for axis in rows if sizes[axis] > 1), slots  # in the others there is one number
             for side in _sides(ours, theirs, shape, rows, sizes):
-                if (
-                    once := (theirs.name, order, tuple(tuple(a for a in one if sizes[a] > 1) for one in side))
-                ) in known:
+                once = (theirs.name, order, _without_ones(side, sizes))
+                if once in known:
                     continue
                 known.add(once)
                 cell = _row(theirs.name, index, side, slots, QKV, (BY_HEAD,))
@@ -162,14 +162,18 @@ def _fused(given: Sides, ours: Template) -> Iterator[Way]:
                 yield Way({ours.name: cell}, (theirs,), unlikely + 0.2 * (slots != THREE), ("sections", slots))
 
 
-def _as_in_files(given: Sides, ours: Template) -> Iterator[Way]:
-    """One of theirs for q, k and v in the layout of the architecture's files."""
-    for theirs, shape, index in given.fitting(ours):
-        if pattern := given.files.get(ours.name):
-            layout = Layout(Row((theirs.name,), pattern), given.axes)
-            if not index and layout.their_shape(theirs.name, ours.shape) == shape:
-                cell = rearranged(theirs.name, pattern)
-                yield Way({ours.name: cell}, (theirs,), given.unlikely(ours, theirs) + 0.1, "files")
+def _as_in_files(given: Sides, ours: Template, others: Sequence[Way]) -> Iterator[Way]:
+    """One of theirs for q, k and v in the layout of the architecture's files, where no other way is that."""
+    known = {cell.pattern for way in others for cell in way.rows.values() if isinstance(cell, Row)}
+    if (pattern := given.files.get(ours.name)) is None:
+        return
+    if len(ours.shape) == 1:
+        pattern = " ".join(word for word in pattern.split() if word != "...")
+    for theirs, shape, index in given.fitting(ours) if pattern not in known else ():
+        layout = Layout(Row((theirs.name,), pattern), given.axes)
+        if not index and layout.their_shape(theirs.name, ours.shape) == shape:
+            cell = rearranged(theirs.name, pattern)
+            yield Way({ours.name: cell}, (theirs,), given.unlikely(ours, theirs) + 0.1, "files")
 
 
 def _apart(given: Sides, ours: Template) -> Iterator[Way]:
@@ -180,8 +184,11 @@ def _apart(given: Sides, ours: Template) -> Iterator[Way]:
     lying: dict[int, dict[Any, list[Template]]] = {}  # by how many heads in a group, then by layout
     for rows in {group, 1}:
         for theirs, shape, index in fitting:
+            known = set()
             for side in _sides(ours, theirs, shape, BY_HEAD, sizes | {SLOTS: rows}):
-                if (SLOTS,) not in side:
+                longer = _without_ones(side, sizes | {SLOTS: group})
+                if (SLOTS,) not in side and longer not in known:
+                    known.add(longer)
                     lying.setdefault(rows, {}).setdefault((side, index), []).append(theirs)
     for (side, index), queries in lying.get(group, {}).items():
         for q, (k, v) in product(queries, permutations(lying.get(1, {}).get((side, index), ()), 2)):
@@ -230,6 +237,11 @@ def _sides(
     for order in with_input(rows, "width" if len(ours.shape) == 2 else None):
         if theirs.kind not in OUT_IN or order[-1] == "width" or len(ours.shape) == 1:
             yield from sides(order, sizes, shape)
+
+
+def _without_ones(side: Side, sizes: Mapping[str, int]) -> Side:
+    """A layout without the axes of length 1, which may stand anywhere."""
+    return tuple(tuple(axis for axis in group if sizes[axis] > 1) for group in side)
 
 
 def _row(keys: str | tuple[str, ...], index: str, side: Side, slots: Sequence[str], ours: str, plain: Any) -> Cell:
