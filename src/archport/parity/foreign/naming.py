@@ -5,7 +5,7 @@ The one under which all of ours agrees with theirs, part by part and as a whole,
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...layers import Decoder
@@ -13,6 +13,7 @@ from ..catalogue import faults_for
 from ..faults import Fault
 from ..locate import DECODER
 from .locating import Finding
+from .numbers import number_faults
 
 Compare = Callable[[Decoder], list[Finding]]
 AT_ONCE = 3  # bugs that are told apart in one module
@@ -67,19 +68,21 @@ def _quietly(compare: Compare, guess: Decoder) -> list[Finding] | None:
         return None
 
 
-def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> Iterator[Named]:
-    """Each fault at all places that differ, and at those of one kind."""
+def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> list[Named]:
+    """Each fault at all places that differ; then at those of one kind, as all norms before attention; then at each."""
     suspects = {suspect for one in differing for suspect in one.suspects}
-    for fault in faults_for(model.architecture):
+    together, by_kind, alone = [], [], []
+    for fault in (*faults_for(model.architecture), *number_faults(model)):
         if fault.equivalent or fault.line or fault.weights_only:
             continue
         sites = tuple(site for site in fault.sites(model) if any(_shows(fault, site, one) for one in suspects))
         kinds: dict[str, list[str]] = {}
         for site in sites:
             kinds.setdefault(re.sub(r"\d+", "{n}", site), []).append(site)
-        for some in dict.fromkeys([sites, *map(tuple, kinds.values()), *((site,) for site in sites)]):
-            if some:
-                yield Named(fault, some)
+        together += [Named(fault, sites)] if sites else []
+        by_kind += [Named(fault, tuple(some)) for some in kinds.values() if len(kinds) > 1]
+        alone += [Named(fault, (site,)) for site in sites if len(sites) > len(kinds)]
+    return [*together, *by_kind, *alone]
 
 
 def _shows(fault: Fault, site: str, suspect: str) -> bool:

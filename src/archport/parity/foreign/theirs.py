@@ -20,6 +20,7 @@ from ..running import RaisedError
 Forward = Callable[[nn.Module, Tensor], Any]
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 TARGETS = ("targets", "labels")  # that some models want before they make logits of every token
+ROUNDED = 2.0**-24  # relative, by float32
 DEPTH = 3  # of results within results
 
 
@@ -48,7 +49,9 @@ class Theirs:
         try:
             return self.module(ids, **more) if self.forward is None else self.forward(self.module, ids)
         except Exception as error:  # it is their code
-            raise RaisedError(f"{self._inside(ids)} ({line_of(error)})", error) from error
+            raised = RaisedError(f"{(where := self._inside(ids))} ({line_of(error)})", error)
+            raised.where = where
+            raise raised from error
 
     def _logits(self, result: Any, ids: Tensor) -> Tensor:
         """The logits in what came back. Raises: SourceError."""
@@ -80,6 +83,29 @@ class Theirs:
         with suppress(Exception), torch.no_grad(), hooked(named(self.module), before=enter, after=leave):
             self.module(ids) if self.forward is None else self.forward(self.module, ids)
         return (inside and inside[-1]) or type(self.module).__name__
+
+
+def constants(module: nn.Module) -> Iterator[Tensor]:
+    """Numbers that a module was made with and that float32 has rounded: neither whole, nor trained."""
+    for part in module.modules():
+        held = {**part._buffers, **{name: one for name, one in vars(part).items() if isinstance(one, Tensor)}}
+        for one in held.values():
+            if one is not None and one.is_floating_point() and not torch.equal(one, one.round()):
+                yield one
+
+
+@contextmanager
+def nudged(module: nn.Module) -> Iterator[bool]:
+    """A module whose constants are all off by what float32 rounds; false where it has none."""
+    kept = [(one, one.clone()) for one in constants(module)]
+    try:
+        for at, (one, before) in enumerate(kept):
+            signs = torch.rand(one.shape, generator=torch.Generator().manual_seed(at)).sub(0.5).sign()
+            one.copy_(torch.where(before == before.round(), before, before * (1 + ROUNDED * signs.to(one))))
+        yield bool(kept)
+    finally:
+        for one, before in kept:
+            one.copy_(before)
 
 
 def named(module: nn.Module) -> dict[str, nn.Module]:

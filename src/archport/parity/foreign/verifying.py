@@ -18,11 +18,11 @@ from ..report import Report
 from ..running import RaisedError
 from ..settings import not_finite
 from .code import Code, Line
-from .locating import TIMES
 from .theirs import Forward
 from .weights import Weights, differences, read
 
 NOT_RUN = ("cache", "padding", "generation", "gradients", "export")
+NOISE = "makes other numbers in each run, as dropout does that is on in eval mode"
 
 
 def verify_module(
@@ -58,6 +58,7 @@ def verify_module(
         fault = cause or fault
     except RaisedError as error:
         problems.append(str(error))
+        fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
     notes = ["train mode, in which it was handed over"] if module.training else []
     return Report(
         whole,
@@ -87,15 +88,7 @@ def _of_code(code: Code, lines: list[Line], whole: str, against: str) -> tuple[l
     off = [line for line in lines if not line.check.ok]
     if not off:
         return [line.check for line in lines], None
-    cause = code.cause(off[0], whole, against)
-    if (cause is None or cause.fault is None) and all(line.error <= TIMES * line.own for line in off):
-        return [_to_rounding(line) if line in off else line.check for line in lines], None
-    return [line.check for line in lines], cause
-
-
-def _to_rounding(line: Line) -> Check:
-    """The line of a module that rounds inside a run in float64, by as much as its own dtype does."""
-    return replace(line.check, budget=TIMES * line.own, note=f"{line.check.note}, to its own dtype's rounding")
+    return [line.check for line in lines], code.cause(off[0], whole, against)
 
 
 def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:
