@@ -14,13 +14,12 @@ from ..errors import MappingError
 from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
-from ..loading import own_weight
 from ..registry import Architecture, skeleton
 from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
 from .running import CodeError, Forward
-from .sources import plan_of
+from .sources import plan_of, weights_of
 from .templates import Template, templates
 from .theirs import Theirs
 from .trial import Trial, views
@@ -28,6 +27,7 @@ from .ways import STANDARD, Sides, Way, parts, patterns
 
 PASSES = 1500  # of a trial, in which one stage is looked for
 KEPT = 6  # choices that a stage leaves to the whole
+KEPT_TENSORS = 8  # of ours, of which several ways are looked at one after the other
 SHOWN = 4  # rows of a part in a line
 NO_ROWS = "no rows were found"
 DIFFERS = "its logits are not ours by any of these rows: its code may differ"
@@ -66,29 +66,20 @@ def find_rows(
 
 def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
     """The rows of a module like a planned checkpoint. Raises: MappingError."""
-    steps = {step.name: step for step in planned.mapped}
-    tied = planned.architecture.table.tied
-
-    @lru_cache(maxsize=32)
-    def weight(name: str) -> Tensor:
-        return own_weight(planned, steps[name if name in steps else tied[name]])
-
-    return rows_like(theirs, planned.architecture, planned.config, forward, weight if by_values else None)
+    weight = lru_cache(maxsize=KEPT_TENSORS)(weights_of(planned)) if by_values else None
+    return rows_like(theirs, planned.architecture, planned.config, forward, weight)
 
 
 def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
     """Whether a module has any matrix of a planned checkpoint where the rows say it is."""
-    steps = {str(step.name): step for step in planned.mapped if len(step.shape) > 1}
-    table = table_of(planned.architecture, rows)
-
-    def weight(name: str) -> Tensor:
-        return own_weight(planned, steps[name])
+    matrices = [str(step.name) for step in planned.mapped if len(step.shape) > 1]
+    table, weight = table_of(planned.architecture, rows), weights_of(planned)
 
     def equal(name: str) -> bool:
         pairs = list(views(table, planned.config, [name], weight, theirs))
         return bool(pairs) and all(_same(*pair) for pair in pairs)
 
-    return any(map(equal, steps))
+    return any(map(equal, matrices))
 
 
 def rows_like(
