@@ -18,7 +18,7 @@ from .faults import Fault
 from .lines.caching import CACHED
 from .lines.padding import PADDED
 from .locate import DECODER, Finding, Trace, findings, relative_error
-from .outputs import cached_logits, padded_logits
+from .passes import cached_logits, padded_logits
 
 
 @dataclass(frozen=True)

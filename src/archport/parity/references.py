@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SourceError, in_a_line
+from ..generation.sampling import Sampling
 from ..registry import Architecture
 from ..translate.fields import write_config
 
@@ -57,6 +58,33 @@ def empty_cache() -> Any:
     return DynamicCache()
 
 
+def choices(how: Sampling, ids: Tensor, logits: Tensor) -> Tensor:
+    """The probabilities (batch, vocab_size) that transformers draws the next token by, each step a class of its own.
+
+    Source: the order of `GenerationMixin._get_logits_processor`.
+    """
+    from transformers.generation import logits_process
+
+    steps: list[tuple[str, float, bool]] = [
+        ("RepetitionPenaltyLogitsProcessor", how.repetition_penalty, how.repetition_penalty != 1),
+        ("TemperatureLogitsWarper", float(how.temperature), how.temperature != 1),
+        ("TopKLogitsWarper", how.top_k, how.top_k > 0),
+        ("TopPLogitsWarper", how.top_p, how.top_p < 1),
+        ("MinPLogitsWarper", how.min_p, how.min_p > 0),
+    ]
+    for name, value, asked in steps:
+        if asked:
+            logits = getattr(logits_process, name)(value)(ids, logits)
+    return logits.softmax(-1)
+
+
+def ends(reference: Any, vocab_size: int) -> set[int]:
+    """The ids at which the reference ends a text."""
+    value = reference.generation_config.eos_token_id
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return {token for token in ids if 0 <= token < vocab_size}
+
+
 def _is_5_or_later() -> bool:
     import transformers
 
@@ -93,6 +121,16 @@ def never_varied(arch: Architecture) -> list[str]:
         and len(set(arch.table.field(name).values.values())) != 1  # the only value there is
         and all(given.get(name, defaults[name]) == defaults[name] for given in variants(arch).values())
     ]
+
+
+def with_dropout(arch: Architecture, sizes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """These sizes with dropout, at rates that differ, at one rate, or at none where neither library takes any."""
+    names = [name for name in arch.table.config if name.endswith("_dropout")]
+    for rates in ({name: 0.1 * at for at, name in enumerate(names, 1)}, dict.fromkeys(names, 0.1)):
+        with suppress(ConfigError):
+            arch.config_class(**{**rates, **sizes})
+            yield {**rates, **sizes}
+    yield sizes
 
 
 def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:

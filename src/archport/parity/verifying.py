@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
 from ..loading import to_device
 from ..port import load
-from ..registry import architecture, skeleton
+from ..registry import Architecture, architecture, skeleton
 from . import references
 from .budget import Check
 from .compare import Comparison
@@ -45,6 +46,7 @@ def verify(
     device: str | torch.device = "cpu",
     quick: bool = False,
     packed: bool = False,
+    compiled: bool = False,
     revision: str | None = None,
     offline: bool = False,
     variant: str | None = None,
@@ -54,8 +56,8 @@ def verify(
 
     `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
     built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
-    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
-    `follow_links` are `load`'s. Neither model is changed.
+    compares logits and embeddings only, `packed` what the port makes with its linear maps packed; `compiled` compiles
+    steps of generation too. `revision` to `follow_links` are `load`'s. Neither model is changed.
 
     Raises: SourceError when there is no reference to be had, and whatever `load` raises.
     """
@@ -78,8 +80,9 @@ def verify(
     problems += not_comparable(port, comparison.clean)
     if problems:
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
-    port = port.to(device, target).eval().requires_grad_(True)
-    return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+    port = port.to(device, target).eval()
+    comparison.reordered = packed
+    return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed, compiled=compiled)
 
 
 def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[str]]:
@@ -130,20 +133,37 @@ def loud_comparison(
     against: str = "eager",
     device: torch.device | str = "cpu",
 ) -> Comparison:
-    """A tiny loud reference of these sizes, ready to compare ports with."""
+    """A tiny loud reference of these sizes, with dropout where it has any, ready to compare ports with."""
     arch = architecture(name)
-    port = skeleton(arch, arch.config_class(**sizes))  # type: ignore[arg-type]
+    for given in references.with_dropout(arch, sizes):
+        with suppress(SourceError):  # transformers takes no such rates for some
+            return _loud(arch, given, dtype, against, device)
+    return _loud(arch, sizes, dtype, against, device)
+
+
+def _loud(
+    arch: Architecture, sizes: dict[str, Any], dtype: torch.dtype, against: str, device: torch.device | str
+) -> Comparison:
+    port = skeleton(arch, arch.config_class(**sizes))
     reference = references.loud(arch, sizes, against).to(device)
     return Comparison(reference, ids_for(port, None, device), dtype)
 
 
-def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False, packed: bool = False) -> Report:
+def compare(
+    port: Decoder,
+    comparison: Comparison,
+    name: str,
+    *,
+    quick: bool = False,
+    packed: bool = False,
+    compiled: bool = False,
+) -> Report:
     """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
     problems = [*unlike(port, comparison.clean)]
     checks: list[Check] = []
     fault = None
     try:
-        for check in all_lines(comparison, port, quick=quick, packed=packed):
+        for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
@@ -201,6 +221,7 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
         "edge ids": torch.tensor([[0, vocab - 1, 0, 0, vocab - 1, vocab // 2][:context]]),
         "one token": torch.tensor([[vocab // 3]]),
         whole: torch.randint(vocab, (1, min(context, LONGEST)), generator=generator),
+        "many rows": torch.randint(vocab, (9, min(5, context)), generator=generator),
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
         follow_links = port.origin is not None and port.origin.follow_links
