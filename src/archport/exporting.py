@@ -1,6 +1,6 @@
 """A model back to files: a folder that transformers loads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -21,7 +21,7 @@ from .keywords import strict_keywords
 from .layers import Decoder
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import write_config
-from .translate.tensors import export_tensors
+from .translate.tensors import Outgoing, export_tensors
 
 T = TypeVar("T")
 
@@ -52,6 +52,20 @@ def export(
     model = inner
     if is_swapped(model):
         raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
+    hf, tensors = outgoing(model, dtype=dtype)
+    beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
+    return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+
+
+def outgoing(
+    model: Decoder, *, dtype: torch.dtype | str | None = None, present: Container[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Outgoing]]:
+    """What `export` writes of a model: its config.json, and its tensors by their keys, each made when asked for.
+
+    Where a tensor may be written under several keys, those `present` go first.
+
+    Raises: ExportError.
+    """
     arch = architecture(model.architecture)
     config, parameters = _exportable(model, arch)
     hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
@@ -59,9 +73,7 @@ def export(
     widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
         hf[field] = dtype_name(widest)
-    tensors = export_tensors(arch.table, config, parameters, dtype=target)
-    beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
-    return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+    return hf, export_tensors(arch.table, config, parameters, dtype=target, present=present)
 
 
 def _tokenizer(given: Any) -> Any:

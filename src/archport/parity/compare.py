@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import AsideWarning, MappingError, SourceError
 from ..layers import Attention, Decoder, Router
+from ..load_plan import LoadPlan
 from ..port import from_state_dict
 from ..registry import architecture
 from .boundaries import with_boundaries_of
@@ -44,6 +45,7 @@ class Comparison:
         self.exact = with_parameters(reference, self.higher)
         self.first, self.first_ids = next(iter(self.ids.items()))
         self.short = self.first_ids[:, :24]
+        self.source: LoadPlan | None = None  # of the files that ports come from
         self.reordered = False  # whether ports add in another order, as packed ones do
         self._made: dict[tuple[nn.Module, str], Tensor] = {}
 

@@ -44,6 +44,15 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
     return with_plain_experts(model.eval())
 
 
+def config_as_read(hf: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a config, as transformers has them once it has read a config.json. Raises: SourceError."""
+    from transformers import AutoConfig
+
+    with _building():
+        fields: dict[str, Any] = AutoConfig.for_model(**copy.deepcopy(hf)).to_dict()
+    return fields
+
+
 def with_plain_experts(model: Any) -> Any:
     """A transformers model whose experts run as written, in versions that have other ways, which refuse float64."""
     if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):

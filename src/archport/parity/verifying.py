@@ -18,7 +18,7 @@ from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
 from ..loading import to_device
-from ..port import load
+from ..port import load, plan
 from ..registry import Architecture, architecture, skeleton
 from . import references
 from .budget import Check
@@ -68,12 +68,15 @@ def verify(
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
     if reference is None:
-        if folder is None:
+        if port.origin is None or folder is None:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
-        reference = references.of_folder(folder, target, against, port.origin.variant if port.origin else None)
+        of_origin: dict[str, Any] = {"variant": port.origin.variant, "follow_links": port.origin.follow_links}
+        source = plan(folder, offline=True, headers_only=False, **of_origin)
+        reference = references.of_folder(folder, target, against, port.origin.variant)
     else:
+        source = None
         references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
     comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
@@ -82,6 +85,7 @@ def verify(
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
     port = port.to(device, target).eval()
     comparison.reordered = packed
+    comparison.source = source
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed, compiled=compiled)
 
 

@@ -47,6 +47,9 @@ def all_lines(
             yield training.gradients(comparison, port)
     yield training.every_token(comparison, port)
     yield exporting.exported(comparison, port)
+    yield exporting.config(comparison, port)
+    if comparison.source is not None:
+        yield exporting.of_source(port, comparison.source)
 
 
 def _of_calls(comparison: Comparison, port: Decoder) -> Iterator[Check]:
