@@ -18,7 +18,7 @@ from ..registry import architecture
 from .boundaries import with_boundaries_of
 from .budget import Check, hold
 from .counterparts import counterparts, keeps_order
-from .locate import Finding, Trace, findings, trace
+from .locate import Finding, Trace, findings, modules_around, trace
 from .outputs import follows_length, logits, with_exact_buffers, with_parameters
 from .passes import padded_row
 from .reordered import summed_in_pieces
@@ -28,10 +28,7 @@ ORDERS = (2, 3, 5, 8, 16)  # pieces that its sums are made of in others
 
 
 class Comparison:
-    """A reference, in `dtype` and in higher precision, that any number of ports can be held against.
-
-    `first` names the ids that most lines use, `short` are a few of them; `pairs` are our modules with the reference's.
-    """
+    """A reference, in `dtype` and in higher precision, that any number of ports can be held against."""
 
     def __init__(self, reference: nn.Module, ids: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
         self.ids, self.dtype = dict(ids), dtype
@@ -43,8 +40,6 @@ class Comparison:
         self.reference = with_parameters(reference, dtype)
         self.higher = torch.float64 if dtype == torch.float32 else torch.float32
         self.exact = with_parameters(reference, self.higher)
-        self.first, self.first_ids = next(iter(self.ids.items()))
-        self.short = self.first_ids[:, :24]
         self.source: LoadPlan | None = None  # of the files that ports come from
         self.reordered = False  # whether ports add in another order, as packed ones do
         self._made: dict[tuple[nn.Module, str], Tensor] = {}
@@ -58,6 +53,14 @@ class Comparison:
             raise SourceError(
                 f"the reference has other weights than the models that archport ports: {error.faults[0]}"
             ) from None
+
+    def beside(self, clean: Decoder) -> "Comparison":
+        """The same reference, with another port of it, in float64, taken for the right one."""
+        other = copy.copy(self)
+        for name in ("short_trace", "pairs", "follows_length", "chooses"):
+            vars(other).pop(name, None)
+        vars(other)["clean"] = clean
+        return other
 
     def port_of(self, reference: nn.Module) -> Decoder:
         """The reference's weights in our modules."""
@@ -108,6 +111,11 @@ class Comparison:
         pairs = counterparts(self.clean, self.reference, table)
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
 
+    def theirs(self, name: str) -> nn.Module | None:
+        """The reference's module that answers to one of ours, or to the one around it."""
+        path = next((self.pairs[holder] for holder in reversed(modules_around(name)) if holder in self.pairs), None)
+        return None if path is None else self.exact.get_submodule(path)
+
     @cached_property
     def follows_length(self) -> bool:
         """Whether passes of other lengths make other numbers, so that each is compared with the reference's same."""
@@ -117,6 +125,21 @@ class Comparison:
     def chooses(self) -> bool:
         """Whether rounding may choose another expert."""
         return any(isinstance(part, Router) for part in self.clean.modules())
+
+    @property
+    def first(self) -> str:
+        """The name of the ids that most lines use."""
+        return next(iter(self.ids))
+
+    @property
+    def first_ids(self) -> Tensor:
+        """The ids that most lines use."""
+        return self.ids[self.first]
+
+    @property
+    def short(self) -> Tensor:
+        """A few of these, for what is compared module by module."""
+        return self.first_ids[:, :24]
 
     @property
     def longest(self) -> str:
