@@ -31,6 +31,11 @@ def long_pieces(length: int) -> list[int]:
     return _cut(length, (length // 2, length - 1))
 
 
+def padded_pieces(length: int) -> list[int]:
+    """Where to cut a text with padding before it for a cache: soon after the padding, and before its last tokens."""
+    return _cut(length, (PADS + 2, length - 2, length - 1))
+
+
 def step_pieces(length: int) -> list[int]:
     """Where to cut a text whose last tokens are added one by one."""
     return _cut(length, range(max(1, length - STEPS), length))

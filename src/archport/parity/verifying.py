@@ -24,9 +24,10 @@ from ..translate.table import Cell
 from . import references
 from .budget import Check
 from .compare import Comparison
-from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
+from .diagnose import Diagnosis, diagnose
 from .foreign.theirs import Forward
 from .foreign.verifying import verify_module
+from .line_cause import cause_of_line
 from .lines import all_lines
 from .lines.forward import EMBEDDINGS
 from .locate import Finding, Trace
@@ -257,12 +258,8 @@ def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) ->
 
 
 def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
-    for check in failed:
-        if check.name in LINES:
-            return diagnose_line(check.name, port, comparison.clean, comparison.short)
-        if check.part:
-            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
-    return None
+    causes = (cause_of_line(check, port, comparison) for check in failed)
+    return next((cause for cause in causes if cause is not None), None)
 
 
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:

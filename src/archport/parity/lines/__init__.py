@@ -1,7 +1,7 @@
 """The lines of a report, each a function of a comparison and a port; which are drawn, and in which order."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -79,3 +79,28 @@ def of_forward_passes(comparison: Comparison, port: Decoder) -> Iterator[Check]:
     yield from forward.of_ids(comparison, port)
     yield caching.cached(comparison, port)
     yield padding.padded(comparison, port)
+
+
+BY_NAME: dict[str, Callable[[Comparison, Decoder], Check | Iterator[Check]]] = {
+    caching.CACHED_FAR: caching.cached_far,
+    caching.CACHED_PADDED: caching.cached_padded,
+    caching.STATIC: caching.static,
+    padding.RIGHT_PADDED: padding.right_padded,
+    calling.INT32: calling.int32_ids,
+    calling.POSITIONS: calling.positions_given,
+    calling.NEXT: calling.next_tokens,
+    calling.AUTOCAST: calling.autocast,
+    calling.AGAIN: calling.again,
+    dropout.DROPPED: dropout.dropped,
+    inside.OWN: inside.own_classes,
+    training.EVERY_TOKEN: training.every_token,
+    training.TRAINED: training.trained,
+}
+
+
+def line(name: str, comparison: Comparison, port: Decoder) -> list[Check]:
+    """One line by its name, or none where it does not apply; those of forward passes are drawn anyway."""
+    if name not in BY_NAME:
+        return []
+    made = BY_NAME[name](comparison, port)
+    return [made] if isinstance(made, Check) else list(made)

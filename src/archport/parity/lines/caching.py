@@ -8,7 +8,16 @@ from torch import Tensor, nn
 from ...layers import Decoder
 from ..budget import Check, by_severity, hold
 from ..compare import Comparison
-from ..passes import cached_logits, long_pieces, padded_logits, padded_rows, pieces, step_pieces, stepped_logits
+from ..passes import (
+    cached_logits,
+    long_pieces,
+    padded_logits,
+    padded_pieces,
+    padded_rows,
+    pieces,
+    step_pieces,
+    stepped_logits,
+)
 from .padding import of_two_rows
 
 CACHED, CACHED_FAR = "logits, cached", "logits, cached, long text"
@@ -38,7 +47,7 @@ def _cached(comparison: Comparison, port: Decoder, name: str, on: str) -> Check:
 
 def cached_padded(comparison: Comparison, port: Decoder) -> Check:
     """Logits of two rows, one of them padded, through a cache: as where prompts of two lengths are continued."""
-    bounds = pieces(comparison.first_ids.shape[-1])
+    bounds = padded_pieces(comparison.first_ids.shape[-1])
 
     def made(model: nn.Module) -> Tensor:
         return padded_logits(model, comparison.first_ids, bounds=bounds)

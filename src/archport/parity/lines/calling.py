@@ -1,11 +1,13 @@
 """Lines about other ways to call a model: ids of another type, positions that are given, autocast, and once more."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers import Decoder
+from ...observing import hooked
 from ..budget import Check, allowed, hold, largest
 from ..compare import Comparison
 from ..outputs import logits
@@ -35,7 +37,7 @@ def next_tokens(comparison: Comparison, port: Decoder) -> Check:
     ours = next_logits(port, comparison.first_ids)
     last = comparison.first_ids.shape[-1] - 1, -1
 
-    def of(model: torch.nn.Module) -> Tensor:
+    def of(model: nn.Module) -> Tensor:
         return comparison.rows_alone(model)[0, last][:, None]
 
     exact = of(comparison.exact)
@@ -58,4 +60,24 @@ def again(comparison: Comparison, port: Decoder) -> Check:
     """The same ids before and after others: nothing is remembered, nothing is drawn. GPUs may add in another order."""
     first, _, second = (logits(port, ids) for ids in (comparison.short, comparison.short[:, :1], comparison.short))
     budget = 0.0 if first.device.type == "cpu" else allowed(0.0, largest(first), comparison.dtype)
-    return Check(AGAIN, largest(second - first), 0.0, budget)
+    changed = largest(second - first)
+    return Check(AGAIN, changed, 0.0, budget, "" if changed <= budget else _first_to_change(port, comparison.short))
+
+
+def _first_to_change(port: Decoder, ids: Tensor) -> str:
+    """The first module that makes other numbers in a second run."""
+    first, second = (_made(port, ids) for _ in range(2))
+    return next((name for name, made in first.items() if not torch.equal(made, second[name])), "")
+
+
+def _made(port: Decoder, ids: Tensor) -> dict[str, Tensor]:
+    """What the modules make, in the order in which they are done."""
+    made: dict[str, Tensor] = {}
+
+    def keep(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> None:
+        if isinstance(result, Tensor):
+            made[name] = result.clone()
+
+    with hooked({name: module for name, module in port.named_modules() if name}, after=keep):
+        logits(port, ids)
+    return made

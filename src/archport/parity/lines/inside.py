@@ -47,7 +47,7 @@ def own_classes(comparison: Comparison, port: Decoder) -> Iterator[Check]:
         compared = findings(wide, with_boundaries_of(wide, right, comparison.short), comparison.short)
     held = [(finding, _limit(finding, own, port, comparison.short)) for finding in compared]
     rows = [
-        Check(OWN, one.error, 0.0, limit, one.module, f"{len(own)} modules, float64") for one, limit in held if limit
+        Check(OWN, one.error, 0.0, limit, one.place, f"{len(own)} modules, float64") for one, limit in held if limit
     ]
     if rows:
         yield max(rows, key=by_severity)
@@ -55,8 +55,8 @@ def own_classes(comparison: Comparison, port: Decoder) -> Iterator[Check]:
 
 def _limit(finding: Finding, own: list[str], port: Decoder, ids: Tensor) -> float:
     """What numbers that are kept in float32 may be off by; angles that they are multiplied to, that many times more."""
-    at = next((name for name in own if finding.module == name or finding.module.startswith(f"{name}.")), None)
-    if at is None or finding.side == "input":
+    at = next((name for name in own if f"{finding.place}.".startswith(f"{name}.")), None)
+    if at is None:
         return 0.0
     parts = list(port.get_submodule(at).modules())
     values = [value for part in parts for value in (*vars(part).values(), *vars(type(part)).values())]
@@ -67,14 +67,17 @@ def _limit(finding: Finding, own: list[str], port: Decoder, ids: Tensor) -> floa
 @torch.no_grad()
 def _trace(clean: Decoder, ids: Tensor) -> Trace:
     """What archport's own modules take and give."""
-    inputs: dict[str, Any] = {}
-    made: dict[str, Any] = {}
+    inputs: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
 
     def before(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
         inputs[name] = _copy(first_tensor(args or kwargs))
 
     def after(name: str, _: nn.Module, __: Any, ___: Any, result: Any) -> None:
-        made[name] = _copy(first_tensor(result))
+        if isinstance(result, Tensor):
+            made[name] = result.clone()
+        else:  # angles, which are no stream
+            del inputs[name]
 
     with hooked({name: module for name, module in clean.named_modules() if name}, before=before, after=after):
         made[DECODER] = run(clean, ids)

@@ -54,8 +54,7 @@ def gradients(comparison: Comparison, port: Decoder) -> Check:
 def every_token(comparison: Comparison, port: Decoder) -> Check:
     """What embeddings learn from every token and position, by a fixed gradient of what the first block reads."""
     pairs = {name: comparison.pairs[name] for name in EMBEDDINGS if name in comparison.pairs}
-    vocab, length = port.config.vocab_size, comparison.ids[comparison.longest].shape[-1]
-    ids = torch.arange(length * math.ceil(vocab / length), device=comparison.short.device).view(-1, length) % vocab
+    ids = every_id(comparison)
 
     def theirs(model: nn.Module) -> list[Tensor]:
         return embedding_gradients(model, comparison.pairs["blocks.0"], list(pairs.values()), ids)
@@ -71,6 +70,12 @@ def every_token(comparison: Comparison, port: Decoder) -> Check:
         )
 
     return comparison.held(line)
+
+
+def every_id(comparison: Comparison) -> Tensor:
+    """Every token that there is, in texts that go as far as any."""
+    vocab, length = comparison.clean.config.vocab_size, comparison.ids[comparison.longest].shape[-1]
+    return torch.arange(length * math.ceil(vocab / length), device=comparison.short.device).view(-1, length) % vocab
 
 
 def trained(comparison: Comparison, port: Decoder) -> Check:
