@@ -34,7 +34,7 @@ from .locate import Finding, Trace
 from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
-from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
+from .settings import left_in_train_mode, mixed_dtypes, not_comparable, not_finite, notes_on, require_port, unlike
 
 LONGEST = 2048  # tokens; scores of a longer text, in float64, fill the memory
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
@@ -101,10 +101,13 @@ def verify(
     problems += not_comparable(port, comparison.clean)
     if problems:
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
+    notes = tuple(left_in_train_mode(port))
     port = port.to(device, target).eval()
     comparison.reordered = packed
     comparison.source = source
-    return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed, compiled=compiled)
+    which: dict[str, bool] = {"quick": quick, "packed": packed, "compiled": compiled}
+    report = compare(swap(port) if packed else port, comparison, name, **which)
+    return replace(report, notes=(*notes, *report.notes))
 
 
 def _comparison(
@@ -210,6 +213,7 @@ def compare(
 ) -> Report:
     """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
     problems = [*unlike(port, comparison.clean)]
+    notes = tuple(notes_on(port, comparison.clean))
     checks: list[Check] = []
     fault = None
     try:
@@ -219,7 +223,8 @@ def compare(
             fault = find_cause(comparison, port, checks)
     except RaisedError as error:
         problems.append(str(error))
-    return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
+    dtype = dtype_name(comparison.dtype)
+    return Report(name, comparison.described, dtype, tuple(checks), fault, tuple(problems), notes=notes)
 
 
 def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:

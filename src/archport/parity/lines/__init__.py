@@ -70,7 +70,7 @@ def _of_texts(comparison: Comparison, port: Decoder) -> Iterator[Check]:
     yield caching.static(comparison, port)
     yield generating.greedy(comparison, port)
     yield generating.chosen(comparison)
-    yield generating.sampled(comparison, port)
+    yield from generating.sampled(comparison, port)
     yield generating.ended(comparison, port)
 
 

@@ -12,12 +12,14 @@ from ...files.values import same_bytes
 from ...layers import Decoder
 from ...load_plan import LoadPlan
 from ...registry import architecture
+from ...translate.table import Table
 from ...translate.tensors import Outgoing
 from ..budget import Check
 from ..compare import Comparison
 from ..counterparts import canonical
 from ..references import config_as_read, saved_buffers
 from ..running import RaisedError
+from ..settings import DRAWN
 
 EXPORTED, CONFIG, SOURCE = "export", "export, config", "export, source"
 FREE = ("dtype", "torch_dtype", "architectures", "model_type", "transformers_version")  # not what the model is
@@ -41,7 +43,7 @@ def config(comparison: Comparison, port: Decoder) -> Check:
     table = architecture(port.architecture).table
     hf, tensors = _outgoing(port)
     read, theirs = config_as_read(hf), comparison.config
-    names = [name for name in theirs if table.decides(name) and name not in FREE]
+    names = [name for name in theirs if table.decides(name) and name not in _free(table)]
     differ = [f"{name} is {read.get(name)!r}, not {theirs[name]!r}" for name in names if read.get(name) != theirs[name]]
     said, held = read.get("dtype", read.get("torch_dtype")), {dtype_name(one.header.dtype) for one in tensors.values()}
     differ += [f"dtype is {said}, not {' or '.join(sorted(held))}"] if dtype_of(said) not in held else []
@@ -61,9 +63,15 @@ def of_source(port: Decoder, source: LoadPlan) -> Check:
     differ += [
         f"{name} is {hf.get(name)!r}, not {before[name]!r}"
         for name in before
-        if name not in FREE and hf.get(name) != before[name]
+        if name not in _free(table) and hf.get(name) != before[name]
     ]
     return _counted(SOURCE, f"{len(tensors)} tensors and {len(before)} fields", differ, missing)
+
+
+def _free(table: Table) -> set[str]:
+    """Config fields that do not say what the model is, or only how fresh weights are drawn."""
+    drawn = table.field(DRAWN).spellings if DRAWN in table.config else ()
+    return {*FREE, *(spelling.partition(".")[0] for spelling in drawn)}
 
 
 def dtype_of(said: Any) -> str:
