@@ -13,6 +13,8 @@ from ..config import dtype_name
 from ..dtypes import to_dtype
 from ..errors import ConfigError, SourceError
 from ..fast.linears import is_swapped, swap
+from ..foreign import find_rows
+from ..foreign.running import Forward
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
@@ -24,7 +26,6 @@ from . import references
 from .budget import Check
 from .compare import Comparison
 from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
-from .foreign.theirs import Forward
 from .foreign.verifying import verify_module
 from .lines import all_lines
 from .lines.forward import EMBEDDINGS
@@ -70,9 +71,11 @@ def verify(
     raises.
     """
     device = to_device(device)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
+        if rows is None:
+            rows = find_rows(model, reference, forward=forward, **how)
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")

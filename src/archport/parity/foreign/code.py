@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ...foreign.running import Forward, tensors_in
 from ...layers import Decoder
 from ...observing import hooked
 from ..budget import Check
-from ..counterparts import counterparts
 from ..diagnose import Diagnosis
 from ..locate import EPS, relative_error
 from ..outputs import logits
@@ -19,8 +19,8 @@ from ..running import RaisedError
 from . import wording
 from .locating import TIGHT, TIMES, Finding, compared, limits, loosened, traced
 from .naming import Named, explained, planted
+from .passes import Passes, named, nudged, widened
 from .tapping import Trace
-from .theirs import Forward, Theirs, named, nudged, tensors_in, widened
 from .weights import Weights
 
 Mode = Callable[[], AbstractContextManager[None]]
@@ -53,8 +53,8 @@ class Code:
     def __init__(self, module: nn.Module, forward: Forward | None, weights: Weights, ids: Mapping[str, Tensor]) -> None:
         vocab = weights.config.vocab_size
         self.weights, self.port, self.ids = weights, weights.port, ids
-        self.theirs = Theirs(module, forward, vocab, torch.float64)
-        self.own = Theirs(module, forward, vocab, None)
+        self.theirs = Passes(module, forward, vocab, torch.float64)
+        self.own = Passes(module, forward, vocab, None)
         self.not_run: list[str] = []
 
     @torch.no_grad()
@@ -138,13 +138,13 @@ class Code:
             made[""] = [self.own.run(ids)]
         return made
 
-    def cause(self, line: Line, whole: str, against: str) -> Diagnosis | None:
+    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis | None:
         """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
         ids = self._row(line)
         if ids is None:
+            whole = places.whole
             return Diagnosis(whole, None, f"{whole}: each row alone agrees, but not {line.on}: rows of a batch meet")
-        pairs = counterparts(self.port, self.theirs.module, self.weights.table)
-        looked_at = {name: path for name, path in pairs.items() if _is_seen(name)}
+        looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name)}
         mode, trace = self._trace(looked_at, ids)
         runs = []
         for mode in MODES:
@@ -160,7 +160,6 @@ class Code:
                 return compared(model, trace, ids, allowed)
 
         findings = compare(self.port)
-        places = wording.Places(self.weights, pairs, whole)
         found, ruled_out = explained(self.port, compare, findings)
         if found and self._agrees(found, line):
             return wording.named(found, places, against)

@@ -8,13 +8,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ...foreign.running import tensors_in
 from ...layers import Decoder
 from ...observing import hooked
 from ..counterparts import first_tensor, with_first_tensor
 from ..locate import DECODER, in_place_of, relative_error
 from ..running import run
+from .passes import Passes, named
 from .tapping import Taps, Trace
-from .theirs import Theirs, named, tensors_in
 from .weights import Weights, places
 
 TIGHT = 1e-10  # relative, in float64: sums in any order agree to it
@@ -47,7 +48,7 @@ class Finding:
 
 
 @torch.no_grad()
-def traced(theirs: Theirs, weights: Weights, pairs: Mapping[str, str], ids: Tensor) -> Trace:
+def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tensor) -> Trace:
     """What their module takes and makes on one row of ids, by our names. Raises: RaisedError.
 
     `pairs` are our modules with those of theirs that hold the same tensors.

@@ -5,12 +5,14 @@ The one under which all of ours agrees with theirs, part by part and as a whole,
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ...errors import ArchportError
 from ...layers import Decoder
 from ..catalogue import faults_for
-from ..faults import Fault
+from ..faults import Becomes, Fault
 from ..locate import DECODER
 from .locating import Finding
 from .numbers import number_faults
@@ -50,6 +52,19 @@ def explained(clean: Decoder, compare: Compare, findings: Sequence[Finding]) -> 
         if not remaining:
             return found, [*ruled_out]
     return [], [*ruled_out]
+
+
+def explained_weights(clean: Decoder, agrees: Callable[[Decoder], bool], names: Iterable[str]) -> Named | None:
+    """The fault that makes theirs of the checkpoint's weights, given our parameters that differ."""
+    holders = {name.rpartition(".")[0] for name in names}
+    for fault in faults_for(clean.architecture):
+        if isinstance(fault.plant, Becomes) or fault.equivalent or fault.line:
+            continue
+        sites = tuple(site for site in fault.sites(clean) if any(f"{one}.".startswith(f"{site}.") for one in holders))
+        with suppress(ArchportError, RuntimeError, AttributeError):  # a fault of other things than weights
+            if sites and agrees(planted(clean, named := Named(fault, sites))):
+                return named
+    return None
 
 
 def planted(model: Decoder, named: Named) -> Decoder:

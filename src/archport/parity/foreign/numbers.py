@@ -1,4 +1,4 @@
-"""Usual numbers that a person's module may have where ours has others: an eps, a rotary base, a width that is turned."""
+"""Usual numbers that a module may have where ours has others: an eps, a rotary base, a width that is turned."""
 
 from collections.abc import Iterator
 
