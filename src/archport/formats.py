@@ -31,7 +31,7 @@ def formats() -> dict[str, Format]:
 def format_named(name: object) -> Format:
     """A format by its name. Raises: UnsupportedError, listing what there is."""
     if name not in formats():
-        raise UnsupportedError({"format": f"found {name!r:.60}, archport knows {', '.join(formats())}"}, "format")
+        raise UnsupportedError({f"{name!s:.60}": f"no such, archport knows {', '.join(formats())}"}, "format")
     return formats()[str(name)]
 
 

@@ -14,8 +14,9 @@ from ..config import Origin
 from ..errors import ExportError
 from .checkpoint import CONFIG
 from .checkpoint_writer import TensorToWrite, check_folder
+from .choosing import ENDINGS
 from .companions import companions_of, copy_companions
-from .one_file import ENDINGS, LITGPT, LITGPT_CONFIG
+from .one_file import LITGPT, LITGPT_CONFIG
 from .write import check_target, whole_file_at, whole_folder
 from .yaml_file import as_yaml
 
