@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import DecoderConfig, dtype_name
 from .converting import write_format
@@ -72,6 +72,20 @@ def export(
     tensors = export_tensors(arch.table, config, parameters, dtype=target)
     beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
     return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+
+
+def hf_state_dict(model: Decoder) -> dict[str, Tensor]:
+    """A model's tensors under the names of transformers' files; those that lie there as they do here are its own."""
+    arch = architecture(model.architecture)
+    config, parameters = _exportable(model, arch)
+    tensors = {key: one.make() for key, one in export_tensors(arch.table, config, parameters).items()}
+    if config.tied:
+        keys = [arch.table.row(name, config).keys[0] for name in ("head.weight", "embed.tokens.weight")]
+        tensors[keys[0]] = tensors[keys[1]]
+    return tensors
+
+
+Decoder.hf_state_dict = hf_state_dict  # type: ignore[method-assign, assignment]  # layers know no tables
 
 
 def _tokenizer(given: Any) -> Any:

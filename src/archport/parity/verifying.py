@@ -86,11 +86,15 @@ def verify(
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
     if reference is None:
-        if folder is None:
+        alone = port.origin is not None and port.origin.alone
+        if folder is None and not alone:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
-        reference = references.of_folder(folder, target, against, port.origin.variant if port.origin else None)
+        if alone or folder is None:
+            reference = references.of_tensors(port, target, against)
+        else:
+            reference = references.of_folder(folder, target, against, port.origin.variant if port.origin else None)
     else:
         references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
