@@ -6,6 +6,7 @@ knows, for the parts of other layers and for the reference's own numbers, until 
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 
 from .. import layers
 from ..layers import Decoder
+from .boundaries import is_sum_or_multiple
 from .catalogue import faults_for
 from .compare import Comparison
 from .diagnose import Diagnosis
 from .faults import Fault
 from .locate import DECODER, LOOSE, Finding, Trace, findings, relative_error
-from .reference_numbers import forms, numbers_of
+from .reference_numbers import FORMS, in_form, is_number, numbers_of
 from .running import RaisedError, run
 
 STEPS = 4  # kinds of parts to exchange, each in as many layers as need it
+SURE = 0.25  # of what rounding is allowed: no other number comes as near
 STRUCTURE = (nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList)  # their settings are the shapes of weights
 
 
@@ -37,12 +40,10 @@ class Repair:
     change: Callable[[nn.Module], None]
     fault: Fault | None = None
 
-    def made(self, model: Decoder, numbers: Sequence[str]) -> Decoder:
-        """A copy of a model with the part exchanged in the layers of these numbers, sharing what it does not change."""
-        shared = {} if self.fault else {id(one): one for one in model.parameters()}
-        repaired = copy.deepcopy(model, shared)
-        parts = {id(part): part for part in (_part(repaired, _in_layer(self.site, number)) for number in numbers)}
-        for part in parts.values():  # each once, where layers share one
+    def made(self, model: Decoder, sites: Sequence[str]) -> Decoder:
+        """A copy of a model with the part exchanged at some sites, sharing what it does not change."""
+        repaired = copy.deepcopy(model, {} if self.fault else {id(one): one for one in model.parameters()})
+        for part in {id(part): part for part in (_part(repaired, site) for site in sites)}.values():  # each once
             if self.fault is None or self.fault.can_exist_in(part):
                 self.change(part)
         return repaired
@@ -51,18 +52,25 @@ class Repair:
 def repaired(comparison: Comparison, ids: Tensor) -> tuple[Comparison, list[Repair]] | None:
     """The comparison with a right port, and what put it right; None where nothing that is tried does."""
     steps: list[Repair] = []
+    original = comparison.clean
     while True:
         model = comparison.clean
         reference = comparison.trace(model, ids)
+        reference = reference.loosened(reference.inputs)  # what is loose shows in a right port only
         wrong = [one for one in findings(model, reference, ids) if one.differs]
         if not wrong:
-            right = relative_error(run(model, ids), reference.outputs[DECODER]) <= LOOSE
-            return (comparison, steps) if steps and right else None
-        better = _best(comparison, reference, ids, wrong) if len(steps) < STEPS else None
+            return (comparison, steps) if steps and _is_right(comparison, ids) else None
+        better = _best(comparison, original, reference, ids, wrong) if len(steps) < STEPS else None
         if better is None:
             return None
         comparison = comparison.beside(better[1])
         steps.append(better[0])
+
+
+def _is_right(comparison: Comparison, ids: Tensor) -> bool:
+    reference = comparison.trace(comparison.clean, ids)
+    agree = not any(one.differs for one in findings(comparison.clean, reference, ids))
+    return agree and relative_error(run(comparison.clean, ids), reference.outputs[DECODER]) <= LOOSE
 
 
 def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:
@@ -75,30 +83,67 @@ def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:
 
 
 def _best(
-    comparison: Comparison, reference: Trace, ids: Tensor, wrong: Sequence[Finding]
+    comparison: Comparison, original: Decoder, reference: Trace, ids: Tensor, wrong: Sequence[Finding]
 ) -> tuple[Repair, Decoder] | None:
     """The repair after which the first difference is gone and the fewest are left, none of them new."""
     model, first = comparison.clean, wrong[0]
-    ats = [one.at for one in wrong]
-    layer = _number(first.module)
-    numbers = [_number(one.module) for one in wrong if (_in_layer(one.module, layer), *one.at[1:]) == first.at]
-    fewest, best = len(wrong), None
-    for repair in _repairs(comparison, first):
-        try:
-            guess = repair.made(model, numbers)
-            at = [one.at for one in findings(guess, reference, ids, until=lambda one: one.differs) if one.differs]
-            if at and at[0] in ats[1:]:
-                at = [one.at for one in findings(guess, reference, ids) if one.differs]
-        except (RaisedError, AttributeError, TypeError, RuntimeError):  # a class or number that does not fit there
-            continue
-        if not at:
-            return repair, guess
-        if first.at not in at and set(at) < set(ats) and len(at) < fewest:
-            fewest, best = len(at), (repair, guess)
+    ats = {one.at for one in wrong}
+    least, best = (len(wrong), 0.0), None
+    for repair in _repairs(comparison, first, original):
+        for sites in _sites(model, repair.site, wrong):
+            try:
+                guess = repair.made(model, sites)
+                compared = _compared(guess, reference, ids, first)
+            except (RaisedError, AttributeError, TypeError, RuntimeError):  # a class or number that does not fit there
+                break
+            left = {one.at for one in compared if one.differs}
+            if first.at in left or not left < ats:
+                break
+            off = (len(left), max((one.error / one.limit for one in compared if one.at in ats - left), default=0.0))
+            if off < least:
+                least, best = off, (repair, guess)
+            if not left:
+                break
+        if least <= (0, SURE):
+            break
     return best
 
 
-def _repairs(comparison: Comparison, first: Finding) -> Iterator[Repair]:
+def _compared(guess: Decoder, reference: Trace, ids: Tensor, first: Finding) -> list[Finding]:
+    """What differs after a repair; no more than the first difference where that is as it was, or new.
+
+    Where the reference draws another boundary there, a right port differs, too, but its logits do not.
+    """
+    compared = findings(guess, reference, ids, until=lambda one: one.differs)
+    last = compared[-1]
+    if last.differs and last.at == first.at and is_sum_or_multiple(last, reference):
+        right = relative_error(run(guess, ids), reference.outputs[DECODER]) <= LOOSE
+        return [] if right else compared
+    return findings(guess, reference, ids) if last.differs and last.at != first.at else compared
+
+
+def _sites(model: Decoder, site: str, wrong: Sequence[Finding]) -> list[list[str]]:
+    """The same part in each layer that differs in the same place; then every part of its class where any does."""
+    first, kind = wrong[0], type(_part(model, site))
+    parts = {name or DECODER: part for name, part in model.named_modules(remove_duplicate=False)}
+    layer = _number(first.module)
+    same = {_number(one.module) for one in wrong if (_in_layer(one.module, layer), *one.at[1:]) == first.at}
+    near = [name for name in parts if _in_any(name) == _in_any(site) and _number(name) in same]
+    places = {one.place for one in wrong}
+    alike = [name for name in parts if any(_holds(name, place) or _holds(place, name) for place in places)]
+    return [near or [site], [name for name in alike if type(parts[name]) is kind]]
+
+
+def _in_any(module: str) -> str:
+    """The same module in any layer, and of any of several alike."""
+    return re.sub(r"\.\d+(?=\.|$)", ".{n}", module)
+
+
+def _holds(holder: str, module: str) -> bool:
+    return f"{module}.".startswith(f"{holder}.")
+
+
+def _repairs(comparison: Comparison, first: Finding, original: Decoder) -> Iterator[Repair]:
     """What can be exchanged at a place, or in what it holds."""
     model, place = comparison.clean, first.place
     top = "" if place == DECODER else place
@@ -112,9 +157,10 @@ def _repairs(comparison: Comparison, first: Finding) -> Iterator[Repair]:
                 if fault.shows(site, place) and _number(site) in ("", _number(place)):
                     yield Repair(site, fault.faulty, fault.plant, fault)
     for site in sites:
-        yield from _of_other_layers(model, site)
-    for site in sites:
-        yield from _of_numbers(comparison, site)
+        yield from _of_other_layers(original, site)
+    for form in FORMS:
+        for site in sites:
+            yield from _of_numbers(comparison, site, form)
 
 
 def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
@@ -146,23 +192,20 @@ def _of_other_layers(model: Decoder, site: str) -> Iterator[Repair]:
             continue
         others = [_part(model, _in_layer(site, str(other)))._modules.get(name) for other in range(len(model.blocks))]
         for other in {id(one): one for one in [*others, None]}.values():
-            if other is not part:
-                yield Repair(site, f"{name} {other or 'none'} in the place of {part or 'none'}", _sets(name, other))
+            yield Repair(site, f"{name} {other or 'none'}, as in another layer", _sets(name, other))
 
 
-def _of_numbers(comparison: Comparison, site: str) -> Iterator[Repair]:
-    """Numbers of the reference, in every form that ports give them, for each number that the part has."""
+def _of_numbers(comparison: Comparison, site: str, form: str) -> Iterator[Repair]:
+    """Numbers of the reference, in one form of those that ports give them, for each number that the part has."""
     part = _part(comparison.clean, site)
-    if isinstance(part, STRUCTURE):
+    if type(part) in STRUCTURE:
         return
     found = numbers_of(comparison, site, part)
     for name, value in vars(part).items():
-        plain = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        if name.startswith("_") or not plain or "dropout" in name:
-            continue
-        for number, source in forms(found, value).items():
-            words = f"{type(part).__name__}.{name} {number:.6g}, {source}, in the place of {value}"
-            yield Repair(site, words, _sets(name, number))
+        if not name.startswith("_") and "dropout" not in name and (value is None or is_number(value)):
+            for number, source in in_form(form, found, like=value).items():
+                words = f"{type(part).__name__}.{name} {number:.6g}, {source}, in the place of {value}"
+                yield Repair(site, words, _sets(name, number))
 
 
 def _sets(name: str, value: object) -> Callable[[nn.Module], None]:
