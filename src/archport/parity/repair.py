@@ -86,27 +86,37 @@ def _best(
     comparison: Comparison, original: Decoder, reference: Trace, ids: Tensor, wrong: Sequence[Finding]
 ) -> tuple[Repair, Decoder] | None:
     """The repair after which the first difference is gone and the fewest are left, none of them new."""
-    model, first = comparison.clean, wrong[0]
-    ats = {one.at for one in wrong}
-    least, best = (len(wrong), 0.0), None
-    for repair in _repairs(comparison, first, original):
-        for sites in _sites(model, repair.site, wrong):
-            try:
-                guess = repair.made(model, sites)
-                compared = _compared(guess, reference, ids, first)
-            except (RaisedError, AttributeError, TypeError, RuntimeError):  # a class or number that does not fit there
+    for some in _repairs(comparison, wrong[0], original):
+        least, best = (len(wrong), 0.0), None
+        for repair in some:
+            for guess, off in _attempts(comparison.clean, repair, reference, ids, wrong):
+                if off < least:
+                    least, best = off, (repair, guess)
+            if least <= (0, SURE):
                 break
-            left = {one.at for one in compared if one.differs}
-            if first.at in left or not left < ats:
-                break
-            off = (len(left), max((one.error / one.limit for one in compared if one.at in ats - left), default=0.0))
-            if off < least:
-                least, best = off, (repair, guess)
-            if not left:
-                break
-        if least <= (0, SURE):
-            break
-    return best
+        if best is not None:
+            return best
+    return None
+
+
+def _attempts(
+    model: Decoder, repair: Repair, reference: Trace, ids: Tensor, wrong: Sequence[Finding]
+) -> Iterator[tuple[Decoder, tuple[int, float]]]:
+    """Models with a repair in ever more places, how many differences each leaves, and how far off the others are."""
+    first, ats = wrong[0], {one.at for one in wrong}
+    for sites in _sites(model, repair.site, wrong):
+        try:
+            guess = repair.made(model, sites)
+            compared = _compared(guess, reference, ids, first)
+        except (RaisedError, AttributeError, TypeError, RuntimeError):  # a class or number that does not fit there
+            return
+        left = {one.at for one in compared if one.differs}
+        if first.at in left or not left < ats:
+            return
+        off = max((one.error / one.limit for one in compared if one.at in ats - left), default=0.0)
+        yield guess, (len(left), off)
+        if not left:
+            return
 
 
 def _compared(guess: Decoder, reference: Trace, ids: Tensor, first: Finding) -> list[Finding]:
@@ -143,24 +153,26 @@ def _holds(holder: str, module: str) -> bool:
     return f"{module}.".startswith(f"{holder}.")
 
 
-def _repairs(comparison: Comparison, first: Finding, original: Decoder) -> Iterator[Repair]:
-    """What can be exchanged at a place, or in what it holds."""
+def _repairs(comparison: Comparison, first: Finding, original: Decoder) -> Iterator[Iterator[Repair]]:
+    """What can be exchanged at a place, or in what it holds; the likelier kinds of repairs first."""
     model, place = comparison.clean, first.place
     top = "" if place == DECODER else place
     held = [name for name, _ in model.named_modules() if name == top or name.startswith(f"{top}.")]
     sites = [place, *(["finish"] if model.finish is not None else [])] if place == DECODER else held
-    for site in sites:
-        yield from _of_class(model, site)
+    yield (repair for site in sites for repair in _of_class(model, site))
+    yield _of_catalogue(model, place)
+    yield (repair for site in sites for repair in _of_other_layers(original, site))
+    for form in FORMS:
+        yield (repair for site in sites for repair in _of_numbers(comparison, site, form))
+
+
+def _of_catalogue(model: Decoder, place: str) -> Iterator[Repair]:
+    """Faults: what is one in other models may be right in this one."""
     for fault in faults_for(model.architecture):
         if not fault.line and not fault.equivalent:
             for site in fault.sites(model):
                 if fault.shows(site, place) and _number(site) in ("", _number(place)):
                     yield Repair(site, fault.faulty, fault.plant, fault)
-    for site in sites:
-        yield from _of_other_layers(original, site)
-    for form in FORMS:
-        for site in sites:
-            yield from _of_numbers(comparison, site, form)
 
 
 def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
@@ -183,16 +195,22 @@ def _becomes(kind: type[nn.Module]) -> Callable[[nn.Module], None]:
 
 
 def _of_other_layers(model: Decoder, site: str) -> Iterator[Repair]:
-    """Parts without weights that another layer has there, or none."""
-    number = _number(site)
-    if not number:
+    """Parts without weights, such as masks and rotary, that another layer has there: all of them, or one, or none."""
+    every = dict(model.named_modules(remove_duplicate=False))
+    if not _number(site) or site not in every:
         return
-    for name, part in _part(model, site)._modules.items():
-        if part is not None and any(True for _ in part.parameters()):
-            continue
-        others = [_part(model, _in_layer(site, str(other)))._modules.get(name) for other in range(len(model.blocks))]
-        for other in {id(one): one for one in [*others, None]}.values():
-            yield Repair(site, f"{name} {other or 'none'}, as in another layer", _sets(name, other))
+    names = [name for name, part in every[site]._modules.items() if part is None or not _has_weights(part)]
+    for number in map(str, range(len(model.blocks))):
+        if (other := every.get(_in_layer(site, number))) is not None:
+            parts = {name: other._modules.get(name) for name in names}
+            for some in (names, *([name] for name in names)):
+                words = f"{' and '.join(some)} as in layer {number}"
+                yield Repair(site, words, _sets(**{name: parts[name] for name in some}))
+    yield from (Repair(site, f"no {name}", _sets(**{name: None})) for name in names)
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())
 
 
 def _of_numbers(comparison: Comparison, site: str, form: str) -> Iterator[Repair]:
@@ -202,14 +220,19 @@ def _of_numbers(comparison: Comparison, site: str, form: str) -> Iterator[Repair
         return
     found = numbers_of(comparison, site, part)
     for name, value in vars(part).items():
-        if not name.startswith("_") and "dropout" not in name and (value is None or is_number(value)):
+        plain = not name.startswith("_") and "dropout" not in name and name not in nn.Embedding.__constants__
+        if plain and (value is None or is_number(value)):
             for number, source in in_form(form, found, like=value).items():
                 words = f"{type(part).__name__}.{name} {number:.6g}, {source}, in the place of {value}"
-                yield Repair(site, words, _sets(name, number))
+                yield Repair(site, words, _sets(**{name: number}))
 
 
-def _sets(name: str, value: object) -> Callable[[nn.Module], None]:
-    return lambda part: setattr(part, name, value)
+def _sets(**settings: object) -> Callable[[nn.Module], None]:
+    def change(part: nn.Module) -> None:
+        for name, value in settings.items():
+            setattr(part, name, value)
+
+    return change
 
 
 def _part(model: Decoder, site: str) -> nn.Module:
