@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import torch
 from typer import Argument, BadParameter, Option
 
-from .. import parity, registry
-from ..files.write import whole_file
-from ..parity import kill
+from .. import registry
+from ..files.write import check_target, whole_file
+from ..parity import kill, records
 from ..view.rendering import report_page
 from ..view.subjects import names_architecture
 from .app import Device, Json, Links, MaybeArch, Offline, Revision, Variant, app, print_json, print_table, reading, say
@@ -31,11 +31,14 @@ def verify(
     follow_links: Links = False,
     as_json: Json = False,
     report: Annotated[Path | None, Option(help="write the report to a .md or .html file too")] = None,
+    record: Annotated[Path | None, Option(help="write what it rests on to a .json file, for archport record")] = None,
 ) -> None:
     """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
     of_architecture = names_architecture(source)
     if report is not None and report.suffix not in (".md", ".html"):
         raise BadParameter(f"--report {report}: expected a name ending in .md or .html")
+    if record is not None:
+        check_target(record, [".json"], force=True)
     if packed and (of_architecture or quick):
         raise BadParameter("--packed is for a SOURCE, and has lines of its own")
     if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
@@ -46,12 +49,10 @@ def verify(
         raise BadParameter(f"{source} is an architecture: --{given} is for a SOURCE")
     if of_architecture:
         torch.set_num_threads(1)  # more only get in each other's way on models as small as these
-        reports = parity.verify_architecture(str(source), dtype=dtype, against=against, device=device, quick=quick)
-    elif by_block:
-        reports = [parity.verify_by_block(source, dtype=dtype, **options)]
-    else:
-        how: dict[str, Any] = {"against": against, "device": device, "quick": quick, "packed": packed}
-        reports = [parity.verify(source, dtype=dtype, **options, **how)]
+        options = {}
+    settings: dict[str, Any] = {"dtype": dtype, "against": against, "device": device}
+    settings |= {"quick": quick, "packed": packed, "by_block": by_block}
+    reports = records.verified(source, settings, of_architecture=of_architecture, **options)
     if as_json:
         values = [one.to_dict() for one in reports]
         print_json(values if of_architecture else values[0])
@@ -59,6 +60,9 @@ def verify(
         say("\n".join(one.verdict if one.ok and of_architecture else str(one) for one in reports))
         if of_architecture and reports[0].ok and reports[0].never_varied:  # not printed yet
             say(reports[0].remarks[-1])
+    if record is not None:
+        made = records.made(source, settings, reports, of_architecture=of_architecture, **options)
+        whole_file(record, made.to_json().encode())
     if report is not None:
         in_markdown = report.suffix == ".md"
         text = "\n".join(one.to_markdown() for one in reports) if in_markdown else report_page(reports)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..layers import Decoder
 from .catalogue import faults_for
-from .compare import CACHED, PADDED
 from .faults import Fault
+from .lines.caching import CACHED
+from .lines.padding import PADDED
 from .locate import DECODER, Finding, Trace, findings, relative_error
 from .outputs import cached_logits, padded_logits
 

@@ -17,6 +17,7 @@ from . import references
 from .catalogue import faults_for
 from .compare import Comparison
 from .faults import Fault
+from .lines import of_forward_passes
 from .verifying import find_cause, ids_for, loud_comparison
 
 BUNDLED = "bundled"
@@ -89,7 +90,7 @@ def kill_table(model: str) -> KillTable:
 
 def _right_port(name: str, comparison: Comparison) -> Decoder:
     port = comparison.port_of(comparison.reference)
-    checks = [*comparison.logits(port), comparison.cached(port), comparison.padded(port)]
+    checks = list(of_forward_passes(comparison, port))
     if (wrong := find_cause(comparison, port, checks)) or not all(check.ok for check in checks):
         words = f": {wrong.words}" if wrong else ""
         raise SourceError(f"{name}: the port differs from the reference before a fault is planted: verify it{words}")
@@ -104,7 +105,7 @@ def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Compa
         site = sites[0 if fault.early else len(sites) // 2]
         faulty = copy.deepcopy(port)
         fault.plant_at(faulty, site)
-        checks = [*comparison.logits(faulty), comparison.cached(faulty), comparison.padded(faulty)]
+        checks = list(of_forward_passes(comparison, faulty))
         diagnosis = find_cause(comparison, faulty, checks)
         noticed = diagnosis is not None or not all(check.ok for check in checks)
         place = diagnosis.place if diagnosis else None

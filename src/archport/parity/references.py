@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -84,14 +84,20 @@ def variants(arch: Architecture) -> dict[str, dict[str, Any]]:
 
 def never_varied(arch: Architecture) -> list[str]:
     """Config fields that change the mathematics and that sizes and variants leave at their default: not verified."""
+    return left_at_default(arch, variants(arch).values())
+
+
+def left_at_default(arch: Architecture, models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Config fields that change the mathematics and that none of the models, each as fields of ours, has changed."""
     defaults = {field.name: field.default for field in fields(arch.config_class)}
+    models = list(models)
     return [
         name
         for name in arch.table.config
         if name != "init_std"
         and not name.endswith("_dropout")  # which act on fresh weights and in train mode only
         and len(set(arch.table.field(name).values.values())) != 1  # the only value there is
-        and all(given.get(name, defaults[name]) == defaults[name] for given in variants(arch).values())
+        and all(given.get(name, defaults[name]) == defaults[name] for given in models)
     ]
 
 

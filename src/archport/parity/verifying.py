@@ -1,8 +1,7 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,15 @@ from ..layers import Decoder, DynamicNTK, Rotary
 from ..loading import to_device
 from ..port import load
 from ..registry import architecture, skeleton
+from ..translate.table import Cell
 from . import references
 from .budget import Check
-from .compare import EMBEDDINGS, Comparison
+from .compare import Comparison
 from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
+from .foreign.theirs import Forward
+from .foreign.verifying import verify_module
+from .lines import all_lines
+from .lines.forward import EMBEDDINGS
 from .locate import Finding, Trace
 from .repair import mended_by, repaired
 from .report import Report
@@ -37,9 +41,11 @@ TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and
 @strict_keywords
 @torch.inference_mode(False)
 def verify(
-    model: Decoder | str | Path | None = None,
-    reference: nn.Module | None = None,
+    model: Decoder | nn.Module | str | Path | None = None,
+    reference: nn.Module | str | Path | None = None,
     *,
+    rows: Mapping[str, Cell] | None = None,
+    forward: Forward | None = None,
     dtype: torch.dtype | str | None = None,
     against: str = "eager",
     device: str | torch.device = "cpu",
@@ -57,10 +63,21 @@ def verify(
     compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
     `follow_links` are `load`'s. Neither model is changed.
 
-    Raises: SourceError when there is no reference to be had, and whatever `load` raises.
+    `model` may also be a module of your own, in any style; then `reference` may be a source too. `rows` say where its
+    tensors are, as a key table does, and `forward(model, ids)` takes its logits where `model(ids)` is not enough.
+
+    Raises: SourceError when there is no reference to be had, MappingError for rows that do not fit, and whatever `load`
+    raises.
     """
     device = to_device(device)
     how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    if isinstance(model, nn.Module) and not isinstance(model, Decoder):
+        comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
+        return verify_module(model, comparison, rows, forward)
+    if rows is not None or forward is not None:
+        raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
+    if isinstance(reference, str | Path):
+        raise SourceError(f"the reference is {str(reference)!r}, expected a transformers model, as GPT2LMHeadModel")
     port, problems = _port(model, how, mixed=dtype is not None)
     target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
@@ -80,6 +97,34 @@ def verify(
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
     port = port.to(device, target).eval().requires_grad_(True)
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+
+
+def _comparison(
+    reference: nn.Module | str | Path | None,
+    dtype: torch.dtype,
+    against: str,
+    device: torch.device,
+    how: dict[str, Any],
+) -> Comparison:
+    """A reference to hold a person's module against: a source, or a transformers model. Raises: SourceError."""
+    if reference is None:
+        raise SourceError("found no reference, expected the checkpoint or the transformers model that yours is to be")
+    if isinstance(reference, nn.Module):
+        references.require_reference(reference)
+        port, folder = None, None
+    else:
+        port = load(reference, **how)
+        folder, variant = (port.origin.folder, port.origin.variant) if port.origin else (None, None)
+        if folder is None:
+            raise SourceError(f"{reference}: transformers reads no such source; give its model")
+        reference = references.of_folder(folder, dtype, against, variant)
+    comparison = Comparison(copy.deepcopy(reference).to(device), {"": torch.zeros(1, 1, dtype=torch.long)}, dtype)
+    comparison.ids = ids_for(port or comparison.clean, folder, device)
+    return comparison
+
+
+def _kind(model: object) -> str:
+    return f"a {type(model).__name__}"
 
 
 def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[str]]:
@@ -138,45 +183,18 @@ def loud_comparison(
 
 
 def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False, packed: bool = False) -> Report:
-    """Hold a port against a reference: all lines, and where one fails, the place and the cause.
-
-    A packed port goes forward only, in its own dtype, so lines that need more are left out.
-    """
+    """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
     problems = [*unlike(port, comparison.clean)]
     checks: list[Check] = []
     fault = None
     try:
-        for check in _lines(port, comparison, quick, packed):
+        for check in all_lines(comparison, port, quick=quick, packed=packed):
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
     except RaisedError as error:
         problems.append(str(error))
     return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
-
-
-def _lines(port: Decoder, comparison: Comparison, quick: bool, packed: bool) -> Iterator[Check]:
-    of_logits = list(comparison.logits(port))
-    yield from of_logits
-    yield comparison.embeddings(port)
-    if quick or any(math.isinf(check.port_error) for check in of_logits):  # of another shape: no loss to speak of
-        return
-    if comparison.short.shape[-1] > 1:
-        yield comparison.cached(port)
-        yield comparison.padded(port)
-        yield comparison.greedy(port)
-    if packed:
-        yield comparison.stream(port)
-        return
-    yield comparison.train_mode(port)
-    yield comparison.modules(port)
-    yield comparison.stream(port)
-    if comparison.short.shape[-1] > 1:
-        yield comparison.loss(port)
-        # In half precision a ReLU's input may round to either side of its kink and the gradient jumps: no budget holds.
-        if comparison.dtype == torch.float32 or not any(isinstance(part, nn.ReLU) for part in port.modules()):
-            yield comparison.gradients(port)
-    yield comparison.exported(port)
 
 
 def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
@@ -205,8 +223,8 @@ def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) ->
     ids, reference = comparison.short, comparison.trace(port)
     compared = comparison.findings(port, reference)
     if not any(finding.differs for finding in compared):
-        lines = [check.name.removeprefix("logits, ") for check in failed]
-        longer = next((line for line in lines if line in comparison.ids), None)
+        names = [check.name.removeprefix("logits, ") for check in failed]
+        longer = next((name for name in names if name in comparison.ids), None)
         if longer is not None:
             ids = comparison.ids[longer]
             reference = comparison.trace(port, ids)

@@ -11,10 +11,12 @@ from ...registry import architecture
 from ..faults import Fault
 from .attention import OF_ATTENTION
 from .experts import OF_EXPERTS
+from .heads import OF_HEADS
 from .parts import OF_PARTS
+from .streams import OF_STREAMS
 from .wiring import OF_WIRING
 
-CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING)
+CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_HEADS, *OF_STREAMS)
 
 
 def faults_for(name: str) -> tuple[Fault, ...]:

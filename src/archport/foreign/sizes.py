@@ -1,0 +1,57 @@
+"""The sizes of a model under every name that people's code asks for."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..config import DecoderConfig
+from ..registry import Architecture, skeleton
+
+# Names in the style of nanoGPT, of Meta's code and of TransformerLens, by ours.
+OTHERS = {
+    "vocab_size": ("d_vocab", "padded_vocab_size"),
+    "context": ("block_size", "n_ctx", "max_seq_len", "seq_len"),
+    "width": ("n_embd", "dim", "d_model", "embed_dim"),
+    "layers": ("n_layer", "n_layers", "num_layers"),
+    "heads": ("n_head", "n_heads", "num_heads"),
+    "kv_heads": ("n_kv_heads", "n_kv_head", "num_kv_heads", "n_query_groups"),
+    "head_width": ("head_dim", "d_head", "head_size"),
+    "mlp_width": ("hidden_dim", "d_mlp", "n_inner", "d_ff"),
+    "norm_eps": ("eps", "layer_norm_eps"),
+    "rotary_width": ("rotary_dim",),
+    "rotary_base": ("rope_theta", "rope_base"),
+    "residual_dropout": ("dropout",),
+}
+
+
+class Sizes(Mapping[str, Any]):
+    """The sizes of a model of an architecture: as attributes or keys, by our names, Hugging Face's or other people's.
+
+    `bias` says whether linear maps of attention have one, as nanoGPT asks.
+    """
+
+    def __init__(self, arch: Architecture, config: DecoderConfig) -> None:
+        values: dict[str, Any] = {}
+        for name, others in OTHERS.items():
+            values |= dict.fromkeys(others, getattr(config, name)) if hasattr(config, name) else {}
+        for name in arch.table.config:
+            cell = arch.table.field(name)
+            values |= dict.fromkeys((s.rpartition(".")[2] for s in cell.spellings), cell.theirs(getattr(config, name)))
+        ours = {name: getattr(config, name) for name in dir(config) if not name.startswith("_")}
+        values |= {name: value for name, value in ours.items() if not callable(value)}
+        values["bias"] = any(name.endswith("qkv.bias") for name, _ in skeleton(arch, config).named_parameters())
+        values["model_type"] = arch.name
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_values" and name in self._values:
+            return self._values[name]
+        raise AttributeError(name)

@@ -1,0 +1,110 @@
+"""Verify a person's own module: first its weights, then its code, then both together."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from ...config import dtype_name
+from ...errors import SourceError
+from ...foreign.rows import table_of
+from ...registry import architecture
+from ...translate.table import Cell
+from ..budget import Check, hold
+from ..compare import Comparison
+from ..diagnose import Diagnosis
+from ..outputs import logits
+from ..report import Report
+from ..running import RaisedError
+from ..settings import not_finite
+from .code import Code, Line
+from .locating import TIMES
+from .theirs import Forward
+from .weights import Weights, differences, read
+
+NOT_RUN = ("cache", "padding", "generation", "gradients", "export")
+
+
+def verify_module(
+    module: nn.Module,
+    comparison: Comparison,
+    rows: Mapping[str, Cell] | None,
+    forward: Forward | None = None,
+) -> Report:
+    """Hold a person's module against a reference, through the rows that say where its tensors are.
+
+    Raises: MappingError for rows that do not fit, SourceError for a module that has no values.
+    """
+    module = getattr(module, "_orig_mod", module)  # of one that is compiled
+    if empty := [name for name, one in module.named_parameters() if one.is_meta]:
+        raise SourceError(f"{type(module).__name__}: {empty[0]} is on meta and has no values")
+    if rows is None:
+        raise SourceError("found no rows, expected where the tensors of your module are")
+    arch = architecture(comparison.clean.architecture)
+    weights = read(module, replace(arch, table=table_of(arch, rows)), comparison.clean.config)
+    whole, against = type(module).__name__, comparison.clean.architecture
+    checks, fault = _of_weights(weights, comparison)
+    problems = [f"{name}: no row takes it" for name in weights.extra]
+    problems += not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    code = Code(module, forward, weights, comparison.ids)
+    try:
+        if (place := code.unsteady()) is not None:
+            problems.append(
+                f"{place or whole} makes other numbers in each run, as dropout does that is on in eval mode"
+            )
+        lines = list(code.lines())
+        judged, cause = _of_code(code, lines, whole, against)
+        checks += [*judged, *_of_both(lines, comparison)]
+        fault = cause or fault
+    except RaisedError as error:
+        problems.append(str(error))
+    notes = ["train mode, in which it was handed over"] if module.training else []
+    return Report(
+        whole,
+        comparison.described,
+        dtype_name(comparison.dtype),
+        tuple(checks),
+        fault,
+        tuple(problems),
+        not_run=(*code.not_run, *notes, *NOT_RUN),
+    )
+
+
+def _of_weights(weights: Weights, comparison: Comparison) -> tuple[list[Check], Diagnosis | None]:
+    right = dict(comparison.clean.named_parameters(remove_duplicate=False))
+    differ = list(differences(weights, right))
+    count = len({key for keys in weights.keys.values() for key in keys})
+    note = f"{count} tensors, " + (f"{len(differ)} of them different" if differ else "the checkpoint's")
+    check = Check("weights", float(len(differ)), 0.0, 0.0, differ[0].key if differ else "", note)
+    if not differ:
+        return [check], None
+    words = "; ".join(f"{one.key} {one.words}" for one in differ[:3])
+    more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return [check], Diagnosis(differ[0].key, None, f"{words}{more}")
+
+
+def _of_code(code: Code, lines: list[Line], whole: str, against: str) -> tuple[list[Check], Diagnosis | None]:
+    off = [line for line in lines if not line.check.ok]
+    if not off:
+        return [line.check for line in lines], None
+    cause = code.cause(off[0], whole, against)
+    if (cause is None or cause.fault is None) and all(line.error <= TIMES * line.own for line in off):
+        return [_to_rounding(line) if line in off else line.check for line in lines], None
+    return [line.check for line in lines], cause
+
+
+def _to_rounding(line: Line) -> Check:
+    """The line of a module that rounds inside a run in float64, by as much as its own dtype does."""
+    return replace(line.check, budget=TIMES * line.own, note=f"{line.check.note}, to its own dtype's rounding")
+
+
+def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:
+    """Their logits in float64 against the reference's, held to its own error."""
+    checks = []
+    for line in lines:
+        seq = line.theirs.shape[1]
+        reference, exact = (
+            logits(model, comparison.ids[line.on])[:, -seq:] for model in (comparison.reference, comparison.exact)
+        )
+        checks.append(hold(f"logits, {line.on}", line.theirs, reference, exact, comparison.dtype))
+    return checks
