@@ -32,13 +32,14 @@ STRUCTURE = (nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList)  # their settin
 class Repair:
     """One part of a port exchanged at `site`, and at the same one of other layers; `words` say for what.
 
-    `fault` is that of the catalogue which, planted, makes what the reference makes.
+    `fault` is that of the catalogue which, planted, makes what the reference makes; `kind` is the class it gets.
     """
 
     site: str
     words: str
     change: Callable[[nn.Module], None]
     fault: Fault | None = None
+    kind: type[nn.Module] | None = None
 
     def made(self, model: Decoder, sites: Sequence[str]) -> Decoder:
         """A copy of a model with the part exchanged at some sites, sharing what it does not change."""
@@ -71,6 +72,15 @@ def _is_right(comparison: Comparison, ids: Tensor) -> bool:
     reference = comparison.trace(comparison.clean, ids)
     agree = not any(one.differs for one in findings(comparison.clean, reference, ids))
     return agree and relative_error(run(comparison.clean, ids), reference.outputs[DECODER]) <= LOOSE
+
+
+def with_own_classes(model: Decoder) -> Iterator[Decoder]:
+    """The model with one kind of part after another of archport's own class, where it is of one above that."""
+    for site in (DECODER, *(name for name, _ in model.named_modules() if name)):
+        own = type(_part(model, site))
+        for repair in _of_class(model, site):
+            if repair.kind is not None and issubclass(own, repair.kind):
+                yield repair.made(model, [site])
 
 
 def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:
@@ -184,7 +194,7 @@ def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
     roots = (family[-1] if family else own, layers.Block) if issubclass(own, layers.Block) else tuple(family[-1:] or [own])
     for kind in dict.fromkeys([*family, *(kind for kind in ours if issubclass(kind, roots) and kind not in roots)]):
         if kind is not own:
-            yield Repair(site, f"{kind.__name__} in the place of {own.__name__}", _becomes(kind))
+            yield Repair(site, f"{kind.__name__} in the place of {own.__name__}", _becomes(kind), kind=kind)
 
 
 def _becomes(kind: type[nn.Module]) -> Callable[[nn.Module], None]:
