@@ -17,7 +17,7 @@ from .catalogue import faults_for
 from .faults import Fault
 from .lines.caching import CACHED
 from .lines.padding import PADDED
-from .locate import DECODER, Finding, Trace, findings, relative_error
+from .locate import DECODER, TIGHT, Finding, Trace, findings, relative_error
 from .outputs import cached_logits, padded_logits
 
 
@@ -61,7 +61,7 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
         if most == len(wrong):
             break
     if best is not None:
-        return _named(first.place, best)
+        return named(first.place, best)
     shape = tuple(first.theirs.shape)
     what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
     words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
@@ -75,15 +75,16 @@ LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
 }
 
 
-def diagnose_line(line: str, port: Decoder, clean: Decoder, ids: Tensor) -> Diagnosis:
-    """Name the fault behind a line about cache or padding, while every module agrees."""
-    port = copy.deepcopy(port).to(torch.float64)
-    logits, right = (LINES[line](model, ids) for model in (port, clean))
+def diagnose_line(line: str, port: Decoder, rights: Sequence[Decoder], ids: Tensor) -> Diagnosis:
+    """Name the fault behind a line about cache or padding, while every module agrees, given ports that may be right."""
+    logits = LINES[line](copy.deepcopy(port).to(torch.float64), ids)
     ruled_out: dict[str, None] = {}
-    for hypothesis in _of_line(clean, line):
-        if relative_error(LINES[line](hypothesis.model, ids), logits) <= relative_error(right, logits) / 10:
-            return _named(DECODER, hypothesis.fault)
-        ruled_out[hypothesis.fault.name] = None
+    for right in rights:
+        apart = relative_error(LINES[line](right, ids), logits)
+        for hypothesis in _of_line(right, line) if apart > TIGHT else ():  # else this one has the port's fault
+            if relative_error(LINES[line](hypothesis.model, ids), logits) <= apart / 10:
+                return named(DECODER, hypothesis.fault)
+            ruled_out[hypothesis.fault.name] = None
     return _unnamed(DECODER, f"every module agrees, but not the line: {line}; ruled out", ruled_out)
 
 
@@ -131,7 +132,8 @@ def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> boo
     return not changed or any(not torch.equal(own[name].to(right[name]), right[name]) for name in changed)
 
 
-def _named(place: str, fault: Fault) -> Diagnosis:
+def named(place: str, fault: Fault) -> Diagnosis:
+    """A place that has a fault of the catalogue."""
     return Diagnosis(place, fault, f"{place}: {fault.faulty}; the reference {fault.right}: see {fault.see}")
 
 

@@ -1,7 +1,7 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import dtype_name
 from ..dtypes import to_dtype
-from ..errors import ConfigError, SourceError
+from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
 from ..foreign import find_rows
 from ..foreign.running import Forward
@@ -24,13 +24,10 @@ from ..registry import architecture, skeleton
 from ..translate.table import Cell
 from . import references
 from .budget import Check
+from .cause import find_cause
 from .compare import Comparison
-from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
 from .foreign.verifying import verify_module
 from .lines import all_lines
-from .lines.forward import EMBEDDINGS
-from .locate import Finding, Trace
-from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
 from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
@@ -199,53 +196,9 @@ def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = F
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
-    except RaisedError as error:
-        problems.append(str(error))
+    except (RaisedError, MappingError) as error:
+        problems.append(in_a_line(error))
     return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
-
-
-def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
-    """The place and the cause of the first difference; a line that fails while modules agree gives its own place."""
-    failed = [check for check in checks if not check.ok]
-    compared, reference, ids = _compared(comparison, port, failed)
-    first = next((finding for finding in compared if finding.differs), None)
-    if first is None:
-        return _of_lines(comparison, port, failed)
-    if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
-        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    mended = repaired(comparison, ids)
-    if mended is None:
-        return diagnose(compared, port, comparison.clean, reference, ids)
-    right, repairs = mended
-    reference = right.trace(port, ids)
-    compared = right.findings(port, reference, ids)
-    if not any(finding.differs for finding in compared):
-        return None
-    diagnosis = diagnose(compared, port, right.clean, reference, ids)
-    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
-
-
-def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
-    """Module by module on a few tokens or, where these show nothing, on the ids of a line of logits that failed."""
-    ids, reference = comparison.short, comparison.trace(port)
-    compared = comparison.findings(port, reference)
-    if not any(finding.differs for finding in compared):
-        names = [check.name.removeprefix("logits, ") for check in failed]
-        longer = next((name for name in names if name in comparison.ids), None)
-        if longer is not None:
-            ids = comparison.ids[longer]
-            reference = comparison.trace(port, ids)
-            compared = comparison.findings(port, reference, ids)
-    return compared, reference, ids
-
-
-def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
-    for check in failed:
-        if check.name in LINES:
-            return diagnose_line(check.name, port, comparison.clean, comparison.short)
-        if check.part:
-            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
-    return None
 
 
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:

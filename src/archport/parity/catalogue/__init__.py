@@ -14,7 +14,9 @@ from .experts import OF_EXPERTS
 from .heads import OF_HEADS
 from .parts import OF_PARTS
 from .streams import OF_STREAMS
-from .wiring import OF_WIRING
+from .wiring import HEAD_TIED, HEAD_UNTIED, OF_WIRING
+
+__all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for"]
 
 CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_HEADS, *OF_STREAMS)
 
