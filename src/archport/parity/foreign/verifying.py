@@ -38,15 +38,20 @@ def verify_module(
     code = Code(module, forward, weights, comparison.ids)
     whole, against = type(module).__name__, comparison.clean.architecture
     checks, fault = _of_weights(weights, comparison)
-    problems = [f"{name}: no row takes it" for name in weights.extra]
+    problems: list[str] = []
     try:
         lines, cause = _of_code(code, whole, against)
         checks += lines
-        fault = cause or fault
+        if cause is not None and (fault is None or cause.fault is not None):
+            fault = cause
         checks += _of_both(code, comparison)
     except RaisedError as error:
         problems.append(str(error))
     notes = ["train mode, in which it was handed over"] if module.training else []
+    if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
+        problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
+    elif weights.extra:
+        notes.append(f"{len(weights.extra)} parameters that no row takes, as {weights.extra[0]}")
     left_out = (*code.not_run, *notes, *NOT_RUN)
     dtype = dtype_name(comparison.dtype)
     described = comparison.described
