@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Bugs written into the code of other people's styles: what was there, what is, the place, and the fault's names."""
 
 from typing import NamedTuple

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .config import DecoderConfig, dtype_name
+from .converting import write_format
 from .dtypes import to_dtype
 from .errors import ExportError
 from .fast.linears import is_swapped
@@ -35,13 +36,16 @@ def export(
     max_shard_size: int | str = "5GB",
     tokenizer: Any = None,
     force: bool = False,
+    format: str | None = None,
 ) -> Path:
     """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, in `dtype` where given; the folder is returned.
 
     `model.config` is what is written: change it with the modules. The config fields we do not use,
     generation_config.json and the tokenizer's files come along from the origin; `tokenizer`, one of transformers, of
     tokenizers, a folder or a Hub id, goes before those. The model may be compiled, wrapped to train in parallel, or one
-    of `as_transformers`. `force` replaces a checkpoint in that folder once the new one is whole.
+    of `as_transformers`. `force` replaces a checkpoint in that folder once the new one is whole. A `format` makes it
+    another library's: "nanogpt" and "transformer_lens" write one file, "litgpt" a folder, or a file with its config
+    beside it.
 
     Raises: ExportError, and leaves the target as it was.
     """
@@ -59,6 +63,12 @@ def export(
     widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
         hf[field] = dtype_name(widest)
+    if format is not None:
+        if tokenizer is not None:
+            raise ExportError("tokenizer: an export in another format takes along the origin's own, expected none")
+        if config.tied:
+            parameters["head.weight"] = parameters["embed.tokens.weight"]
+        return write_format(Path(folder), format, arch, config, parameters, hf, model.origin, dtype=target, force=force)
     tensors = export_tensors(arch.table, config, parameters, dtype=target)
     beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
     return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)

@@ -128,9 +128,15 @@ def plan(
 
 @strict_keywords
 def from_state_dict(
-    hf_config: Mapping[str, Any] | Any, state_dict: Mapping[str, Tensor], *, dtype: torch.dtype | str = "auto"
+    hf_config: Mapping[str, Any] | Any,
+    state_dict: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | str = "auto",
+    format: str | None = None,
 ) -> Decoder:
     """A model from a parsed config.json (or a transformers config) and tensors in memory, which it shares if it can.
+
+    `format` is that of the tensors, as "nanogpt", "litgpt" or "transformer_lens"; the config may be its own then.
 
     Raises: ConfigError, MappingError.
     """
@@ -139,8 +145,11 @@ def from_state_dict(
     ):
         raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
     memory = InMemory(state_dict)
-    origin = Origin("state_dict", _as_dict(hf_config))
-    checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory))
+    config = _as_dict(hf_config)
+    own = format is not None and config.get("model_type") is None
+    origin = Origin("state_dict", {} if own else config)
+    checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory), format=format)
+    checkpoint = replace(checkpoint, settings=config if own else None)
     return execute(plan_checkpoint(checkpoint, dtype))
 
 

@@ -5,7 +5,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ NAMES = {
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor",
     "torch._utils _rebuild_tensor_v2",
-}
+} | {f"torch {name}" for name in ("float64", "float32", "float16", "bfloat16")}
 # Bytes of an element of each storage.
 STORAGES = {
     f"torch {name}Storage": size
@@ -49,6 +49,7 @@ class PickleFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: Sequence[str] = ()  # known with the headers
+        self.settings: Mapping[str, Any] = {}  # of the model, by their names; these too
         with path.open("rb") as file:
             self.mapped = file.read(4) == b"PK\x03\x04"
 
@@ -64,7 +65,7 @@ class PickleFile:
             raise
         except Exception as error:  # a damaged container can raise nearly anything
             raise self._no_checkpoint(error) from None
-        tensors, self.notes = unwrapped(self._load(map_location="meta"), self.path)
+        tensors, self.notes, self.settings = unwrapped(self._load(map_location="meta"), self.path)
         for key, tensor in tensors.items():
             held = tensor.untyped_storage().nbytes()
             if tensor.nbytes > held:
@@ -95,6 +96,8 @@ class PickleFile:
         if foreign:
             call = repr(foreign[0].replace(" ", ".")[:100])[1:-1]
             only = "expected names and dense tensors only: it was not run; ask for safetensors"
+            if any(name.startswith("numpy") for name in foreign):
+                only = "expected no numbers of numpy: it was not run; save them as float(..) or torch.tensor(..)"
             raise CheckpointError(f"{self.path}: found a call of {call}, {only}")
         claimed: dict[str, int] = {}
         for persistent in scanned.persistent:

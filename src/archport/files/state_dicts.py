@@ -11,17 +11,20 @@ from ..errors import CheckpointError, plain
 
 # Keys that Lightning, DeepSpeed, Accelerate, FSDP and nanoGPT put a whole state_dict under.
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
+SETTINGS = ("model_args", "cfg", "hf_config")  # what nanoGPT, TransformerLens and our own export say of the model
 SHOWN = 5  # names in a line
 
 
-def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors by their names, and notes on what was taken off or left aside.
+def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:
+    """The tensors by their names, notes on what was taken off or left aside, and the configs beside them.
 
     What is no tensor is left aside, as transformers does. A wrapping key is taken off where only one is there, and no
     tensor of more than one number beside it. Raises: CheckpointError.
     """
     notes = []
     _require_names(state, path)
+    settings = {key: state[key] for key in SETTINGS if isinstance(state.get(key), Mapping)}
+    state = {key: value for key, value in state.items() if key not in settings}
     wrappers = [key for key in WRAPPERS if isinstance(state.get(key), Mapping) and _tensors(state[key])]
     if wrappers and all(tensor.numel() == 1 for tensor in _tensors(state).values()):
         if len(wrappers) > 1:
@@ -39,7 +42,7 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         raise CheckpointError(f"{path}: found {_listed(others)}, expected names and dense tensors{alone}")
     if others:
         notes.append(f"{path}: {_aside(others)}")
-    return tensors, tuple(notes)
+    return tensors, tuple(notes), settings
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:

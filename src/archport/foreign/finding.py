@@ -15,7 +15,6 @@ from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
 from ..loading import own_weight
 from ..registry import Architecture, skeleton
-from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
 from .running import CodeError, Forward
@@ -127,9 +126,7 @@ def _kinds(model: nn.Module) -> dict[str, str]:
 def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str) -> None:
     """Raises: MappingError with each part of ours that can be none of theirs."""
     made = {name for part in ways for way in part for name in way.rows}
-    faults = [
-        f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made
-    ]
+    faults = [f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made]
     if faults:
         shapes = ", ".join(f"{one.name} {one.shape}" for one in mine)
         raise MappingError([*faults, f"the module has {shapes}"], where, NO_ROWS)

@@ -70,7 +70,9 @@ def _of_both(weight: Cell, bias: Cell) -> Cell | None:
     if isinstance(weight, tuple) or isinstance(bias, tuple):
         return None
     one, other = (cell if isinstance(cell, Row) else Row((cell,), None) for cell in (weight, bias))
-    starred = [tuple(re.sub(rf"\.{leaf}$", ".*", key) for key in row.keys) for row, leaf in ((one, "weight"), (other, "bias"))]
+    starred = [
+        tuple(re.sub(rf"\.{leaf}$", ".*", key) for key in row.keys) for row, leaf in ((one, "weight"), (other, "bias"))
+    ]
     of_bias = " ".join(word for word in (one.pattern or "").split() if word != "...")
     theirs, _, ours = of_bias.partition(" -> ")
     alike = of_bias == (other.pattern or "") or (other.pattern is None and theirs == ours)

@@ -144,7 +144,9 @@ def _fused(given: Sides, ours: Template) -> Iterator[Way]:
         for rows, slots in product(ROWS_OF_QKV[: 1 if group > 1 else None], slot_orders(THREE)):
             order = tuple(axis for axis in rows if sizes[axis] > 1), slots  # in the others there is one number
             for side in _sides(given, ours, theirs, shape, rows, sizes):
-                if (once := (theirs.name, order, tuple(tuple(a for a in one if sizes[a] > 1) for one in side))) in known:
+                if (
+                    once := (theirs.name, order, tuple(tuple(a for a in one if sizes[a] > 1) for one in side))
+                ) in known:
                     continue
                 known.add(once)
                 cell = _row(theirs.name, index, side, slots, QKV, (("kv", SLOTS, "dim"),))
@@ -199,9 +201,7 @@ def _pair_fused(given: Sides, ours: Sequence[Template]) -> Iterator[Way]:
         unlikely = sum(given.unlikely(one, theirs) for one in ours) / 2
         for rows, slots in product(ROWS_OF_PAIR, slot_orders(TWO)):
             for side in _sides(given, first, theirs, shape, rows, sizes):
-                cells = {
-                    one.name: _row(theirs.name, index, side, slots, f"([{_slot(one)}] mlp)", None) for one in ours
-                }
+                cells = {one.name: _row(theirs.name, index, side, slots, f"([{_slot(one)}] mlp)", None) for one in ours}
                 yield Way(cells, (theirs,), unlikely + 0.2 * (slots != TWO), (rows, slots))
 
 

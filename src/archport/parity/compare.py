@@ -17,7 +17,7 @@ from ..registry import architecture
 from .boundaries import with_boundaries_of
 from .budget import Check, hold
 from .counterparts import counterparts, keeps_order
-from .locate import Finding, Trace, findings, trace
+from .locate import Finding, Trace, findings, modules_around, trace
 from .outputs import follows_length, logits, with_exact_buffers, with_parameters
 
 NUDGES = 4  # other runs of the reference when a line fails
@@ -51,6 +51,14 @@ class Comparison:
             raise SourceError(
                 f"the reference has other weights than the models that archport ports: {error.faults[0]}"
             ) from None
+
+    def beside(self, clean: Decoder) -> "Comparison":
+        """The same reference, with another port of it, in float64, taken for the right one."""
+        other = copy.copy(self)
+        for name in ("_short_trace", "pairs", "follows_length"):
+            vars(other).pop(name, None)
+        vars(other)["clean"] = clean
+        return other
 
     def port_of(self, reference: nn.Module) -> Decoder:
         """The reference's weights in our modules."""
@@ -96,6 +104,11 @@ class Comparison:
         table = architecture(self.clean.architecture).table
         pairs = counterparts(self.clean, self.reference, table)
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
+
+    def theirs(self, name: str) -> nn.Module | None:
+        """The reference's module that answers to one of ours, or to the one around it."""
+        path = next((self.pairs[holder] for holder in reversed(modules_around(name)) if holder in self.pairs), None)
+        return None if path is None else self.exact.get_submodule(path)
 
     @cached_property
     def follows_length(self) -> bool:

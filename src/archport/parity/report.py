@@ -96,7 +96,11 @@ class Report:
             "ruled_out": list(self.fault.ruled_out),
         }
         top = {"name": self.name, "against": self.against, "dtype": self.dtype, "ok": self.ok, "verdict": self.verdict}
-        beside = {"problems": list(self.problems), "never_varied": list(self.never_varied), "not_run": list(self.not_run)}
+        beside = {
+            "problems": list(self.problems),
+            "never_varied": list(self.never_varied),
+            "not_run": list(self.not_run),
+        }
         return top | beside | {"checks": checks, "fault": fault}
 
     def to_json(self) -> str:

@@ -1,7 +1,7 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,17 @@ from ..layers import Decoder, DynamicNTK, Rotary
 from ..loading import to_device
 from ..port import load
 from ..registry import architecture, skeleton
+from ..translate.table import Cell
 from . import references
 from .budget import Check
 from .compare import Comparison
 from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
+from .foreign.theirs import Forward
+from .foreign.verifying import verify_module
 from .lines import all_lines
 from .lines.forward import EMBEDDINGS
 from .locate import Finding, Trace
+from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
 from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
@@ -37,9 +41,11 @@ TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and
 @strict_keywords
 @torch.inference_mode(False)
 def verify(
-    model: Decoder | str | Path | None = None,
-    reference: nn.Module | None = None,
+    model: Decoder | nn.Module | str | Path | None = None,
+    reference: nn.Module | str | Path | None = None,
     *,
+    rows: Mapping[str, Cell] | None = None,
+    forward: Forward | None = None,
     dtype: torch.dtype | str | None = None,
     against: str = "eager",
     device: str | torch.device = "cpu",
@@ -57,10 +63,21 @@ def verify(
     compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
     `follow_links` are `load`'s. Neither model is changed.
 
-    Raises: SourceError when there is no reference to be had, and whatever `load` raises.
+    `model` may also be a module of your own, in any style; then `reference` may be a source too. `rows` say where its
+    tensors are, as a key table does, and `forward(model, ids)` takes its logits where `model(ids)` is not enough.
+
+    Raises: SourceError when there is no reference to be had, MappingError for rows that do not fit, and whatever `load`
+    raises.
     """
     device = to_device(device)
     how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    if isinstance(model, nn.Module) and not isinstance(model, Decoder):
+        comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
+        return verify_module(model, comparison, rows, forward)
+    if rows is not None or forward is not None:
+        raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
+    if isinstance(reference, str | Path):
+        raise SourceError(f"the reference is {str(reference)!r}, expected a transformers model, as GPT2LMHeadModel")
     port, problems = _port(model, how, mixed=dtype is not None)
     target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
@@ -80,6 +97,34 @@ def verify(
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
     port = port.to(device, target).eval().requires_grad_(True)
     return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+
+
+def _comparison(
+    reference: nn.Module | str | Path | None,
+    dtype: torch.dtype,
+    against: str,
+    device: torch.device,
+    how: dict[str, Any],
+) -> Comparison:
+    """A reference to hold a person's module against: a source, or a transformers model. Raises: SourceError."""
+    if reference is None:
+        raise SourceError("found no reference, expected the checkpoint or the transformers model that yours is to be")
+    if isinstance(reference, nn.Module):
+        references.require_reference(reference)
+        port, folder = None, None
+    else:
+        port = load(reference, **how)
+        folder, variant = (port.origin.folder, port.origin.variant) if port.origin else (None, None)
+        if folder is None:
+            raise SourceError(f"{reference}: transformers reads no such source; give its model")
+        reference = references.of_folder(folder, dtype, against, variant)
+    comparison = Comparison(copy.deepcopy(reference).to(device), {"": torch.zeros(1, 1, dtype=torch.long)}, dtype)
+    comparison.ids = ids_for(port or comparison.clean, folder, device)
+    return comparison
+
+
+def _kind(model: object) -> str:
+    return f"a {type(model).__name__}"
 
 
 def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[str]]:
@@ -161,7 +206,16 @@ def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = 
         return _of_lines(comparison, port, failed)
     if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
         return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    return diagnose(compared, port, comparison.clean, reference, ids)
+    mended = repaired(comparison, ids)
+    if mended is None:
+        return diagnose(compared, port, comparison.clean, reference, ids)
+    right, repairs = mended
+    reference = right.trace(port, ids)
+    compared = right.findings(port, reference, ids)
+    if not any(finding.differs for finding in compared):
+        return None
+    diagnosis = diagnose(compared, port, right.clean, reference, ids)
+    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
 
 
 def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:

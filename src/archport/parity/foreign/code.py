@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ...layers import Decoder
+from ...observing import hooked
 from ..budget import Check
 from ..counterparts import counterparts
 from ..diagnose import Diagnosis
@@ -17,9 +18,9 @@ from ..outputs import logits
 from ..running import RaisedError
 from . import wording
 from .locating import TIGHT, TIMES, Finding, compared, limits, traced
-from .naming import explained
+from .naming import Named, explained, planted
 from .tapping import Trace
-from .theirs import Forward, Theirs, widened
+from .theirs import Forward, Theirs, named, tensors_in, widened
 from .weights import Weights
 
 Mode = Callable[[], AbstractContextManager[None]]
@@ -37,6 +38,7 @@ class Line:
     limit: float
     mode: Mode
     own: float  # what their own dtype rounds
+    theirs: Tensor
 
     @property
     def check(self) -> Check:
@@ -73,34 +75,52 @@ class Code:
 
     def _line(self, name: str, ids: Tensor) -> Line:
         rounded = self.own.run(ids)
-        both = [self._ours(mode, ids) for mode in MODES]
-        limit = max(TIGHT, TIMES * relative_error(*both))
+        exact, limit, ours = self._ours(nullcontext, ids), TIGHT, Tensor()
         tried: list[Line] = []
-        raised: RaisedError | None = None
-        for mode, ours in zip(MODES, both, strict=True):
+        for mode in MODES:
+            if mode is widened:  # which is only needed where the first does not agree
+                ours = self._ours(widened, ids)
+                limit = max(TIGHT, TIMES * relative_error(exact, ours))
             try:
                 with mode():
                     theirs = self.theirs.run(ids)
-            except RaisedError as error:  # it may need its own dtype
-                raised = raised or error
+            except RaisedError:  # it may need its own dtype
                 continue
+            error = relative_error(theirs, (exact if mode is nullcontext else ours)[:, -theirs.shape[1] :])
             own = relative_error(rounded, theirs)
-            tried.append(Line(name, relative_error(theirs, ours[:, -theirs.shape[1] :]), limit, mode, own))
-            if tried[-1].error <= limit:
+            tried.append(Line(name, error, limit, mode, own, theirs))
+            if error <= limit:
                 break
-        if not tried and raised is not None:
-            return self._in_their_dtype(name, ids, rounded, both[0])
-        return min(tried, key=lambda line: line.error)
+        best = min(tried, key=lambda line: line.error, default=None)
+        return self._in_their_dtype(name, ids, rounded, exact) if best is None else replace(best, limit=limit)
 
-    def _ours(self, mode: Mode, ids: Tensor) -> Tensor:
+    def _ours(self, mode: Mode, ids: Tensor, model: Decoder | None = None) -> Tensor:
         with mode():
-            return logits(self.port, ids)
+            return logits(model or self.port, ids)
 
     def _in_their_dtype(self, name: str, ids: Tensor, theirs: Tensor, exact: Tensor) -> Line:
         """For a module that does not run in float64: beside what its own dtype makes of ours."""
         rounding = relative_error(logits(copy.deepcopy(self.port).to(theirs.dtype), ids), exact)
         error = relative_error(theirs, exact[:, -theirs.shape[1] :])
-        return Line(name, error, TIMES * max(EPS, rounding), nullcontext, error)
+        return Line(name, error, TIMES * max(EPS, rounding), nullcontext, error, theirs)
+
+    @torch.no_grad()
+    def unsteady(self) -> str | None:
+        """The first of their modules that makes other numbers in the next run of the same, if there is one."""
+        ids = next(iter(self.ids.values()))
+        first, again = self._made(ids), self._made(ids)
+        return next((name for name in first if not _equal(first[name], again.get(name, []))), None)
+
+    def _made(self, ids: Tensor) -> dict[str, list[Tensor]]:
+        """What each of their modules makes, in the order in which they are done."""
+        made: dict[str, list[Tensor]] = {}
+
+        def keep(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
+            made[name] = [one.clone() for one in tensors_in(result)]
+
+        with hooked(named(self.own.module), after=keep):
+            made[""] = [self.own.run(ids)]
+        return made
 
     def cause(self, line: Line, whole: str, against: str) -> Diagnosis | None:
         """Where the code differs and, if a known fault explains all of it, which that is.
@@ -126,10 +146,18 @@ class Code:
         findings = compare(self.port)
         places = wording.Places(self.weights, pairs, whole)
         found, ruled_out = explained(self.port, compare, findings)
-        if found:
+        if found and self._agrees(found, line):
             return wording.named(found, places, against)
         first = next((one for one in findings if one.differs), None)
         return None if first is None else wording.unnamed(first, places, ruled_out)
+
+    def _agrees(self, found: list[Named], line: Line) -> bool:
+        """Whether ours with these faults makes their logits as a whole, too."""
+        model = self.port
+        for one in found:
+            model = planted(model, one)
+        ours = [self._ours(mode, self.ids[line.on], model)[:, -line.theirs.shape[1] :] for mode in MODES]
+        return relative_error(line.theirs, ours[MODES.index(line.mode)]) <= max(TIGHT, TIMES * relative_error(*ours))
 
     def _trace(self, pairs: Mapping[str, str], ids: Tensor) -> tuple[Mode, Trace]:
         """What their parts take and make, with nothing rounded to float32 if they run that way."""
@@ -154,3 +182,9 @@ class Code:
 def _is_seen(name: str) -> bool:
     """Whether a module is looked at as a whole: a norm of the stream, or a block."""
     return name.rpartition(".")[2].startswith("norm") or name.count(".") == 1
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two lists of tensors are equal; NaN equals itself."""
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

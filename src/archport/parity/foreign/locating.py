@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
@@ -98,7 +99,7 @@ def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]
             outputs.setdefault(name, made[name])
     chain = all(
         one in made and made[one].shape == taken[other].shape and torch.equal(made[one], taken[other])
-        for one, other in zip(blocks, blocks[1:], strict=False)
+        for one, other in pairwise(blocks)
     )
     if chain:
         inputs |= {name: taken[name] for name in blocks}
@@ -107,7 +108,9 @@ def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]
 
 
 @torch.no_grad()
-def compared(model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[str, str], float] = MappingProxyType({})) -> list[Finding]:
+def compared(
+    model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[str, str], float] = MappingProxyType({})
+) -> list[Finding]:
     """Ours beside theirs, in the order ours runs: each part is fed what theirs was."""
     findings: list[Finding] = []
     first = _first_maps(model)
@@ -115,7 +118,9 @@ def compared(model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[st
 
     def compare(name: str, side: str, ours: Tensor, theirs: Tensor) -> None:
         error = relative_error(ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours, theirs)
-        findings.append(Finding(name, side, ours.clone(), error, limits.get((name, side), TIGHT), _suspects(name, side, trace)))
+        findings.append(
+            Finding(name, side, ours.clone(), error, limits.get((name, side), TIGHT), _suspects(name, side, trace))
+        )
 
     def given(side: str, name: str) -> Tensor | None:
         kept = trace.inputs if side == "input" else trace.outputs

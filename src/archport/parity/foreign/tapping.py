@@ -1,6 +1,6 @@
 """What a person's module feeds each of our maps and norms and makes of it, seen where its parameters are used.
 
-Whether a map is a linear module, a product with a raw matrix, one of several that ours has in one, or a slice of a fused
+A map may be a linear module, a product with a raw matrix, one of several that ours has in one, or a slice of a fused
 one: each element of each parameter carries the place that it has in ours, so that the result of a product says itself
 which of our columns it holds.
 """
@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # What only gives elements another place; a cast or a copy not even that.
 MOVES = frozenset(
-    "t permute transpose view _unsafe_view _reshape_alias reshape expand slice select split split_with_sizes unbind "
-    "cat stack unsqueeze squeeze alias detach narrow index index_select lift_fresh".split()
+    """t permute transpose view _unsafe_view _reshape_alias reshape expand slice select split split_with_sizes unbind
+    cat stack unsqueeze squeeze alias detach narrow index index_select lift_fresh""".split()  # noqa: SIM905
 )
 COPIES = frozenset({"_to_copy", "clone", "contiguous"})
 PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})

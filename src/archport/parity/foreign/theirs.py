@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...errors import in_a_line
+from ...errors import SourceError
 from ...observing import hooked
 from ..running import RaisedError
 
@@ -37,7 +37,7 @@ class Theirs:
         self.last_only = False
 
     def run(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq or 1, vocab_size)
-        """Its logits. Raises: RaisedError, which says where in their code."""
+        """Its logits. Raises: RaisedError, which says where in their code, SourceError."""
         logits = self._logits(self._call(ids), ids)
         if logits.shape[1] < ids.shape[1] and self.forward is None and (name := self._targets()):
             logits = self._logits(self._call(ids, **{name: ids}), ids)
@@ -51,7 +51,7 @@ class Theirs:
             raise RaisedError(f"{self._inside(ids)} ({line_of(error)})", error) from error
 
     def _logits(self, result: Any, ids: Tensor) -> Tensor:
-        """The logits in what came back. Raises: RaisedError."""
+        """The logits in what came back. Raises: SourceError."""
         batch, seq = ids.shape
         for tensor in tensors_in(result):
             if tensor.shape in ((batch, seq, self.vocab_size), (batch, 1, self.vocab_size)):
@@ -59,8 +59,8 @@ class Theirs:
             if tensor.shape == (batch, self.vocab_size):
                 return tensor[:, None]
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(result)) or f"a {type(result).__name__}"
-        wanted = f"expected logits {(batch, seq, self.vocab_size)}: say where they are with forward=lambda m, ids: ..."
-        raise RaisedError("what comes back", ValueError(f"found {shapes}, {wanted}"))
+        wanted = f"expected logits {(batch, seq, self.vocab_size)}: forward=lambda module, ids: ... says where"
+        raise SourceError(f"{type(self.module).__name__} gives back {shapes}, {wanted}")
 
     def _targets(self) -> str | None:
         with suppress(TypeError, ValueError):
@@ -153,8 +153,3 @@ def widened() -> Iterator[None]:
         torch.set_default_dtype(torch.float64)
         stack.enter_context(_Widened())
         yield
-
-
-def why_not(error: RaisedError) -> str:
-    """What was raised, in a line."""
-    return in_a_line(error, 300)

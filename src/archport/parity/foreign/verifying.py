@@ -6,8 +6,9 @@ from dataclasses import replace
 from torch import nn
 
 from ...config import dtype_name
+from ...errors import SourceError
 from ...foreign.rows import table_of
-from ...registry import Architecture
+from ...registry import architecture
 from ...translate.table import Cell
 from ..budget import Check, hold
 from ..compare import Comparison
@@ -15,6 +16,7 @@ from ..diagnose import Diagnosis
 from ..outputs import logits
 from ..report import Report
 from ..running import RaisedError
+from ..settings import not_finite
 from .code import Code, Line
 from .locating import TIMES
 from .theirs import Forward
@@ -26,25 +28,34 @@ NOT_RUN = ("cache", "padding", "generation", "gradients", "export")
 def verify_module(
     module: nn.Module,
     comparison: Comparison,
-    arch: Architecture,
-    rows: Mapping[str, Cell],
+    rows: Mapping[str, Cell] | None,
     forward: Forward | None = None,
 ) -> Report:
-    """Hold a person's module against a reference of an architecture, through the rows that say where its tensors are.
+    """Hold a person's module against a reference, through the rows that say where its tensors are.
 
-    Raises: MappingError for rows that do not fit.
+    Raises: MappingError for rows that do not fit, SourceError for a module that has no values.
     """
+    module = getattr(module, "_orig_mod", module)  # of one that is compiled
+    if empty := [name for name, one in module.named_parameters() if one.is_meta]:
+        raise SourceError(f"{type(module).__name__}: {empty[0]} is on meta and has no values")
+    if rows is None:
+        raise SourceError("found no rows, expected where the tensors of your module are")
+    arch = architecture(comparison.clean.architecture)
     weights = read(module, replace(arch, table=table_of(arch, rows)), comparison.clean.config)
-    code = Code(module, forward, weights, comparison.ids)
     whole, against = type(module).__name__, comparison.clean.architecture
     checks, fault = _of_weights(weights, comparison)
-    problems: list[str] = []
+    problems = not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    code = Code(module, forward, weights, comparison.ids)
     try:
-        lines, cause = _of_code(code, whole, against)
-        checks += lines
+        if (place := code.unsteady()) is not None:
+            problems.append(
+                f"{place or whole} makes other numbers in each run, as dropout does that is on in eval mode"
+            )
+        lines = list(code.lines())
+        judged, cause = _of_code(code, lines, whole, against)
+        checks += [*judged, *_of_both(lines, comparison)]
         if cause is not None and (fault is None or cause.fault is not None):
             fault = cause
-        checks += _of_both(code, comparison)
     except RaisedError as error:
         problems.append(str(error))
     notes = ["train mode, in which it was handed over"] if module.training else []
@@ -52,10 +63,15 @@ def verify_module(
         problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
     elif weights.extra:
         notes.append(f"{len(weights.extra)} parameters that no row takes, as {weights.extra[0]}")
-    left_out = (*code.not_run, *notes, *NOT_RUN)
-    dtype = dtype_name(comparison.dtype)
-    described = comparison.described
-    return Report(whole, described, dtype, tuple(checks), fault, tuple(problems), not_run=left_out)
+    return Report(
+        whole,
+        comparison.described,
+        dtype_name(comparison.dtype),
+        tuple(checks),
+        fault,
+        tuple(problems),
+        not_run=(*code.not_run, *notes, *NOT_RUN),
+    )
 
 
 def _of_weights(weights: Weights, comparison: Comparison) -> tuple[list[Check], Diagnosis | None]:
@@ -71,8 +87,7 @@ def _of_weights(weights: Weights, comparison: Comparison) -> tuple[list[Check], 
     return [check], Diagnosis(differ[0].key, None, f"{words}{more}")
 
 
-def _of_code(code: Code, whole: str, against: str) -> tuple[list[Check], Diagnosis | None]:
-    lines = list(code.lines())
+def _of_code(code: Code, lines: list[Line], whole: str, against: str) -> tuple[list[Check], Diagnosis | None]:
     off = [line for line in lines if not line.check.ok]
     if not off:
         return [line.check for line in lines], None
@@ -87,13 +102,13 @@ def _to_rounding(line: Line) -> Check:
     return replace(line.check, budget=TIMES * line.own, note=f"{line.check.note}, to its own dtype's rounding")
 
 
-def _of_both(code: Code, comparison: Comparison) -> list[Check]:
+def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:
+    """Their logits in float64 against the reference's, held to its own error."""
     checks = []
-    for name, ids in comparison.ids.items():
-        if any(line.startswith(f"{name}: ") for line in code.not_run):
-            continue
-        theirs = code.theirs.run(ids)
-        last = -theirs.shape[1]
-        reference, exact = (logits(model, ids)[:, last:] for model in (comparison.reference, comparison.exact))
-        checks.append(hold(f"logits, {name}", theirs, reference, exact, comparison.dtype))
+    for line in lines:
+        seq = line.theirs.shape[1]
+        reference, exact = (
+            logits(model, comparison.ids[line.on])[:, -seq:] for model in (comparison.reference, comparison.exact)
+        )
+        checks.append(hold(f"logits, {line.on}", line.theirs, reference, exact, comparison.dtype))
     return checks

@@ -96,7 +96,7 @@ class Difference:
 
 
 def differences(weights: Weights, right: Mapping[str, Tensor]) -> Iterator[Difference]:
-    """Each of their tensors that differs from the checkpoint's, given as parameters of ours, with the cause if known."""
+    """Each of their tensors that differs from the checkpoint's, as parameters of ours, with the cause if known."""
     parameters = {name: one for name, one in right.items() if name in dict(weights.port.named_parameters())}
     expected = exported(weights, parameters)
     for key, tensor in expected.items():
@@ -126,8 +126,8 @@ def _causes(key: str, theirs: Tensor, right: Tensor, expected: Mapping[str, Tens
 
 def _same_set(one: Tensor, other: Tensor, axis: int) -> bool:
     """Whether two tensors have the same slices, in any order."""
-    both = [tensor.movedim(axis, 0).flatten(1).double().sum(-1).sort().values for tensor in (one, other)]
-    return torch.allclose(*both, rtol=1e-9, atol=0)
+    sums, others = (tensor.movedim(axis, 0).flatten(1).double().sum(-1).sort().values for tensor in (one, other))
+    return torch.allclose(sums, others, rtol=1e-9, atol=0)
 
 
 def require_rows(weights: Weights) -> None:

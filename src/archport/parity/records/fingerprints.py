@@ -85,6 +85,9 @@ def _spelt(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         given = {one.name: getattr(value, one.name) for one in fields(value)}
         return {one.name: _spelt(given[one.name]) for one in fields(value) if given[one.name] != _default(one)}
+    if hasattr(value, "_field_defaults"):  # of a NamedTuple
+        given = {name: one for name, one in value._asdict().items() if one != value._field_defaults.get(name, MISSING)}
+        return {name: _spelt(one) for name, one in given.items()}
     if isinstance(value, Mapping):
         return sorted(([_spelt(key), _spelt(inner)] for key, inner in value.items()), key=repr)
     if isinstance(value, set | frozenset):
