@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import DecoderConfig, dtype_name
 from .converting import write_format
@@ -93,6 +93,20 @@ def _written(
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
         hf[field] = dtype_name(widest)
     return hf, config, parameters
+
+
+def hf_state_dict(model: Decoder) -> dict[str, Tensor]:
+    """A model's tensors under the names of transformers' files; those that lie there as they do here are its own."""
+    arch = architecture(model.architecture)
+    config, parameters = _exportable(model, arch)
+    tensors = {key: one.make() for key, one in export_tensors(arch.table, config, parameters).items()}
+    if config.tied:
+        keys = [arch.table.row(name, config).keys[0] for name in ("head.weight", "embed.tokens.weight")]
+        tensors[keys[0]] = tensors[keys[1]]
+    return tensors
+
+
+Decoder.hf_state_dict = hf_state_dict  # type: ignore[method-assign, assignment]  # layers know no tables
 
 
 def _tokenizer(given: Any) -> Any:

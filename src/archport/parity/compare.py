@@ -111,6 +111,12 @@ class Comparison:
         pairs = counterparts(self.clean, self.reference, table)
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the reference's head is its token embedding."""
+        embed, head = self.reference.get_input_embeddings(), self.reference.get_output_embeddings()  # type: ignore[operator]
+        return embed.weight is head.weight
+
     def theirs(self, name: str) -> nn.Module | None:
         """The reference's module that answers to one of ours, or to the one around it."""
         path = next((self.pairs[holder] for holder in reversed(modules_around(name)) if holder in self.pairs), None)

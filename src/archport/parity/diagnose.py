@@ -58,7 +58,7 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
         if most == len(wrong):
             break
     if best is not None:
-        return _named(first.place, best)
+        return named(first.place, best)
     shape = tuple(first.theirs.shape)
     what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
     words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
@@ -102,7 +102,8 @@ def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> boo
     return not changed or any(not torch.equal(own[name].to(right[name]), right[name]) for name in changed)
 
 
-def _named(place: str, fault: Fault) -> Diagnosis:
+def named(place: str, fault: Fault) -> Diagnosis:
+    """A place that has a fault of the catalogue."""
     return Diagnosis(place, fault, f"{place}: {fault.faulty}; the reference {fault.right}: see {fault.see}")
 
 

@@ -15,10 +15,11 @@ from ..port import DEMO, load
 from ..registry import architecture, skeleton
 from . import references
 from .catalogue import faults_for
+from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
 from .lines import line, of_forward_passes
-from .verifying import find_cause, ids_for, loud_comparison
+from .verifying import ids_for, loud_comparison
 
 BUNDLED = "bundled"
 # They change nothing in a forward pass, or their settings are compared as they stand.

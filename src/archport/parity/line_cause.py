@@ -5,7 +5,7 @@ must show what the port shows.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from ..layers import Decoder
 from .budget import Check
 from .catalogue import faults_for
 from .compare import Comparison
-from .diagnose import Diagnosis, Hypothesis
+from .diagnose import Diagnosis, Hypothesis, named
 from .lines import caching, calling, dropout, inside, padding, training
-from .locate import DECODER, relative_error
+from .locate import DECODER, TIGHT, relative_error
 from .outputs import embedding_gradients, logits
 from .passes import (
     autocast_logits,
@@ -72,25 +72,26 @@ SHOWS: dict[str, Shows] = {
 }
 
 
-def cause_of_line(check: Check, port: Decoder, comparison: Comparison) -> Diagnosis | None:
-    """The fault that explains a line that fails while every module agrees, and else where the line is worst."""
+def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: Sequence[Decoder]) -> Diagnosis | None:
+    """The fault that explains a line that fails while every module agrees, and else where the line is worst.
+
+    It is planted in `rights`, float64 ports that may be right.
+    """
     not_the_line = f"every module agrees, but not the line: {check.name}"
     if check.name not in SHOWS:
         return Diagnosis(check.part, None, f"{check.part}: {not_the_line}") if check.part else None
-    shows, clean = SHOWS[check.name], comparison.clean
-    port = copy.deepcopy(port).to(torch.float64)
-    ours, right = (shows(model, comparison) for model in (port, clean))
+    shows = SHOWS[check.name]
+    ours = shows(copy.deepcopy(port).to(torch.float64), comparison)
     ruled_out: dict[str, None] = {}
-    for fault in faults_for(clean.architecture):
-        for site in fault.sites(clean) if fault.line == check.name else ():
-            if check.part and not fault.shows(site, check.part):
-                continue
-            model = Hypothesis.of(fault, (site,), clean).model
-            if relative_error(shows(model, comparison), ours) <= relative_error(right, ours) / 10:
-                words = f"{site}: {fault.faulty}; the reference {fault.right}: see {fault.see}"
-                return Diagnosis(site, fault, words)
-            ruled_out[fault.name] = None
+    for right in rights:
+        apart = relative_error(shows(right, comparison), ours)
+        for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
+            sites = fault.sites(right) if fault.line == check.name else []
+            for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:
+                guess = Hypothesis.of(fault, (site,), right).model
+                if relative_error(shows(guess, comparison), ours) <= apart / 10:
+                    return named(site, fault)
+                ruled_out[fault.name] = None
     place = check.part or DECODER
-    return Diagnosis(
-        place, None, f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}", tuple(ruled_out)
-    )
+    words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"
+    return Diagnosis(place, None, words, tuple(ruled_out))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, SourceError, in_a_line
 from ..generation.sampling import Sampling
+from ..layers import Decoder
 from ..registry import Architecture
 from ..translate.fields import write_config
 
@@ -31,6 +32,29 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str, variant: str | N
     if account["missing_keys"]:
         missing = ", ".join(sorted(account["missing_keys"])[:3])
         raise SourceError(f"{folder}: transformers fills what is missing with random numbers: {missing}")
+    return with_attention_that_agrees(with_plain_experts(model.eval()))
+
+
+def of_tensors(port: Decoder, dtype: torch.dtype, attention: str) -> nn.Module:
+    """transformers' model of a port whose checkpoint it does not read, with the port's tensors under its names.
+
+    Raises: SourceError when it cannot be built.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    hf = dict(port.origin.hf) if port.origin else {}
+    options: dict[str, Any] = {"torch_dtype": dtype, "attn_implementation": attention}
+    with _building():
+        config = AutoConfig.for_model(**copy.deepcopy(hf))
+        # What is made of it must share nothing with the port.
+        tensors = {key: tensor.detach().clone() for key, tensor in port.hf_state_dict().items()}
+        kind = AutoModelForCausalLM._model_mapping[type(config)]
+        model, account = kind.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True, **options
+        )
+    if account["missing_keys"]:
+        missing = ", ".join(sorted(account["missing_keys"])[:3])
+        raise SourceError(f"transformers fills what is missing with random numbers: {missing}")
     return with_attention_that_agrees(with_plain_experts(model.eval()))
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import DecoderConfig
 from ..errors import SourceError
 from ..files.values import is_finite
-from ..layers import Decoder
+from ..layers import Decoder, Embed
 from ..observing import is_observed
 
 DRAWN = "init_std"  # the config field that acts on fresh weights only
@@ -45,6 +45,8 @@ def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:
         return (f"it is a {port.architecture}, the reference a {clean.architecture}",)
     if not len(port.blocks):
         return ("it has no blocks",)
+    if port.tied and not isinstance(port.embed, Embed):
+        return (f"embed is a {type(port.embed).__name__}, expected an Embed, whose tokens the head shares",)
     right = dict(clean.named_parameters(remove_duplicate=False))
     return tuple(
         f"{name} is {tuple(parameter.shape)}, the reference's {tuple(right[name].shape)}"
@@ -61,6 +63,7 @@ def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
             yield f"config.{field.name} is {ours!r}, the reference's {theirs!r}"
     if len(port.blocks) != len(clean.blocks):
         yield f"it has {len(port.blocks)} blocks, the reference {len(clean.blocks)}"
+    yield from _unlike_parameters(port, clean)
     right = dict(clean.named_modules())
     for name, module in port.named_modules():
         other = right.get(name)
@@ -86,6 +89,18 @@ def left_in_train_mode(port: Decoder) -> Iterator[str]:
     if training:
         drops = any(getattr(module, "p", 0) or getattr(module, "score_dropout", 0) for module in training)
         yield f"handed over in train mode{', where it drops numbers' if drops else ''}: compared in eval mode"
+
+
+def _unlike_parameters(port: Decoder, clean: Decoder) -> Iterator[str]:
+    """A line for each parameter that only one of them has, or has apart from another."""
+    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (port, clean))
+    shared, elsewhere = (
+        {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+        for model, own in ((port, ours), (clean, theirs))
+    )
+    yield from (f"{name} is a parameter that the reference lacks" for name in sorted(ours - theirs - elsewhere))
+    yield from (f"{name} is missing" for name in sorted(theirs - ours - shared))
+    yield from (f"{name} is a parameter of its own, the reference's is shared" for name in sorted(ours & elsewhere))
 
 
 def mixed_dtypes(port: Decoder) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ..config import dtype_name
 from ..dtypes import to_dtype
-from ..errors import ConfigError, SourceError
+from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
+from ..foreign import find_rows
+from ..foreign.running import Forward
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
@@ -23,15 +25,10 @@ from ..registry import Architecture, architecture, skeleton
 from ..translate.table import Cell
 from . import references
 from .budget import Check
+from .cause import find_cause
 from .compare import Comparison
-from .diagnose import Diagnosis, diagnose
-from .foreign.theirs import Forward
 from .foreign.verifying import verify_module
-from .line_cause import cause_of_line
 from .lines import all_lines
-from .lines.forward import EMBEDDINGS
-from .locate import Finding, Trace
-from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
 from .settings import left_in_train_mode, mixed_dtypes, not_comparable, not_finite, notes_on, require_port, unlike
@@ -73,9 +70,11 @@ def verify(
     raises.
     """
     device = to_device(device)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
+        if rows is None:
+            rows = find_rows(model, reference, forward=forward, **how)
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
@@ -85,16 +84,20 @@ def verify(
     target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
+    source = None
     if reference is None:
-        if port.origin is None or folder is None:
+        alone = port.origin is not None and port.origin.alone
+        if folder is None and not alone:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
-        of_origin: dict[str, Any] = {"variant": port.origin.variant, "follow_links": port.origin.follow_links}
-        source = plan(folder, offline=True, headers_only=False, **of_origin)
-        reference = references.of_folder(folder, target, against, port.origin.variant)
+        if alone or folder is None or port.origin is None:
+            reference = references.of_tensors(port, target, against)
+        else:
+            of_origin: dict[str, Any] = {"variant": port.origin.variant, "follow_links": port.origin.follow_links}
+            source = plan(folder, offline=True, headers_only=False, **of_origin)
+            reference = references.of_folder(folder, target, against, port.origin.variant)
     else:
-        source = None
         references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
     comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
@@ -221,50 +224,10 @@ def compare(
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
-    except RaisedError as error:
-        problems.append(str(error))
+    except (RaisedError, MappingError) as error:
+        problems.append(in_a_line(error))
     dtype = dtype_name(comparison.dtype)
     return Report(name, comparison.described, dtype, tuple(checks), fault, tuple(problems), notes=notes)
-
-
-def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
-    """The place and the cause of the first difference; a line that fails while modules agree gives its own place."""
-    failed = [check for check in checks if not check.ok]
-    compared, reference, ids = _compared(comparison, port, failed)
-    first = next((finding for finding in compared if finding.differs), None)
-    if first is None:
-        return _of_lines(comparison, port, failed)
-    if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
-        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    mended = repaired(comparison, ids)
-    if mended is None:
-        return diagnose(compared, port, comparison.clean, reference, ids)
-    right, repairs = mended
-    reference = right.trace(port, ids)
-    compared = right.findings(port, reference, ids)
-    if not any(finding.differs for finding in compared):
-        return None
-    diagnosis = diagnose(compared, port, right.clean, reference, ids)
-    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
-
-
-def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
-    """Module by module on a few tokens or, where these show nothing, on the ids of a line of logits that failed."""
-    ids, reference = comparison.short, comparison.trace(port)
-    compared = comparison.findings(port, reference)
-    if not any(finding.differs for finding in compared):
-        names = [check.name.removeprefix("logits, ") for check in failed]
-        longer = next((name for name in names if name in comparison.ids), None)
-        if longer is not None:
-            ids = comparison.ids[longer]
-            reference = comparison.trace(port, ids)
-            compared = comparison.findings(port, reference, ids)
-    return compared, reference, ids
-
-
-def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
-    causes = (cause_of_line(check, port, comparison) for check in failed)
-    return next((cause for cause in causes if cause is not None), None)
 
 
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:

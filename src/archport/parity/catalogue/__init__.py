@@ -15,7 +15,9 @@ from .heads import OF_HEADS
 from .lines import OF_LINES
 from .parts import OF_PARTS
 from .streams import OF_STREAMS
-from .wiring import OF_WIRING
+from .wiring import HEAD_TIED, HEAD_UNTIED, OF_WIRING
+
+__all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for"]
 
 CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_LINES, *OF_HEADS, *OF_STREAMS)
 
