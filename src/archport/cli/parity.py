@@ -41,6 +41,9 @@ def verify(
     device: Device = "cpu",
     quick: Annotated[bool, Option("--quick", help="compare logits and embeddings only")] = False,
     packed: Annotated[bool, Option("--packed", help="the port with its linear maps packed for speed")] = False,
+    compiled: Annotated[
+        bool, Option("--compiled", help="compile steps of generation too, in minutes")
+    ] = False,
     by_block: Annotated[bool, Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -69,6 +72,8 @@ def verify(
         check_target(record, [".json"], force=True)
     if packed and (of_architecture or quick):
         raise BadParameter("--packed is for a SOURCE, and has lines of its own")
+    if compiled and (of_architecture or quick or packed or by_block):
+        raise BadParameter("--compiled is for a SOURCE, all lines")
     if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
         raise BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
     options = reading(revision, offline, variant, follow_links)
@@ -80,6 +85,7 @@ def verify(
         options = {}
     settings: dict[str, Any] = {"dtype": dtype, "against": against, "device": device}
     settings |= {"quick": quick, "packed": packed, "by_block": by_block}
+    settings |= {"compiled": True} if compiled else {}
     if module is not None:
         if of_architecture:
             source, like, of_architecture = None, like or source, False

@@ -51,8 +51,7 @@ def verify_module(
     places = Places(weights, counterparts(weights.port, module, weights.table), whole)
     check, fault = _of_weights(weights, comparison.clean, places)
     checks = [check]
-    problems = [f"{name}: no row takes it" for name in weights.extra]
-    problems += not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
     code = Code(module, forward, weights, comparison.ids)
     try:
         if (place := code.unsteady()) is not None:
@@ -62,11 +61,16 @@ def verify_module(
         lines = list(code.lines())
         judged, cause = _of_code(code, lines, places, against)
         checks += [*judged, *_of_both(lines, comparison)]
-        fault = cause or fault
+        if cause is not None and (fault is None or cause.fault is not None):
+            fault = cause
     except RaisedError as error:
         problems.append(str(error))
         fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
     notes = ["train mode, in which it was handed over"] if module.training else []
+    if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
+        problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
+    elif weights.extra:
+        notes.append(f"{len(weights.extra)} parameters that no row takes, as {weights.extra[0]}")
     return Report(
         whole,
         comparison.described,
