@@ -92,9 +92,13 @@ def rows_like(
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
     all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
     _require_ways(ours, mine, all_ways, theirs.name)
+    decided = False
     if weights is not None:
-        all_ways = _of_equal_values(all_ways, theirs, arch, cfg, weights)
-    chosen, unsettled = _Search(narrowed(all_ways), theirs, arch, cfg, forward).settled()
+        by_values = _of_equal_values(all_ways, theirs, arch, cfg, weights)
+        all_ways = [equal or ways for equal, ways in zip(by_values, all_ways, strict=True)]
+        decided = all(by_values)
+    search = _Search(narrowed(all_ways), theirs, arch, cfg, forward)
+    chosen, unsettled = search.settled(decided=decided)
     rows = {name: cell for way in chosen for name, cell in way.rows.items()}
     left = [f"{one.name} {one.shape}" for one in mine if not any(one.name in way.takes for way in chosen)]
     if left:
@@ -152,7 +156,7 @@ def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequ
 def _of_equal_values(
     all_ways: Sequence[Sequence[Way]], theirs: Theirs, arch: Architecture, cfg: DecoderConfig, weights: Weights
 ) -> list[list[Way]]:
-    """The ways by which tensors are equal, for parts that have some; all, for a module that holds other weights."""
+    """Of each part the ways by which tensors are equal; none of any, for a module that holds other weights."""
     names = [name for name, _ in skeleton(arch, cfg).named_parameters(remove_duplicate=False)]
 
     def equal(way: Way) -> bool:
@@ -160,8 +164,8 @@ def _of_equal_values(
         return all(_same(*pair) for pair in pairs)
 
     by_values = [[way for way in ways if equal(way)] for ways in all_ways]
-    holds = any(len(key.shape) > 1 for ways in by_values for way in ways for key in way.keys)
-    return [(holds and equal_ones) or list(ways) for equal_ones, ways in zip(by_values, all_ways, strict=True)]
+    matrices = any(len(key.shape) > 1 for ways in by_values for way in ways for key in way.keys)
+    return by_values if matrices else [[] for _ in by_values]
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
@@ -188,11 +192,16 @@ class _Search:
         self.shared = [at for at in self.stages[1] if ".norm." in names[at]]
         self.trial: Trial | None = None
 
-    def settled(self) -> tuple[list[Way], list[str]]:
-        """The ways that were chosen, and a line for each part of which others would do as well."""
+    def settled(self, *, decided: bool) -> tuple[list[Way], list[str]]:
+        """The ways that were chosen, and a line for each part of which others would do as well.
+
+        Where values have `decided` on one way for each part, nothing is run.
+        """
         choice = next(assignments(self.ways), None)
         if choice is None:
             raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
+        if decided and all(len(part) == 1 for part in self.ways):
+            return list(choice), []
         try:
             self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward)
             proven, partial = self._by_running()
