@@ -114,7 +114,8 @@ class DecoderConfig:
         """Lengths of the axes that the patterns of a key table may name."""
         kv = self.kv_heads
         sizes = {"head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
-        return sizes | {"n": self.layers}
+        # `half` is for heads whose rotary pairs are neighbours, (half two), where ours are (two half).
+        return sizes | {"n": self.layers, "half": self.head_width // 2}
 
     @property
     def residual_init_std(self) -> float:
@@ -177,7 +178,7 @@ def _bounds(one: Field[Any]) -> Bounds:
 class Origin:
     """Where a model came from: its name, the parsed config.json, the folder of its files, the Hub's revision,
     and the parsed generation_config.json where there is one; then how the folder is read: which variant of its
-    weights, and whether links out of it are followed.
+    weights, and whether links out of it are followed. What came from a file `alone` is nothing that transformers reads.
     """
 
     name: str
@@ -188,6 +189,7 @@ class Origin:
     generation: Mapping[str, Any] | None = None
     variant: str | None = None
     follow_links: bool = False
+    alone: bool = False
 
     @property
     def how(self) -> dict[str, Any]:

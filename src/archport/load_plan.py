@@ -4,20 +4,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from .config import DecoderConfig
 from .dtypes import chosen, several
-from .errors import UnsupportedError
+from .errors import ConfigError, MappingError, UnsupportedError
 from .files.checkpoint import Checkpoint
 from .files.values import same_values
+from .formats import Reading, in_another_format, readings
 from .recognising import recognised
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import config_notes, read_config, remote_code, require_language_model
 from .translate.key_names import unwrapped
+from .translate.layout import Layout
 from .translate.planning import plan as plan_tensors
 from .translate.quantised import require_plain
 from .translate.steps import Plan, StepKind, TensorStep
 from .translate.table import Table
+from .translate.tensors import import_tensor
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class LoadPlan:
 
 def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: bool | None = None) -> LoadPlan:
     """Read the config, build on meta, match the headers. `tied` goes before what the config says of the head."""
+    if checkpoint.format is not None:
+        return _of_format(checkpoint, dtype, tied)
     if checkpoint.origin.hf.get("model_type") is None:
         return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
     origin, hf = checkpoint.origin, checkpoint.origin.hf
@@ -92,18 +98,46 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     except UnsupportedError as error:
         raise UnsupportedError(error.faults | remote_code(hf), where) from None
     config, unknown = read_config(arch.table, arch.config_class, hf, where)
-    require_plain(checkpoint.headers, checkpoint.weights_name)
     if tied is not None:
         config = replace(config, tied=tied)
-    checkpoint = _unwrapped(checkpoint, arch.table)
-    model = skeleton(arch, config)
-    target = chosen(dtype, checkpoint)
-    tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=origin.name)
-    if not tensors.has_head:
+    try:
+        plan = _planned(checkpoint, arch, config, dtype)
+    except MappingError as error:
+        raise in_another_format(error, checkpoint, arch, config) from None
+    if not plan.tensors.has_head:
         require_language_model(arch.table, hf, where)
     notes = [f"{where}: {note}" for note in config_notes(arch.table, config, hf)]
-    notes += [f"{checkpoint.weights_name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype))]
-    return LoadPlan(tensors, arch, config, checkpoint, unknown, notes=(*checkpoint.notes, *notes))
+    return replace(plan, unknown_fields=unknown, notes=(*plan.checkpoint.notes, *notes, *plan.notes))
+
+
+def _planned(
+    checkpoint: Checkpoint, arch: Architecture, config: DecoderConfig, dtype: torch.dtype | str, **options: bool
+) -> LoadPlan:
+    """The plan for a config that is known. Its notes are those on the tensors."""
+    require_plain(checkpoint.headers, checkpoint.weights_name)
+    checkpoint = _unwrapped(checkpoint, arch.table)
+    model, where = skeleton(arch, config), checkpoint.origin.name
+    target = chosen(dtype, checkpoint)
+    tensors = plan_tensors(arch.table, config, model, checkpoint.headers, dtype=target, where=where, **options)
+    notes = (f"{checkpoint.weights_name}: {note}" for note in (*tensors.notes, *several(tensors, checkpoint, dtype)))
+    return LoadPlan(tensors, arch, config, checkpoint, (), notes=tuple(notes))
+
+
+def _of_format(checkpoint: Checkpoint, dtype: torch.dtype | str, tied: bool | None) -> LoadPlan:
+    """The plan of a file in another library's format, as the first architecture that config and tensors fit."""
+    errors: list[ConfigError | MappingError] = []
+    for reading in readings(checkpoint, tied):
+        if isinstance(reading, Reading):
+            own = replace(checkpoint, origin=replace(checkpoint.origin, hf=reading.hf))
+            try:
+                plan = _planned(own, reading.architecture, reading.config, dtype, **reading.options)
+            except (ConfigError, MappingError) as error:
+                errors.append(error)
+            else:
+                return replace(plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *plan.notes))
+        else:
+            errors.append(reading)
+    raise min(errors, key=lambda error: (isinstance(error, ConfigError), len(error.faults)))
 
 
 def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:
@@ -118,15 +152,60 @@ def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:
 def settle_tie(plan: LoadPlan) -> LoadPlan:
     """The plan, for an untied model where the file holds a head of its own beside the embedding it should equal.
 
-    Reads both and compares them, once: a settled plan is returned as it is.
+    Reads both and compares them, once: a settled plan is returned as it is. Raises: MappingError for what a format has
+    beside our parameters and that is not what it should be.
     """
-    read = plan.checkpoint.read
+    if not plan.settled:
+        _check_spare(plan)
     for step in [] if plan.settled else plan.of_kind(StepKind.TIED):
-        head = step.keys[0]
-        embedding = next(s.keys[0] for s in plan.mapped if s.name == plan.architecture.table.tied[step.name or ""])
-        if not same_values(read(head), read(embedding), plan.dtype):
+        source = _step_of(plan, plan.architecture.table.tied[step.name or ""])
+        head, embedding = step.keys[0], source.keys[0]
+        if not _equal(plan, step, source):
+            if step.name == "head.weight" and "tied" in plan.architecture.table.fixed:
+                fault = f"{head}: found other numbers than in {embedding}, which this format ties it to"
+                raise MappingError([fault], plan.checkpoint.origin.name)
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
+            if plan.checkpoint.format is not None:  # which has no field for it
+                return replace(untied, settled=True)
             said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
             note = f"{plan.checkpoint.weights_name}: {said}"
             return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)
+
+
+def _step_of(plan: LoadPlan, name: str) -> TensorStep:
+    return next(step for step in plan.mapped if step.name == name)
+
+
+def _equal(plan: LoadPlan, head: TensorStep, embedding: TensorStep) -> bool:
+    """Whether a head that is not used equals the embedding, in our layout."""
+    read, row = plan.checkpoint.read, plan.architecture.table.row(head.name or "", plan.config)
+    if row.pattern is None:
+        return same_values(read(head.keys[0]), read(embedding.keys[0]), plan.dtype)
+    step = replace(head, shape=embedding.shape, dtype=plan.dtype, pattern=row.pattern)
+    right = Layout(row, plan.tensors.axes).their_shape(head.keys[0], step.shape) == head.shape
+    return right and same_values(_made(plan, step), _made(plan, embedding), plan.dtype)
+
+
+def _check_spare(plan: LoadPlan) -> None:
+    """Tensors that a model of ours has no place for are zeros, or repeat another. Raises: MappingError."""
+    faults = []
+    for step in plan.of_kind(StepKind.SPARE):
+        other = plan.architecture.table.repeated(step.name or "")
+        found = _made(plan, step)
+        if other is None and found.any():
+            faults.append(
+                f"{' and '.join(step.keys)}: found numbers, expected zeros: {plan.architecture.name} has none"
+            )
+        elif other is not None and not torch.equal(found, _made(plan, (same := _step_of(plan, other)))):
+            faults.append(f"{step.keys[0]}: found other numbers than in {same.keys[0]}, which it should repeat")
+    if faults:
+        raise MappingError(faults, plan.checkpoint.origin.name)
+
+
+def _made(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """The tensor that a step describes."""
+    tensor, copies = import_tensor(step, plan.tensors.axes, plan.checkpoint.read)
+    for copy in copies:
+        copy.target.copy_(copy.source)
+    return tensor

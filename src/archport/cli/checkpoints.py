@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from .. import exporting, load_plan, loading, port, registry
+from .. import converting, exporting, load_plan, loading, port, registry
 from ..errors import LINE, plain
-from ..files import checkpoint, strict_json
+from ..files import checkpoint, format_writer, strict_json
 from ..files.checkpoint_writer import check_folder
 from ..registry import Architecture
 from ..view import composition, summary
@@ -107,7 +107,7 @@ def _print_load(facts: dict[str, Any]) -> None:
     if facts["unknown_fields"]:
         lines.append(("unknown", f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"))
     lines += [("note", note) for note in facts["notes"]]
-    if any(name.endswith(".bin") for name in facts["files"]):
+    if any(name.endswith(format_writer.OF_TORCH) for name in facts["files"]):
         lines.append(("note", "this is a pickle, read with weights_only; a .safetensors file is safer and faster"))
     if "next_tokens" in facts:
         likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])
@@ -161,7 +161,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @app.command()
 def export(
     source: Source,
-    folder: Annotated[Path, Argument(help="a new folder", metavar="FOLDER")],
+    folder: Annotated[Path, Argument(help="a new folder, or a file in some formats", metavar="FOLDER|FILE")],
     revision: Revision = None,
     dtype: Dtype = "auto",
     max_shard_size: Annotated[str, Option(help="largest weights file, as 500MB")] = "5GB",
@@ -171,12 +171,18 @@ def export(
     variant: Variant = None,
     follow_links: Links = False,
     adapter: Adapter = None,
+    form: Annotated[str | None, Option("--format", help="another library's: nanogpt, litgpt, transformer_lens")] = None,
 ) -> None:
-    """Write a checkpoint as a folder that transformers loads."""
-    check_folder(folder, force=force)
+    """Write a checkpoint as a folder that transformers loads, or in the format of another library."""
+    if form is None:
+        check_folder(folder, force=force)
+    else:
+        converting.check_format(folder, form, force=force)
     model = port.load(source, dtype=dtype, adapter=adapter, **reading(revision, offline, variant, follow_links))
-    written = exporting.export(model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force)
-    for path in sorted(written.iterdir()):
+    written = exporting.export(
+        model, folder, max_shard_size=max_shard_size, tokenizer=tokenizer, force=force, format=form
+    )
+    for path in sorted(written.iterdir()) if written.is_dir() else [written]:
         say(f"{path}  {path.stat().st_size:,} bytes")
 
 

@@ -3,7 +3,7 @@
 import sys
 from typing import Annotated, Any
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter
 
 from .. import port
 from ..foreign.finding import rows_like
@@ -13,10 +13,7 @@ from ..foreign.theirs import Theirs
 from ..foreign.tiny import tiny
 from ..registry import architecture
 from ..translate.pattern import Row
-from .app import Json, Links, Offline, Revision, Variant, app, print_json, reading, say
-
-Like = Annotated[str | None, Option(help="the architecture that the module is to be like")]
-Forward = Annotated[str | None, Option(help="a function of module and ids that gives logits, as my_model.py:forward")]
+from .app import Forward, Json, Like, Links, Offline, Revision, Variant, app, print_json, reading, say
 
 
 @app.command()

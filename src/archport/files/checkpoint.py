@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -51,7 +51,9 @@ class Checkpoint:
 
     `remote` are files of which single tensors can be asked for then. `copied` asks for memory of their own for all
     tensors, wherever files could be mapped. `notes` are lines on what was left aside or taken for something else.
-    `own_names` are the files' names of tensors that are called something else here.
+    `own_names` are the files' names of tensors that are called something else here. In a `format` that is not
+    transformers', `settings` are the config as that writes it, and the origin's, where it has one, is what a file of
+    ours says beside them.
     """
 
     origin: Origin
@@ -63,11 +65,15 @@ class Checkpoint:
     remote: Mapping[str, WeightsFile] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     own_names: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
+    settings: Mapping[str, Any] | None = None
 
     @property
     def weights_name(self) -> str:
         """What messages call its weights: their file, or the folder of several."""
-        return f"{self.origin.name}/{self.names[0]}" if len(self.names) == 1 else self.origin.name
+        if len(self.names) != 1 or self.origin.name.endswith(self.names[0]):
+            return self.origin.name
+        return f"{self.origin.name}/{self.names[0]}"
 
     @property
     def mapped(self) -> bool:

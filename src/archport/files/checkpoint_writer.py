@@ -4,7 +4,7 @@ import json
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,8 +72,11 @@ def write_checkpoint(
     return folder
 
 
-def check_folder(folder: Path, *, force: bool = False) -> None:
-    """Look at a target before anything is computed for it; what no export writes stays. Raises: ExportError."""
+def check_folder(folder: Path, *, force: bool = False, also: Collection[str] = ()) -> None:
+    """Look at a target before anything is computed for it; what no export writes stays. Raises: ExportError.
+
+    `also` are names of files that one in another format writes.
+    """
     try:
         there = folder.exists()
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -83,7 +86,7 @@ def check_folder(folder: Path, *, force: bool = False) -> None:
         raise ExportError(f"{folder}: is a file, expected a folder")
     if names and not force:
         raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
-    ours = {CONFIG, TEMPLATES, *companions_among(names)}
+    ours = {CONFIG, TEMPLATES, *also, *companions_among(names)}
     foreign = [name for name in names if name not in ours and not OF_WEIGHTS.fullmatch(name)]
     if foreign:
         others = f"found {', '.join(sorted(foreign)[:SHOWN])}, which no export writes and which would be lost"

@@ -34,12 +34,23 @@ OTHERS = (
     (r".+\.ot", "rust-bert's: get the weights it was made of"),
     (r"zero_to_fp32\.py|.*_states\.pt|global_step\d+", "DeepSpeed's: run `python zero_to_fp32.py . .` there"),
     (r".+\.distcp|pytorch_model_fsdp_\d+", "FSDP's: run `accelerate merge-weights`"),
-    (r"ckpt\.pt", "nanoGPT's: save its tensors under transformers' names, with a config.json"),
-    (r"consolidated\..+|lit_model\.pth", "another library's names: convert them to transformers'"),
+    (r"ckpt\.pt", "nanoGPT's: name that file itself"),
+    (r"lit_model\.pth", "litgpt's: get its model_config.yaml too, and name that file itself"),
+    (r"consolidated\..+", "another library's names: convert them to transformers'"),
     (r"checkpoint-\d+", "a folder of Trainer's: name that one"),
     (r"(?:optimizer|scheduler|training_args|rng_state|random_states)\b.*", ""),
     (r".+\.(?:safetensors|bin|pth?|ckpt|npz)", "of another name: rename it if it is a checkpoint"),
 )
+
+
+# Files of weights that are whole without another one, by how they end, and those of them that are not.
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+PARTS = re.compile(rf".+{SHARD}\..+|.*_states\.pt|adapter_model\..+|consolidated\..+")
+
+
+def is_whole(name: str) -> bool:
+    """Whether a file, by its name, may be all weights of a model."""
+    return name.endswith(ENDINGS) and not PARTS.fullmatch(name)
 
 
 def choose_weights(names: Iterable[str], where: str, hf: Mapping[str, Any], variant: str | None = None) -> str:

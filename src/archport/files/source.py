@@ -1,13 +1,14 @@
-"""What a person names as a source: a folder, the id of a Hub repository, or the checkpoint that ships inside."""
+"""What a person names as a source: a folder, a file, a Hub repository, or the checkpoint that ships inside."""
 
 from pathlib import Path
 
 from ..errors import SourceError
 from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
-from .choosing import check_variant, kind_of
+from .choosing import check_variant, is_whole, kind_of
 from .hub.access import HubAccess
 from .hub.repository import fetch_adapter, open_companions, open_headers, open_repository
+from .one_file import file_of, open_file
 
 DEMO = Path(__file__).parents[1] / "demo"
 BUNDLED = "the bundled demo"
@@ -33,6 +34,11 @@ def open_source(
     place = _folder_or_id(source, revision)
     if isinstance(place, Path):
         name = BUNDLED if source is None else str(source)
+        file = file_of(place) if place.is_dir() else place
+        if file is not None and variant is not None:
+            raise SourceError(f"{name}: found variant {variant!r}, expected none: {file.name} has no variants")
+        if file is not None:
+            return open_file(file, name=name, follow_links=follow_links)
         return open_folder(place, name=name, variant=variant, follow_links=follow_links)
     if headers_only and not offline:
         return open_headers(place, revision, access=access, variant=variant)
@@ -55,12 +61,16 @@ def companions(
     """
     place = _folder_or_id(source, revision)
     access = HubAccess(token, cache_dir, endpoint)
-    return place if isinstance(place, Path) else open_companions(place, revision, offline=offline, access=access)
+    if isinstance(place, Path):
+        return place if place.is_dir() else place.parent
+    return open_companions(place, revision, offline=offline, access=access)
 
 
 def open_adapter(adapter: str | Path, *, offline: bool, access: HubAccess) -> Path:
     """The folder of an adapter, from the Hub if need be. Raises: SourceError."""
     place = _folder_or_id(adapter, None)
+    if isinstance(place, Path) and not place.is_dir():
+        raise SourceError(f"{adapter}: found a file, expected the folder or the Hub id of an adapter")
     return place if isinstance(place, Path) else fetch_adapter(place, offline=offline, access=access)
 
 
@@ -73,7 +83,7 @@ def is_folder(source: str | Path) -> bool:
 
 
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:
-    """A folder that is there, or what must be the id of a Hub repository. Raises: SourceError."""
+    """A folder or a file of weights that is there, or what must be the id of a repository. Raises: SourceError."""
     if source is not None and not isinstance(source, str | Path):
         raise SourceError(f"found a {type(source).__name__} for a source, expected a folder or a Hub id")
     if source is not None and not str(source).strip():
@@ -86,9 +96,11 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
         is_folder, is_there = folder.is_dir(), folder.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of no user
         raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
-    if is_folder and revision is not None:
-        raise SourceError(f"{source or BUNDLED} at {revision}: a folder has no revisions, only the Hub has")
-    if is_folder:
+    is_file = is_there and folder.is_file() and is_whole(folder.name)
+    if (is_folder or is_file) and revision is not None:
+        kind = "folder" if is_folder else "file"
+        raise SourceError(f"{source or BUNDLED} at {revision}: a {kind} has no revisions, only the Hub has")
+    if is_folder or is_file:
         return folder
     if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
         kind = f" ({what})" if (what := kind_of(folder.name)) else ""

@@ -40,6 +40,21 @@ def whole_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def whole_file_at(path: Path, needed: int) -> Iterator[Path]:
+    """A temporary name beside a file, which is put in its place when all is written.
+
+    `needed` are the bytes that will be written at least. Raises: ExportError.
+    """
+    try:
+        with _partial(path) as partial:
+            _require_space(path, path.parent, needed)
+            yield partial
+            partial.replace(path)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextmanager
 def whole_folder(folder: Path, needed: int, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside the target, renamed to it when all is written.
 
@@ -50,12 +65,16 @@ def whole_folder(folder: Path, needed: int, *, force: bool = False) -> Iterator[
         raise ExportError(f"{folder}: exists already, expected a new or an empty folder, or --force (force=True)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _partial(folder) as partial:
-        free = shutil.disk_usage(folder.parent).free
-        if needed > free:
-            raise ExportError(f"{folder}: found {free} bytes free, expected {needed} for the weights alone")
+        _require_space(folder, folder.parent, needed)
         partial.mkdir()
         yield partial
         _replace(folder, partial) if force and folder.exists() else partial.rename(folder)
+
+
+def _require_space(target: Path, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ExportError(f"{target}: found {free} bytes free, expected {needed} for the weights alone")
 
 
 def _replace(folder: Path, new: Path) -> None:

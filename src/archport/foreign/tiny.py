@@ -1,6 +1,6 @@
 """A person's own class at tiny sizes, for a look at its code where there is no checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -9,7 +9,9 @@ from torch import nn
 from ..config import DecoderConfig, required
 from ..errors import ArchportError, ConfigError, MappingError
 from ..registry import Architecture
-from .finding import rows_like
+from ..translate.table import Cell
+from .filling import matched
+from .finding import differing, rows_like
 from .importing import made
 from .rows import Rows
 from .running import Forward
@@ -25,10 +27,11 @@ class Tiny(NamedTuple):
     rows: Rows
 
 
-def tiny(name: str, arch: Architecture, forward: Forward | None = None) -> Tiny:
+def tiny(name: str, arch: Architecture, forward: Forward | None = None, rows: Mapping[str, Cell] | None = None) -> Tiny:
     """A module at the sizes that the architecture is tested at, or at plain ones if only these make it like ours.
 
-    Code need not ask for each size: where it has 4 * width, or an epsilon, of its own, only plain ones are right.
+    `rows` are its own, where they are known. Code need not ask for each size: where it has 4 * width, or an epsilon, of
+    its own, only plain ones are right.
 
     Raises: ConfigError for an architecture without sizes, MappingError where no sizes give rows, and what `made` does.
     """
@@ -40,12 +43,17 @@ def tiny(name: str, arch: Architecture, forward: Forward | None = None) -> Tiny:
     for config in _configs(arch):
         module = made(name, Sizes(arch, config))
         try:
-            rows = rows_like(Theirs(module), arch, config, forward)
+            theirs = Theirs(module)
+            if rows is None:
+                found = rows_like(theirs, arch, config, forward)
+            else:
+                matched(theirs, arch, config, rows)
+                found = Rows(rows, differing(theirs, arch, config, Rows(rows), forward))
         except MappingError as error:
             first = first or error
             continue
-        best = Tiny(config, module, rows)
-        if not rows.unsettled:
+        best = Tiny(config, module, found)
+        if not found.unsettled:
             return best
     if best is None and first is not None:
         raise first

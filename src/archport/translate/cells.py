@@ -1,5 +1,6 @@
 """What one cell of a key table says: where a config field is kept, or which keys make a parameter and how."""
 
+import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,12 +13,15 @@ from .pattern import BRACKETS, Row
 class Field(NamedTuple):
     """A config cell: where HF keeps a field, and what its values there mean here.
 
-    The spelling `otherwise` counts only where none of the others is given.
+    The spelling `otherwise` counts only where none of the others is given. With `each`, values are lists, and it is
+    their elements that mean something. Ours may be a share `of` another field of ours, of which theirs is a count.
     """
 
     spellings: tuple[str, ...]
     values: Mapping[Any, Any]
     otherwise: str | None = None
+    each: bool = False
+    of: str | None = None
 
     def given(self, fields: Container[str]) -> list[str]:
         """Its spellings among the fields of a config."""
@@ -26,11 +30,23 @@ class Field(NamedTuple):
 
     def ours(self, value: object) -> Any:
         """What a value of theirs means here. Raises: KeyError."""
+        if self.each and isinstance(value, list | tuple):
+            return tuple(_looked_up(self.values.items(), one) for one in value)
         return _looked_up(self.values.items(), value) if self.values else value
+
+    def share(self, count: Any, whole: Any) -> Any:
+        """The share of a whole of which their count is the whole number."""
+        if type(count) is not int or type(whole) is not int or whole < 1:
+            return count  # which is refused
+        share = count / whole
+        return share if int(whole * share) == count else math.nextafter(share, math.inf)
 
     def theirs(self, value: object) -> Any:
         """The first value of theirs that means one of ours. Raises: KeyError."""
-        return _looked_up(((ours, theirs) for theirs, ours in self.values.items()), value) if self.values else value
+        pairs = [(ours, theirs) for theirs, ours in self.values.items()]
+        if self.each and isinstance(value, list | tuple):
+            return tuple(_looked_up(pairs, one) for one in value)
+        return _looked_up(pairs, value) if self.values else value
 
 
 def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
@@ -44,9 +60,15 @@ def _looked_up(pairs: Iterable[tuple[Any, Any]], value: object) -> Any:
     return None
 
 
-def config_field(*spellings: str, values: Mapping[Any, Any] | None = None, otherwise: str | None = None) -> Field:
+def config_field(
+    *spellings: str,
+    values: Mapping[Any, Any] | None = None,
+    otherwise: str | None = None,
+    each: bool = False,
+    of: str | None = None,
+) -> Field:
     """A config field under any of its spellings, the first written from scratch; `a.b` is field b of the object a."""
-    return Field(spellings, values or {}, otherwise)
+    return Field(spellings, values or {}, otherwise, each, of)
 
 
 @strict_keywords

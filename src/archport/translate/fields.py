@@ -29,6 +29,9 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     flat = _flatten(table, hf, where)
     _stop(dict(_refused(table, flat)), where, UnsupportedError)
     values, sources = _values(table, flat, where)
+    fields_of = {item.name for item in fields(config_class) if item.init}
+    lost = {name: value for name, value in table.lost.items() if name in fields_of}
+    values = {**lost, **values} | {name: allowed[0] for name, allowed in table.fixed.items()}
     _stop(_unlike(table, config_class), where)
     _stop(
         {
@@ -82,7 +85,7 @@ def _unlike(table: Table, config_class: type[DecoderConfig]) -> dict[str, str]:
     faults = {
         name: "has a row in the key table, but is no field of Config" for name in table.config if name not in names
     }
-    missing = [name for name in required(config_class) if name not in table.config]
+    missing = [name for name in required(config_class) if name not in table.config and name not in table.fixed]
     return faults | dict.fromkeys(missing, "has no default, and no row in the key table")
 
 
@@ -102,6 +105,9 @@ def _values(table: Table, flat: Mapping[str, Any], where: str) -> tuple[dict[str
             values.setdefault(name, value)
             sources.setdefault(name, spelling)
     _stop(faults, where)
+    for name in values:
+        if (whole := table.field(name).of) is not None:
+            values[name] = table.field(name).share(values[name], values.get(whole))
     return values, sources
 
 
@@ -158,14 +164,19 @@ def require_writable(table: Table, cfg: DecoderConfig, where: str) -> None:
             known = dict.fromkeys(map(str, cell.values.values()))
             faults[name] = f"found {shown(getattr(cfg, name))}, expected one of {', '.join(known)}"
     _stop(faults, where)
+    for name, allowed in table.fixed.items():
+        if getattr(cfg, name) not in allowed:
+            faults[name] = f"found {shown(getattr(cfg, name))}, expected {' or '.join(map(repr, allowed))}"
+    said = {*table.config, *table.fixed}
     try:
-        default = type(cfg)(**{name: getattr(cfg, name) for name in table.config})
+        default = type(cfg)(**{name: getattr(cfg, name) for name in said})
     except ConfigError:  # what follows from the others is what is wrong
         default = None
     why = "the key table has no row for it"
     for item in fields(cfg):
         value, expected = getattr(cfg, item.name), getattr(default or item, item.name if default else "default")
-        if item.init and item.name not in table.config and not cfg.follows(item.name) and value != expected:
+        free = item.name in said or item.name in table.lost or cfg.follows(item.name)
+        if item.init and not free and value != expected:
             remedy = "; None has it follow the other fields" if item.default is None else ""
             faults[item.name] = f"found {shown(value)}, expected {shown(expected)}: {why}{remedy}"
     _stop(faults, where)
@@ -189,10 +200,10 @@ def write_config(
             s for s in cell.spellings if "." in s and any(other.startswith(s.rpartition(".")[0]) for other in flat)
         ]
         for spelling in given or ([] if optional else (beside or cell.spellings)[:1]):
-            _put(hf, spelling, thawed(cell.theirs(value)))
+            put(hf, spelling, thawed(cell.theirs(value)))
     for spelling, name in table.must_agree.items():
         if flat.get(spelling) is not None and frozen(flat[spelling]) != getattr(cfg, name):
-            _put(hf, spelling, thawed(getattr(cfg, name)))
+            put(hf, spelling, thawed(getattr(cfg, name)))
     again = read_config(table, type(cfg), hf, f"config of {architecture}")[0]
     lost = [name for name in table.config if getattr(again, name) != getattr(cfg, name)]
     _stop({name: f"found {shown(getattr(cfg, name))}, but another field has the same key" for name in lost}, "config")
@@ -212,11 +223,12 @@ def _changed(
             yield name
 
 
-def _put(hf: dict[str, Any], spelling: str, value: Any) -> None:
+def put(hf: dict[str, Any], spelling: str, value: Any) -> None:
+    """Give a field of a config a value; `a.b` is field b of the object a."""
     outer, _, inner = spelling.partition(".")
     if inner:
         hf[outer] = dict(hf.get(outer) or {})
-        _put(hf[outer], inner, value)
+        put(hf[outer], inner, value)
     else:
         hf[outer] = value
 

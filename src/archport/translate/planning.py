@@ -23,9 +23,18 @@ BESIDE = "beside a complete language model, which does not use it"
 
 
 def plan(
-    table: Table, cfg: DecoderConfig, model: nn.Module, headers: Mapping[str, Header], *, dtype: torch.dtype, where: str
+    table: Table,
+    cfg: DecoderConfig,
+    model: nn.Module,
+    headers: Mapping[str, Header],
+    *,
+    dtype: torch.dtype,
+    where: str,
+    without_biases: bool = False,
 ) -> Plan:
     """Match a checkpoint's headers with a model's parameters, which may be on `meta`.
+
+    A file `without_biases` makes those of ours zeros.
 
     Where a tied model's file has only the head, that is its embedding too; a module of its own at the top, as the head
     of a reward model, is left aside if nothing else is wrong.
@@ -35,9 +44,13 @@ def plan(
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     present = {meaning for key in headers for meaning in table.canonical(key)}
     tied = [name for name in table.tied if name not in shapes and table.rows(name, cfg)]
-    rows, faults = table.rows_of([*shapes, *tied], cfg, present)
+    every = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    extra = table.beside(every)
+    rows, faults = table.rows_of([*shapes, *tied, *extra], cfg, present)
     faults += left_over(rows, cfg.axes)
-    wanted = {key for name in shapes if name in rows for key in rows[name].keys}
+    spare = {name for name in extra if name in rows and present.issuperset(rows[name].keys)}
+    made = [*shapes, *sorted(spare, key=_natural)]
+    wanted = {key for name in made if name in rows for key in rows[name].keys}
     ties = {rows[name].keys[0]: name for name in table.tied if name not in shapes and name in rows}
     spellings = _spellings(table, wanted | ties.keys(), headers, faults)
     heads = [key for key in spellings if key in ties or ("head.weight" in rows and key in rows["head.weight"].keys)]
@@ -53,12 +66,15 @@ def plan(
         unclaimed, absent = [], []
 
     steps: list[TensorStep] = []
-    for name, shape in shapes.items():
+    for name in made:
         if name not in rows:
             continue
-        row = rows[name]
+        row, shape = rows[name], shapes[name] if name in shapes else extra[name]
         keys = tuple(dict.fromkeys(row.keys))
         missing = [key for key in keys if key not in spellings]
+        if missing == [*keys] and without_biases and name.endswith(".bias"):
+            steps.append(TensorStep(StepKind.ABSENT, name, (), shape, dtype, dtype))
+            continue
         hints = {key: nearest(key, unclaimed) or (UNTIED if name in table.tied else "") for key in missing}
         faults += [f"{key}: missing, expected for {name} {shape}{hint}" for key, hint in hints.items()]
         if not missing:
@@ -68,6 +84,7 @@ def plan(
             faults += own
             casts = any(header.dtype != dtype for header in theirs.values())
             kind = _kind(row, shape, tuple(cfg.axes.items()), casts=casts) if not own else StepKind.CAST
+            kind = StepKind.SPARE if name in spare else kind
             steps.append(TensorStep(kind, name, step_keys, shape, headers[step_keys[0]].dtype, dtype, row.pattern))
     unused = {key: theirs for key, theirs in spellings.items() if key not in wanted}
     steps += _unused(table, ties, unused, headers, dtype, absent, faults)

@@ -20,7 +20,9 @@ class StepKind(str, Enum):
     REARRANGED = "rearranged"
     CAST = "cast"
     REARRANGED_CAST = "rearranged, cast"
+    ABSENT = "zeros, as the file has none"
     TIED = "tied"
+    SPARE = "held to what it should be, not used"
     IGNORED = "ignored"
 
     def __str__(self) -> str:
@@ -78,7 +80,8 @@ class Plan:
     @property
     def mapped(self) -> list[TensorStep]:
         """The steps that make a parameter."""
-        return [step for step in self.steps if step.kind not in (StepKind.TIED, StepKind.IGNORED)]
+        unused = StepKind.TIED, StepKind.SPARE, StepKind.IGNORED
+        return [step for step in self.steps if step.kind not in unused]
 
     def of_kind(self, kind: StepKind | str) -> list[TensorStep]:
         """The steps of one kind."""
@@ -103,7 +106,12 @@ class Plan:
     def key_table(self) -> list[dict[str, str]]:
         """A row a tensor: ours, its shape, theirs, how one becomes the other."""
         return [
-            {"ours": step.name or "-", "shape": str(step.shape), "theirs": " + ".join(step.keys), "how": step.how}
+            {
+                "ours": step.name or "-",
+                "shape": str(step.shape),
+                "theirs": " + ".join(step.keys) or "-",
+                "how": step.how,
+            }
             for step in self.steps
         ]
 

@@ -37,6 +37,12 @@ class Table:
     that HF too may null; `tied` the parameters that share another's weight where the config says so, `ignored` the
     reason for each key that is not used. `modules` pairs what has no weights with the reference's module that does the
     same.
+
+    The rest is for formats of other libraries. `fixed` are our fields that their configs do not say, and the values
+    that the format has: the first is the one it computes, any other is written with a note. `lost` are those that are
+    not kept and change no logits, and what they are read as. `written` are fields of theirs that are written so, and
+    read as they may be. `zeros` are parameters of ours that the format always has, as zeros where a model has none;
+    `repeats` are those that repeat another. Where their `bias_field` is false, the file has no biases.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +59,12 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    lost: Mapping[str, object] = field(default_factory=dict)
+    zeros: frozenset[str] = frozenset()
+    repeats: Mapping[str, str] = field(default_factory=dict)
+    written: Mapping[str, object] = field(default_factory=dict)
+    bias_field: str | None = None
 
     def field(self, name: str) -> Field:
         """The config cell of one of our fields, in its full form."""
@@ -73,6 +85,11 @@ class Table:
     def knows(self, name: str) -> bool:
         """Whether a config field is classified."""
         return name in self.fields or self._globs.match(name) is not None
+
+    def decides(self, name: str) -> bool:
+        """Whether a config field, or one inside it, says what the model is: known, and not harmless."""
+        inside = any(field.startswith(f"{name}.") for field in self.fields)
+        return inside or (name in self.fields and name not in self.harmless)
 
     def rows(self, name: str, cfg: DecoderConfig, present: Container[str] | None = None) -> list[Row]:
         """The rows that make one of our parameters, its layer and weight or bias filled in; one, in a right table.
@@ -136,6 +153,23 @@ class Table:
             if match := _regex(template).fullmatch(name):
                 return _filled(theirs, match.groupdict())
         return None
+
+    def repeated(self, name: str) -> str | None:
+        """The parameter of ours that another, which a model of ours has not, repeats in this format."""
+        for template, other in self.repeats.items():
+            if match := _regex(template).fullmatch(name):
+                return _filled(other, match.groupdict())
+        return None
+
+    def beside(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Parameters that this format has beside a model's own, whose shapes are given, and their shapes."""
+        biases = {f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in shapes.items()}
+        found = {name: shape for name, shape in biases.items() if any(_regex(t).fullmatch(name) for t in self.zeros)}
+        for template, other in self.repeats.items():
+            for name, shape in shapes.items():
+                if match := _regex(other).fullmatch(name):
+                    found[_filled(template, match.groupdict())] = shape
+        return {name: shape for name, shape in found.items() if name not in shapes}
 
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""

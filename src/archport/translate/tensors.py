@@ -28,6 +28,8 @@ def import_tensor(
     step: TensorStep, axes: Mapping[str, int], read: Callable[[str], Tensor]
 ) -> tuple[Tensor, list[Copy]]:
     """One parameter, and the copies that fill it: none where it is the file's own memory."""
+    if not step.keys:
+        return torch.zeros(step.shape, dtype=step.dtype), []
     if step.pattern is None:
         source = read(step.keys[0])
         if source.dtype == step.dtype:

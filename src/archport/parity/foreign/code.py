@@ -147,7 +147,7 @@ class Code:
             made[""] = [self.own.run(ids)]
         return given, made
 
-    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis | None:
+    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis:
         """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
         ids = self._row(line)
         if ids is None:
@@ -173,7 +173,10 @@ class Code:
         if found and self._agrees(found, line):
             return wording.named(found, places, against)
         first = next((one for one in findings if one.differs), None)
-        return None if first is None else wording.unnamed(first, places, ruled_out)
+        if first is None:
+            words = f"{places.whole}: each part that was seen agrees, but not the logits: {line.on}"
+            return Diagnosis(places.whole, None, words)
+        return wording.unnamed(first, places, ruled_out)
 
     def _agrees(self, found: list[Named], line: Line) -> bool:
         """Whether ours with these faults makes their logits as a whole, too."""

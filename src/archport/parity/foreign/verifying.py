@@ -53,12 +53,11 @@ def verify_module(
     places = Places(weights, counterparts(weights.port, module, weights.table), whole)
     check, fault = _of_weights(weights, comparison.clean, places)
     checks = [check]
-    problems = [f"{name}: no row takes it" for name in weights.extra]
+    problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
     if weights.untied:
         problems.append(own := f"{weights.untied}: in yours the head has weights of its own; {against} ties it")
         [untied] = [one for one in faults_for(against) if one.name == "head untied"]
         fault = Diagnosis(weights.untied, untied, own)
-    problems += not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
     weights.port.to(device)
     code = Code(module, forward, weights, comparison.ids)
     not_run = ["train mode, in which it was handed over"] if module.training else []
@@ -71,8 +70,9 @@ def verify_module(
             problems.append(noise := f"{place or whole} {NOISE}")
             fault = Diagnosis(place or whole, None, noise)
         elif off:
-            problems += [fault.words] if fault else []
-            fault = code.cause(off[0], places, against) or fault
+            cause = code.cause(off[0], places, against)
+            problems += [fault.words] if fault and cause.fault is not None else []
+            fault = cause if fault is None or cause.fault is not None else fault
         else:
             last, why_not = _of_gradients(code, lines[0])
             checks += [last] if last else []
@@ -81,6 +81,11 @@ def verify_module(
     except RaisedError as error:
         problems.append(str(error))
         fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
+    notes: list[str] = []
+    if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
+        problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
+    elif weights.extra:
+        notes.append(f"{len(weights.extra)} parameters that no row takes, as {weights.extra[0]}")
     return Report(
         whole,
         comparison.described,
@@ -89,6 +94,7 @@ def verify_module(
         fault,
         tuple(problems),
         not_run=(*code.not_run, *not_run, *NOT_RUN),
+        notes=tuple(notes),
     )
 
 

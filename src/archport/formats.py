@@ -1,0 +1,147 @@
+"""Which formats of other libraries there are: the file name is the registry; what config and tensors of one mean."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+
+from .config import DecoderConfig
+from .errors import ConfigError, MappingError, UnsupportedError
+from .files.checkpoint import Checkpoint
+from .mappings import formats as mappings
+from .registry import Architecture, architecture, skeleton
+from .translate.fields import read_config, require_writable, write_config
+from .translate.formats import Format, same_there
+from .translate.key_names import unwrapped
+from .translate.planning import plan
+from .translate.table import Table
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Every format beside transformers' own, by its name."""
+    names = [module.name for module in iter_modules(mappings.__path__)]
+    return {name: import_module(f"{mappings.__name__}.{name}").FORMAT for name in names}
+
+
+def format_named(name: object) -> Format:
+    """A format by its name. Raises: UnsupportedError, listing what there is."""
+    if name not in formats():
+        raise UnsupportedError({f"{name!s:.60}": f"no such, archport knows {', '.join(formats())}"}, "format")
+    return formats()[str(name)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a config of another library may mean: an architecture with the table for it, our config, transformers'."""
+
+    architecture: Architecture
+    config: DecoderConfig
+    hf: Mapping[str, Any]
+    unknown: tuple[str, ...]
+    options: Mapping[str, bool]
+
+
+def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | ConfigError]:
+    """What the config of a checkpoint in another format may mean, the likeliest first, or why it does not mean that.
+
+    `tied` goes before what any config says of the head.
+    """
+    kind, said = format_named(checkpoint.format), checkpoint.origin.hf.get("model_type")
+    for name, table in sorted(kind.tables, key=lambda pair: pair[0] != said):
+        arch = replace(architecture(name), table=table)
+        try:
+            yield _of_settings(checkpoint, kind, arch, tied) if checkpoint.settings else _of_hf(checkpoint, arch, tied)
+        except ConfigError as error:
+            yield error
+
+
+def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied: bool | None) -> Reading:
+    """What the format's own config means; a config.json beside it says the rest, where both say the same."""
+    where, table, hf = f"{checkpoint.weights_name}: {kind.title}'s config", arch.table, checkpoint.origin.hf
+    settings = {**kind.defaults, **(checkpoint.settings or {})}
+    config, unknown = read_config(table, arch.config_class, settings, where)
+    noted = None
+    if hf.get("model_type") == arch.name:
+        whole = read_config(architecture(arch.name).table, arch.config_class, hf, where)[0]
+        if same_there(table, whole, config):
+            config, noted = whole, hf
+    return _reading(arch, config, tied, noted, settings, unknown)
+
+
+def _of_hf(checkpoint: Checkpoint, arch: Architecture, tied: bool | None) -> Reading:
+    """What transformers' config means for tensors of a format. Raises: ConfigError where the format has no such."""
+    hf, where = checkpoint.origin.hf, checkpoint.origin.name
+    if hf.get("model_type") != arch.name:
+        found = {"model_type": f"found {hf.get('model_type')!r:.60}, expected {arch.name!r}"}
+        raise ConfigError(found, where)
+    config, unknown = read_config(architecture(arch.name).table, arch.config_class, hf, where)
+    require_writable(arch.table, config, where)
+    return _reading(arch, config, tied, hf, hf, unknown)
+
+
+def _reading(
+    arch: Architecture,
+    config: DecoderConfig,
+    tied: bool | None,
+    origin: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    unknown: tuple[str, ...],
+) -> Reading:
+    config = config if tied is None else replace(config, tied=tied)
+    hf = write_config(architecture(arch.name).table, config, arch.name, origin)
+    return Reading(arch, config, hf, unknown, {"without_biases": settings.get(arch.table.bias_field or "") is False})
+
+
+def written_for(arch: Architecture, values: Mapping[str, Any]) -> tuple[Format, Table] | None:
+    """The format, with its table, that knows all fields of a config, of which transformers does not know some.
+
+    Raises: ConfigError for a model without biases, which has tensors and no config of ours.
+    """
+    if all(arch.table.knows(str(name)) or hasattr(arch.config_class, str(name)) for name in values):
+        return None
+    for kind in formats().values():
+        for table in kind.tables_of(arch.name):
+            if all(table.knows(str(name)) for name in values):
+                if values.get(table.bias_field or "") is False:
+                    said = f"found False, expected True: {arch.name} has biases here, which a file without has as zeros"
+                    raise ConfigError({str(table.bias_field): said}, f"config of {arch.name}")
+                return kind, table
+    return None
+
+
+def meant(arch: Architecture, name: str) -> str:
+    """What a field that is not ours is called here, as a hint; empty where no format has it."""
+    for kind in formats().values():
+        for table in kind.tables_of(arch.name):
+            for ours in table.config:
+                if name in table.field(ours).spellings:
+                    return f": it is {kind.title}'s name for {ours}"
+    return ""
+
+
+def in_another_format(
+    error: MappingError, checkpoint: Checkpoint, arch: Architecture, config: DecoderConfig
+) -> MappingError:
+    """The error for tensors that are not as transformers has them: what they are, where they are another format's."""
+    for name, kind in formats().items():
+        if any(_fits(table, checkpoint, arch, config) for table in kind.tables_of(arch.name)):
+            how = f'archport.from_state_dict(config, state_dict, format="{name}") takes it'
+            return MappingError([f"{kind.unlike}: this is {kind.title}'s format: {how}"], checkpoint.origin.name)
+    return error
+
+
+def _fits(table: Table, checkpoint: Checkpoint, arch: Architecture, config: DecoderConfig) -> bool:
+    """Whether the tensors of a checkpoint are those of a format, by their names and shapes."""
+    where = checkpoint.origin.name
+    try:
+        names = unwrapped(table, checkpoint.headers, where)[0]
+        headers = {name: checkpoint.headers[key] for name, key in names.items()}
+        plan(table, config, skeleton(arch, config), headers, dtype=torch.float32, where=where, without_biases=True)
+    except MappingError:
+        return False
+    return True
