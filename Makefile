@@ -10,7 +10,7 @@ COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tes
 # Fuzzed inputs for each kind of file.
 RUNS := 20000
 
-.PHONY: demo test families lint compat compat-oldest compat-newest peers fuzz docs benchmark clean
+.PHONY: demo test families lint compat compat-oldest compat-newest peers fuzz records check-records docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -56,6 +56,13 @@ peers: $(PEERS)/ready
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
 	$(VENV)/bin/python -m tests.fuzz --runs $(RUNS)
+
+# What verify says of every architecture, as files, and whether it says so still.
+records: $(VENV)/ready
+	$(VENV)/bin/python -m tools.write_records
+
+check-records: $(VENV)/ready
+	$(VENV)/bin/archport record check docs/records/*.json --again
 
 docs: $(VENV)/ready
 	$(VENV)/bin/python tools/write_docs.py

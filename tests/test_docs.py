@@ -63,8 +63,9 @@ def test_every_option_of_the_command_line_is_in_the_readme():
         "explain",
         "plot",
         "models",
+        "record check",
     ):
-        words = [sys.executable, "-m", "archport", command, "--help"]
+        words = [sys.executable, "-m", "archport", *command.split(), "--help"]
         options = re.findall(
             r"--[a-z][a-z-]+", subprocess.run(words, capture_output=True, text=True, check=True).stdout
         )

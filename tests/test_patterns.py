@@ -20,8 +20,8 @@ from archport.translate.steps import StepKind
 from archport.translate.table import Table, only, rearranged, sections
 from archport.translate.tensors import export_tensors, import_tensor
 
-KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS = 3, 4, 5, 11, 7, 6, 2
-AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS}
+KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS, LAYERS = 3, 4, 5, 11, 7, 6, 2, 8
+AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS, "n": LAYERS}
 
 
 def numbered(*shape, start=0) -> torch.Tensor:
@@ -106,6 +106,23 @@ def stacked_experts():
     return {"w.*": rearranged("w.{i}.*", "[e] ... -> [e] ...")}, theirs, {"w.*": torch.stack([*theirs.values()])}
 
 
+def layers_of_one():
+    """All layers of a part in one tensor."""
+    theirs = numbered(LAYERS, KV * (GROUP + 2) * DIM, WIDTH)
+    row = rearranged("all", "{n} (kv [group k v] dim) ... -> (kv [group k v] dim) ...")
+    return {"layers.{n}.qkv.*": row}, {"all": theirs}, {f"layers.{n}.qkv.*": theirs[n] for n in range(LAYERS)}
+
+
+def an_axis_of_one():
+    """minGPT: a table of positions that is a batch of one."""
+    theirs = numbered(1, MLP, WIDTH)
+    return (
+        {"positions.*": rearranged("pos", "1 context width -> context width")},
+        {"pos": theirs},
+        {"positions.*": theirs[0]},
+    )
+
+
 def transposed_thirds():
     """GPT-2, whose groups have one query: columns are all q, all k, all v."""
     theirs = numbered(WIDTH, 3 * KV * DIM)
@@ -131,6 +148,8 @@ CASES = {
     "a key a head": (*a_key_a_head(), None),
     "experts stacked": (*stacked_experts(), None),
     "transposed thirds": (*transposed_thirds(), None),
+    "layers of one": (*layers_of_one(), StepKind.IN_PLACE),
+    "an axis of one": (*an_axis_of_one(), StepKind.IN_PLACE),
 }
 
 
@@ -197,6 +216,15 @@ def test_a_key_of_another_shape_is_a_fault_that_names_it(case, data):
     shape[axis] += data.draw(st.sampled_from([-1, 1]))
     with pytest.raises(MappingError, match=rf"{key}: found \({', '.join(map(str, shape))}"):
         planned(rows, theirs | {key: torch.empty(shape)}, ours)
+
+
+def test_a_layer_that_no_row_takes_is_a_fault():
+    rows, theirs, ours, _ = CASES["layers of one"]
+    ours = {name: tensor for name, tensor in ours.items() if ".5." not in name}
+    with pytest.raises(MappingError, match=r"no row of the key table takes layer 5, group; layer 5, k; layer 5, v"):
+        planned(rows, named(theirs), named(ours))
+    with pytest.raises(MappingError, match=r"takes one layer, but found no \{n\} in the name of ours"):
+        planned({"x.*": rows["layers.{n}.qkv.*"]}, named(theirs), {"x.weight": numbered(2)})
 
 
 @pytest.mark.parametrize("case", ["two of one", "experts of one", "experts interleaved"])

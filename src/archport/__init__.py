@@ -2,6 +2,7 @@
 
 from .errors import ArchportError
 from .exporting import export
+from .foreign import fill, find_rows
 from .generation.cache import KVCache
 from .generation.configured import as_configured
 from .generation.decoding import generate, stream
@@ -13,6 +14,7 @@ from .observing import observe, sites
 from .parity import verify
 from .port import build, from_state_dict, load, plan
 from .registry import architectures, register
+from .translate.table import rearranged, sections
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 from .view.plotting import plot
 
@@ -25,14 +27,18 @@ __all__ = [
     "as_transformers",
     "build",
     "export",
+    "fill",
+    "find_rows",
     "from_state_dict",
     "generate",
     "load",
     "observe",
     "plan",
     "plot",
+    "rearranged",
     "register",
     "score",
+    "sections",
     "sites",
     "stream",
     "tokenizer",

@@ -1,7 +1,7 @@
 """Right models in the styles of other people's code: a file a style, with its rows as one would paste them.
 
-Of a file, `LIKE` is the architecture, `VARIANT` that of tests/references.py, `ROWS` the text of its rows, the last class
-the model, and `forward`, where there is one, what takes the logits out.
+Of a file, `LIKE` is the architecture, `VARIANT` that of tests/references.py, `ROWS` the text of its rows, the last
+class the model, and `forward`, where there is one, what takes the logits out.
 """
 
 import importlib

@@ -1,12 +1,12 @@
 """What is wrong there? Every fault of the catalogue that can show at a place is tried as a hypothesis.
 
-archport's own port of the reference, with one fault planted, is run beside it. If it first differs where the port does,
-makes there what the port makes, and nowhere differs where the port agrees, the port has that fault. If it makes what
-the reference makes and archport's own port does not, that one lacks what the reference does.
+A right port of the reference, with one fault planted, is run beside it. If it first differs where the port does, makes
+there and wherever else it differs what the port makes, and leaves nothing unexplained at that place, the port has that
+fault; of several, it is the one that explains most.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,7 @@ from torch import Tensor
 from ..layers import Decoder
 from .catalogue import faults_for
 from .faults import Fault
-from .lines.caching import CACHED
-from .lines.padding import PADDED
-from .locate import DECODER, Finding, Trace, findings, relative_error
-from .outputs import cached_logits, padded_logits
+from .locate import Finding, Trace, findings, relative_error
 
 
 @dataclass(frozen=True)
@@ -33,70 +30,63 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A correct port with one fault planted at a site."""
+    """A right port with one fault planted at some sites."""
 
     fault: Fault
-    site: str
+    sites: tuple[str, ...]
     model: Decoder
+
+    @classmethod
+    def of(cls, fault: Fault, sites: Sequence[str], clean: Decoder) -> "Hypothesis":
+        """Plant a fault in a copy of a right port."""
+        model = copy.deepcopy(clean)
+        for site in sites:
+            fault.plant_at(model, site)
+        return cls(fault, tuple(sites), model)
 
 
 def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, reference: Trace, ids: Tensor) -> Diagnosis:
-    """Name the fault behind the first finding that differs, given a clean port of the same reference in float64."""
-    first = next(finding for finding in differences if finding.differs)
-    clean_finding = _at(first, findings(clean, reference, ids))
-    clean_is_right = clean_finding is None or not clean_finding.differs
+    """Name the fault behind the first finding that differs, given a right port of the same reference in float64."""
+    wrong = [finding for finding in differences if finding.differs]
+    first, most, best = wrong[0], 0, None
     ruled_out: dict[str, None] = {}
-    for hypothesis in _hypotheses(clean, lambda fault, site: not fault.line and fault.shows(site, first.place)):
-        fault, guessed = hypothesis.fault, findings(hypothesis.model, reference, ids)
-        if clean_is_right and _is_that(guessed, differences, first) and _weights_agree(hypothesis, port, clean):
-            return _named(first.place, fault)
-        same_place = _at(first, guessed)
-        if not clean_is_right and same_place is not None and not same_place.differs:
-            words = f"{first.place}: unlike here, in the reference {fault.faulty}: see {fault.see}"
-            return Diagnosis(first.place, fault, words)
-        ruled_out[fault.name] = None
+    for hypothesis in _hypotheses(clean, wrong):
+        ruled_out[hypothesis.fault.name] = None
+        explained = _explained(findings(hypothesis.model, reference, ids), wrong)
+        if explained > most and _weights_agree(hypothesis, port, clean):
+            most, best = explained, hypothesis.fault
+        if most == len(wrong):
+            break
+    if best is not None:
+        return named(first.place, best)
     shape = tuple(first.theirs.shape)
     what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
     words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
     return _unnamed(first.place, f"{words}, ruled out", ruled_out)
 
 
-# How a line's logits are made, for those that show what no module does alone.
-LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
-    CACHED: cached_logits,
-    PADDED: padded_logits,
-}
-
-
-def diagnose_line(line: str, port: Decoder, clean: Decoder, ids: Tensor) -> Diagnosis:
-    """Name the fault behind a line about cache or padding, while every module agrees."""
-    port = copy.deepcopy(port).to(torch.float64)
-    logits, right = (LINES[line](model, ids) for model in (port, clean))
-    ruled_out: dict[str, None] = {}
-    for hypothesis in _hypotheses(clean, lambda fault, _: fault.line == line):
-        if relative_error(LINES[line](hypothesis.model, ids), logits) <= relative_error(right, logits) / 10:
-            return _named(DECODER, hypothesis.fault)
-        ruled_out[hypothesis.fault.name] = None
-    return _unnamed(DECODER, f"every module agrees, but not the line: {line}; ruled out", ruled_out)
-
-
-def _hypotheses(clean: Decoder, may_show: Callable[[Fault, str], bool]) -> Iterator[Hypothesis]:
+def _hypotheses(clean: Decoder, wrong: Sequence[Finding]) -> Iterator[Hypothesis]:
+    """Each fault where it can show at the first place that differs, then wherever something differs."""
     for fault in faults_for(clean.architecture):
-        for site in fault.sites(clean):
-            if not fault.equivalent and may_show(fault, site):
-                guess = copy.deepcopy(clean)
-                fault.plant_at(guess, site)
-                yield Hypothesis(fault, site, guess)
+        if fault.line or fault.equivalent:
+            continue
+        sites = fault.sites(clean)
+        near = [(site,) for site in sites if fault.shows(site, wrong[0].place)]
+        everywhere = tuple(site for site in sites if any(fault.shows(site, finding.place) for finding in wrong))
+        for some in dict.fromkeys([*near, everywhere] if near else []):
+            yield Hypothesis.of(fault, some, clean)
 
 
-def _is_that(guessed: Sequence[Finding], differences: Sequence[Finding], first: Finding) -> bool:
-    """Whether a fault first shows where the port does, makes there what the port makes, and nothing more differs."""
-    guess = next((finding for finding in guessed if finding.differs), None)
-    differing = {finding.at for finding in differences if finding.differs}
-    if guess is None or guess.at != first.at or any(one.differs and one.at not in differing for one in guessed):
-        return False
+def _explained(guessed: Sequence[Finding], wrong: Sequence[Finding]) -> int:
+    """How many of the findings are those of a hypothesis; 0 if it makes others, or leaves one at the first's place."""
+    first, ours = wrong[0], {finding.at: finding for finding in wrong}
+    made = {finding.at: finding for finding in guessed if finding.differs}
+    at_place = [finding.at for finding in wrong if f"{finding.place}.".startswith(f"{first.place}.")]
+    if first.at != next(iter(made), None) or not {*at_place} <= made.keys() <= ours.keys():
+        return 0
     # Not merely as near to it as the reference is.
-    return relative_error(guess.ours, first.ours) <= min(first.limit, first.error / 10)
+    same = [relative_error(made[at].ours, ours[at].ours) <= min(ours[at].limit, ours[at].error / 10) for at in made]
+    return len(made) if all(same) else 0
 
 
 def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> bool:
@@ -112,12 +102,8 @@ def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> boo
     return not changed or any(not torch.equal(own[name].to(right[name]), right[name]) for name in changed)
 
 
-def _at(finding: Finding, others: Sequence[Finding]) -> Finding | None:
-    """What another port makes at the same place."""
-    return next((other for other in others if other.at == finding.at), None)
-
-
-def _named(place: str, fault: Fault) -> Diagnosis:
+def named(place: str, fault: Fault) -> Diagnosis:
+    """A place that has a fault of the catalogue."""
     return Diagnosis(place, fault, f"{place}: {fault.faulty}; the reference {fault.right}: see {fault.see}")
 
 

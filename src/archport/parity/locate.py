@@ -6,7 +6,8 @@ compared, which shows faults of the module; then the reference's output goes on,
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..layers import Decoder
 from ..observing import hooked
 from .counterparts import first_tensor, with_first_tensor
-from .running import run
+from .running import Stop, run
 
 # Inside a float64 run the reference drops to float32 in places: for rotary tables, in some families for scores and
 # softmax, in others for norms; and a port may. There it is allowed what the reference's own float32 is off by.
@@ -43,7 +44,7 @@ class Trace:
 
     def bound(self, module: str) -> float:
         """The relative error allowed to a module of ours."""
-        attention = next((holder for holder in _holders(module) if holder in self.attention), None)
+        attention = next((holder for holder in modules_around(module) if holder in self.attention), None)
         if attention is not None and attention in self.rounding:
             return max(LOOSE, ALLOWANCE * self.rounding[attention])
         # Where a weight is 1, float32 and what drops to it inside float64 are the same, and differ by nothing.
@@ -51,7 +52,7 @@ class Trace:
 
     def loosened(self, modules: Iterable[str]) -> "Trace":
         """The same, with more modules allowed to drop to float32, and those that hold them."""
-        more = {holder for module in modules for holder in _holders(module)}
+        more = {holder for module in modules for holder in modules_around(module)}
         return replace(self, loose=self.loose | more)
 
     def replaced(self, places: Iterable["Finding"]) -> "Trace":
@@ -135,8 +136,8 @@ def _is_stream(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _holders(module: str) -> list[str]:
-    """The modules that hold one, the outermost first, and itself."""
+def modules_around(module: str) -> list[str]:
+    """The modules that hold one, from the outermost on, and itself."""
     path = module.split(".")
     return [".".join(path[:length]) for length in range(1, len(path) + 1)]
 
@@ -153,8 +154,13 @@ def converted(values: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
-    """Compare module by module, in the order they run; what ours is given and makes is copied, as in `trace`."""
+def findings(
+    model: Decoder, reference: Trace, ids: Tensor, until: Callable[[Finding], bool] = lambda _: False
+) -> list[Finding]:
+    """Compare module by module, in the order they run; what ours is given and makes is copied, as in `trace`.
+
+    `until` says of a finding whether it is the last of interest: the rest of the pass is not run.
+    """
     compared: list[Finding] = []
     calls: Counter[str] = Counter()
 
@@ -162,6 +168,8 @@ def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
         error = relative_error(ours, theirs)
         limit = max(reference.bound(at) for at in ((name,) if side == "output" else (name, name.rpartition(".")[0])))
         compared.append(Finding(name, side, calls[name], ours.detach().clone(), theirs, error, limit))
+        if until(compared[-1]):
+            raise Stop
 
     def before(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         taken = first_tensor(args or kwargs)
@@ -180,7 +188,7 @@ def findings(model: Decoder, reference: Trace, ids: Tensor) -> list[Finding]:
         return with_first_tensor(result, in_place_of(ours, reference.outputs[name]))
 
     modules = {name: module for name, module in model.named_modules() if name in reference.inputs}
-    with hooked(modules, before=before, after=after):
+    with suppress(Stop), hooked(modules, before=before, after=after):
         compare(DECODER, "output", run(model, ids), reference.outputs[DECODER])
     return compared
 

@@ -17,7 +17,8 @@ class Report:
     """What was compared and what came out; `ok` is the verdict, `fault` the diagnosis where it is not.
 
     `never_varied` are the fields of an architecture that its tiny models leave at their defaults, so that no line shows
-    what they do.
+    what they do. `not_run` are the lines of a port that a person's own module has no way to be asked for.
+    `notes` are lines on what is unlike and yet makes no other model.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Report:
     fault: Diagnosis | None = None
     problems: tuple[str, ...] = ()
     never_varied: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -48,7 +51,8 @@ class Report:
     def remarks(self) -> list[str]:
         """Lines beside the verdict: where and what is wrong, and what was not looked at."""
         found = [self.fault.words] if self.fault else []
-        return found + ([f"never varied: {', '.join(self.never_varied)}"] if self.never_varied else [])
+        left_out = {"never varied": self.never_varied, "not run": self.not_run}
+        return [*found, *self.notes, *(f"{what}: {', '.join(names)}" for what, names in left_out.items() if names)]
 
     def rows(self) -> list[tuple[str, ...]]:
         """The lines as text, under HEADINGS."""
@@ -94,7 +98,12 @@ class Report:
             "ruled_out": list(self.fault.ruled_out),
         }
         top = {"name": self.name, "against": self.against, "dtype": self.dtype, "ok": self.ok, "verdict": self.verdict}
-        beside = {"problems": list(self.problems), "never_varied": list(self.never_varied)}
+        beside = {
+            "problems": list(self.problems),
+            "never_varied": list(self.never_varied),
+            "not_run": list(self.not_run),
+            "notes": list(self.notes),
+        }
         return top | beside | {"checks": checks, "fault": fault}
 
     def to_json(self) -> str:

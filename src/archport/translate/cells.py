@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..checking import frozen
+from ..keywords import strict_keywords
 from .pattern import BRACKETS, Row
 
 
@@ -70,17 +71,20 @@ def config_field(
     return Field(spellings, values or {}, otherwise, each, of)
 
 
+@strict_keywords
 def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     """One key, or several that fill a slot each, in another layout.
 
     `"(kv [group k v] dim) ... -> ..."` names the slots of an axis; where ours has only some of theirs, other rows take
     the others. Where theirs has the brackets as an axis by itself, as in `"[gate up] mlp ... -> ([gate up] mlp) ..."`,
     a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
-    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all.
+    pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all, one with `{n}` one layer;
+    an axis `1` has that length.
     """
     return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 
 
+@strict_keywords
 def sections(key: str, pattern: str) -> Row:
     """One key, cut along its first axis into a section for each slot, each as if it were a key of its own."""
     slots = BRACKETS.search(pattern)

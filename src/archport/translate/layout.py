@@ -20,7 +20,8 @@ class Layout:
     def __init__(self, row: Row, axes: Mapping[str, int]) -> None:
         self.keys, self.pattern, self.axes = row.keys, row.pattern, axes
         pattern = parsed(row.pattern or "... -> ...")
-        self.index = int(pattern.index) if pattern.index and pattern.index.isdigit() else None
+        counted, _, number = (pattern.index or "").partition("=")
+        self.index, self.counted = int(number) if number else None, counted
         self.theirs, self.ours = pattern.theirs, pattern.ours
         self.slots, self.ours_slots = pattern.slots, pattern.our_slots
         self.flat = single(self.theirs)
@@ -36,11 +37,13 @@ class Layout:
         if len(self.keys) not in (1, count):
             one_or = f"1, or {count}, one a slot" if count else "1, or a slot for each in brackets"
             raise malformed(pattern.text, f"found {len(self.keys)} keys, expected {one_or}")
-        if pattern.index == "{e}":
-            raise malformed(pattern.text, "takes one expert, but found no {e} in the name of ours")
-        if self.index is not None and "e" not in self.axes:
-            known = ", ".join(self.axes)
-            raise malformed(pattern.text, f"found no number of experts, expected an axis e in Config.axes: {known}")
+        if pattern.index and self.index is None:
+            one = "one expert" if pattern.index == "{e}" else "one layer"
+            raise malformed(pattern.text, f"takes {one}, but found no {pattern.index} in the name of ours")
+        if self.index is not None and self.counted not in self.axes:
+            known, what = ", ".join(self.axes), "experts" if self.counted == "e" else "layers"
+            fault = f"found no number of {what}, expected an axis {self.counted} in Config.axes: {known}"
+            raise malformed(pattern.text, fault)
 
     def _rows(self, slots: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"{slot}.{row}" for slot in slots for row in range(self.length([slot])))
@@ -125,7 +128,7 @@ class Layout:
             shapes = [made(self.length([slot])) for slot in slots]
             return (sum(one[0] for one in shapes), *shapes[0][1:])
         whole = made(self.length(slots))
-        return whole if self.index is None else (self.axes["e"], *whole)
+        return whole if self.index is None else (self.axes[self.counted], *whole)
 
     def view(self, theirs: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Our parameter in their memory; None where only a copy has our order, or one that a product would copy."""
@@ -151,9 +154,8 @@ class Layout:
     def all_pieces(self) -> set[tuple[int | None, str | None]]:
         """The parts that a key has for all rows together."""
         slots: Sequence[str | None] = self.slots if len(self.keys) == 1 and self.slots else (None,)
-        return {
-            (index, slot) for slot in slots for index in (range(self.axes["e"]) if self.index is not None else (None,))
-        }
+        indices = (None,) if self.index is None else range(self.axes[self.counted])
+        return {(index, slot) for slot in slots for index in indices}
 
 
 def _strides(tensor: Tensor) -> list[int]:

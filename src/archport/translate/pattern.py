@@ -15,6 +15,7 @@ BRACKETS = re.compile(r"\[(.*?)\]")
 SLOT = "slot"
 _AXIS = r"(?:\w+|\.\.\.|\[\w+(?: \w+)*\])"
 _GROUP = rf"(?:{_AXIS}|\({_AXIS}(?: {_AXIS})*\))"
+INDEX = re.compile(r"\{[en]\}|[en]=\d+")  # of an expert or a layer, before and after it is known
 _SIDE = re.compile(rf"{_GROUP}(?: {_GROUP})*")
 
 
@@ -35,7 +36,7 @@ class Row:
 class Pattern:
     """A pattern, parsed: both sides with one axis `slot` in place of the brackets, and what is in the brackets of each.
 
-    `index` is the number of the expert that is ours, where their first axis counts experts; `{e}` until it is known.
+    `index` says which expert or layer is ours, as `e=3`, where their first axis counts them; `{e}` until it is known.
     """
 
     text: str
@@ -58,7 +59,7 @@ def parsed(text: str) -> Pattern:
     if not arrow:
         raise malformed(text, "is no pattern, expected theirs -> ours")
     first, _, rest = theirs.partition(" ")
-    index = first if first == "{e}" or first.isdigit() else None
+    index = first if INDEX.fullmatch(first) else None
     theirs = theirs if index is None else rest
     for side in (theirs, ours):
         if not _SIDE.fullmatch(side):
@@ -66,11 +67,11 @@ def parsed(text: str) -> Pattern:
         if side.count("[") > 1:
             raise malformed(text, f"found {side.count('[')} brackets on a side, expected at most one")
         names = re.findall(r"\w+", side)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted({name for name in names if names.count(name) > 1 and name != "1"}):
             raise malformed(text, f"found {', '.join(twice)} twice on a side, expected once")
     slots, our_slots = (tuple("".join(BRACKETS.findall(side)).split()) for side in (theirs, ours))
     theirs, ours = BRACKETS.sub(SLOT, theirs), BRACKETS.sub(SLOT, ours)
-    if odd := set(single(theirs)) ^ set(single(ours)):
+    if odd := (set(single(theirs)) ^ set(single(ours))) - {"1"}:
         found = ", ".join(sorted("[..]" if axis == SLOT else axis for axis in odd))
         raise malformed(text, f"the two sides do not have the same axes, found {found} on one only")
     if unknown := [slot for slot in our_slots if slot not in slots]:
@@ -80,7 +81,7 @@ def parsed(text: str) -> Pattern:
 
 def malformed(text: str, fault: str) -> MappingError:
     """What to raise for a pattern, or a row with it, that makes no sense."""
-    text = re.sub(r"^\d+ ", "{e} ", text)  # so that a row is faulty once, not once an expert
+    text = re.sub(r"^([en])=\d+ ", r"{\1} ", text)  # so that a row is faulty once, not once an expert
     return MappingError([f"{text!r}{'' if fault.startswith('is ') else ':'} {fault}"], "key table")
 
 

@@ -86,6 +86,11 @@ class Table:
         """Whether a config field is classified."""
         return name in self.fields or self._globs.match(name) is not None
 
+    def decides(self, name: str) -> bool:
+        """Whether a config field, or one inside it, says what the model is: known, and not harmless."""
+        inside = any(field.startswith(f"{name}.") for field in self.fields)
+        return inside or (name in self.fields and name not in self.harmless)
+
     def rows(self, name: str, cfg: DecoderConfig, present: Container[str] | None = None) -> list[Row]:
         """The rows that make one of our parameters, its layer and weight or bias filled in; one, in a right table.
 
@@ -202,18 +207,20 @@ def left_over(rows: Mapping[str, Row], axes: Mapping[str, int]) -> list[str]:
     """A line for each key of which the rows take some parts and leave others."""
     taken: dict[str, set[Any]] = {}
     wanted: dict[str, set[Any]] = {}
+    what: dict[str, str] = {}
     for row in rows.values():
         if row.pattern and (parsed(row.pattern).slots or parsed(row.pattern).index):
             layout = Layout(row, axes)
             for key in row.keys:
                 taken[key] = taken.get(key, set()) | layout.pieces()
                 wanted[key] = wanted.get(key, set()) | layout.all_pieces()
-    missing = {key: [_piece(*one) for one in sorted(wanted[key] - taken[key], key=str)] for key in taken}
+            what[key] = "expert" if layout.counted == "e" else "layer"
+    missing = {key: [_piece(what[key], *one) for one in sorted(wanted[key] - taken[key], key=str)] for key in taken}
     return [f"{key}: no row of the key table takes {'; '.join(parts)}" for key, parts in missing.items() if parts]
 
 
-def _piece(index: int | None, slot: str | None) -> str:
-    return ", ".join(([] if index is None else [f"expert {index}"]) + ([] if slot is None else [slot]))
+def _piece(what: str, index: int | None, slot: str | None) -> str:
+    return ", ".join(([] if index is None else [f"{what} {index}"]) + ([] if slot is None else [slot]))
 
 
 def _counts(cell: str | Row, cfg: DecoderConfig) -> bool:
@@ -227,7 +234,10 @@ def _filled_row(cell: str | Row, parts: Mapping[str, str], axes: Mapping[str, in
     """A row with its layer, expert and leaf. Raises: MappingError for one that makes no sense."""
     row = Row((cell,), None) if isinstance(cell, str) else cell
     keys = tuple(_filled(key, parts) for key in row.keys)
-    pattern = row.pattern and row.pattern.replace("{e}", parts.get("e", "{e}"))
+    pattern = row.pattern
+    for mark in ("e", "n"):
+        if pattern and mark in parts:
+            pattern = pattern.replace(f"{{{mark}}}", f"{mark}={parts[mark]}")
     if any("{i}" in key for key in keys):
         keys = tuple(_a_key_a_row(keys, pattern or "... -> ...", axes))
     filled = Row(keys, pattern, row.only)

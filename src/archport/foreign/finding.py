@@ -1,0 +1,282 @@
+"""Finding the rows of a person's own module: by values where it is filled, else by shapes and by running it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import DecoderConfig
+from ..errors import MappingError
+from ..files.hub.access import HubAccess
+from ..keywords import strict_keywords
+from ..load_plan import LoadPlan
+from ..loading import own_weight
+from ..registry import Architecture, skeleton
+from ..translate.table import Cell
+from .assigning import assignments, narrowed
+from .rows import Rows, compact, in_python, table_of
+from .running import CodeError, Forward
+from .sources import plan_of
+from .templates import Template, templates
+from .theirs import Theirs
+from .trial import Trial, views
+from .ways import STANDARD, Sides, Way, parts, patterns
+
+PASSES = 1500  # of a trial, in which one stage is looked for
+KEPT = 6  # choices that a stage leaves to the whole
+SHOWN = 4  # rows of a part in a line
+NO_ROWS = "no rows were found"
+DIFFERS = "its logits are not ours by any of these rows: its code may differ"
+
+Weights = Callable[[str], Tensor]
+
+
+@strict_keywords
+def find_rows(
+    module: nn.Module,
+    source: str | Path | nn.Module | None = None,
+    *,
+    forward: Forward | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    variant: str | None = None,
+    follow_links: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    endpoint: str | None = None,
+) -> Rows:
+    """The rows of a module of your own that is to be like a checkpoint; `print` them to have Python to paste.
+
+    Where the module holds the weights of the checkpoint, their values decide. Else shapes, classes and the modules that
+    tensors lie in do, and of what they leave open that with which a copy of the module, given loud weights and run by
+    `forward(module, ids)`, has the logits of our own model. What is still open is in `unsettled`, the likeliest taken.
+    `source` and `revision` to `endpoint` are as in `fill`.
+
+    Raises: MappingError where a parameter of ours can be none of the module's, and whatever `load` raises.
+    """
+    theirs = Theirs(module)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    access = HubAccess(token, cache_dir, endpoint)
+    return found(theirs, plan_of(source, "auto", revision=revision, access=access, **how), forward)
+
+
+def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
+    """The rows of a module like a planned checkpoint. Raises: MappingError."""
+    steps = {step.name: step for step in planned.mapped}
+    tied = planned.architecture.table.tied
+
+    @lru_cache(maxsize=32)
+    def weight(name: str) -> Tensor:
+        return own_weight(planned, steps[name if name in steps else tied[name]])
+
+    return rows_like(theirs, planned.architecture, planned.config, forward, weight if by_values else None)
+
+
+def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
+    """Whether a module has any matrix of a planned checkpoint where the rows say it is."""
+    steps = {str(step.name): step for step in planned.mapped if len(step.shape) > 1}
+    table = table_of(planned.architecture, rows)
+
+    def weight(name: str) -> Tensor:
+        return own_weight(planned, steps[name])
+
+    def equal(name: str) -> bool:
+        pairs = list(views(table, planned.config, [name], weight, theirs))
+        return bool(pairs) and all(_same(*pair) for pair in pairs)
+
+    return any(map(equal, steps))
+
+
+def rows_like(
+    theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Forward | None, weights: Weights | None = None
+) -> Rows:
+    """The rows of a module like an architecture of these sizes; `weights` are those that it may hold.
+
+    Raises: MappingError.
+    """
+    ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
+    all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
+    _require_ways(ours, mine, all_ways, theirs.name)
+    if weights is not None:
+        all_ways = _of_equal_values(all_ways, theirs, arch, cfg, weights)
+    chosen, unsettled = _Search(narrowed(all_ways), theirs, arch, cfg, forward).settled()
+    rows = {name: cell for way in chosen for name, cell in way.rows.items()}
+    left = [f"{one.name} {one.shape}" for one in mine if not any(one.name in way.takes for way in chosen)]
+    if left:
+        raise MappingError([f"{one}: no parameter of {arch.name} is like it" for one in left], theirs.name, NO_ROWS)
+    in_order = {one.name: rows[one.name] for one in ours if one.name in rows}
+    return Rows(compact(in_order), unsettled)
+
+
+def differing(theirs: Theirs, arch: Architecture, cfg: DecoderConfig, rows: Rows, forward: Forward | None) -> list[str]:
+    """A line where a module filled by these rows has other logits than our model, or none."""
+    table = table_of(arch, rows)
+    try:
+        trial = Trial(theirs, arch, cfg, forward)
+        same = trial.agrees([rows], [name for name in trial.loud if table.rows(name, cfg)])
+    except CodeError as error:
+        return [f"not run: {error}"]
+    return [] if same else [DIFFERS]
+
+
+def _ours(theirs: Theirs, arch: Architecture, cfg: DecoderConfig) -> list[Template]:
+    """Our parameters; a tied head only where the module has one beside its embedding."""
+    model = skeleton(arch, cfg)
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+    once = {name for name, _ in model.named_parameters()}
+    for name in shapes.keys() - once:
+        alike = [one for one in theirs.parameters.values() if sorted(one.shape) == sorted(shapes[name])]
+        if len(alike) < 2:
+            del shapes[name]
+    return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(model))
+
+
+def _theirs(theirs: Theirs, cfg: DecoderConfig) -> list[Template]:
+    shapes = {name: tuple(one.shape) for name, one in theirs.parameters.items()}
+    return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(theirs.module))
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """The class of the module that has a tensor; a class of one's own that is one of torch's is that."""
+    kinds: dict[str, str] = {}
+    for path, module in model.named_modules():
+        kind = next((one.__name__ for one in STANDARD if isinstance(module, one)), "")
+        kinds |= {f"{path}.{leaf}".removeprefix("."): kind for leaf in module._parameters}
+    return kinds
+
+
+def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str) -> None:
+    """Raises: MappingError with each part of ours that can be none of theirs."""
+    made = {name for part in ways for way in part for name in way.rows}
+    faults = [f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made]
+    if faults:
+        shapes = ", ".join(f"{one.name} {one.shape}" for one in mine)
+        raise MappingError([*faults, f"the module has {shapes}"], where, NO_ROWS)
+
+
+def _of_equal_values(
+    all_ways: Sequence[Sequence[Way]], theirs: Theirs, arch: Architecture, cfg: DecoderConfig, weights: Weights
+) -> list[list[Way]]:
+    """The ways by which tensors are equal, for parts that have some; all, for a module that holds other weights."""
+    names = [name for name, _ in skeleton(arch, cfg).named_parameters(remove_duplicate=False)]
+
+    def equal(way: Way) -> bool:
+        pairs = views(table_of(arch, way.rows), cfg, names, weights, theirs)
+        return all(_same(*pair) for pair in pairs)
+
+    by_values = [[way for way in ways if equal(way)] for ways in all_ways]
+    holds = any(len(key.shape) > 1 for ways in by_values for way in ways for key in way.keys)
+    return [(holds and equal_ones) or list(ways) for equal_ones, ways in zip(by_values, all_ways, strict=True)]
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether one is the other, perhaps rounded to its type."""
+    ours = ours.to(theirs.device)
+    return torch.equal(ours.to(theirs.dtype), theirs) or torch.equal(ours, theirs.to(ours.dtype))
+
+
+class _Search:
+    """Looks for the choice of ways that makes a module the same function as ours, in stages.
+
+    First all that is outside of blocks, with blocks that add nothing; then attention, then the rest of the blocks, each
+    with the other silent; then all.
+    """
+
+    def __init__(
+        self, ways: Sequence[Sequence[Way]], theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Any
+    ) -> None:
+        self.ways, self.theirs, self.arch, self.cfg, self.forward = ways, theirs, arch, cfg, forward
+        names = [next(iter(part[0].rows)) for part in ways]
+        self.stages: list[list[int]] = [[], [], []]
+        for at, name in enumerate(names):
+            self.stages[_stage(name)].append(at)
+        self.shared = [at for at in self.stages[1] if ".norm." in names[at]]
+        self.trial: Trial | None = None
+
+    def settled(self) -> tuple[list[Way], list[str]]:
+        """The ways that were chosen, and a line for each part of which others would do as well."""
+        choice = next(assignments(self.ways), None)
+        if choice is None:
+            raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
+        try:
+            self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward)
+            proven, partial = self._by_running()
+        except CodeError as error:
+            several = self._open(self.ways)
+            return list(choice), [*several, f"not settled by running it: {error}"] if several else []
+        if proven is not None:
+            return proven, []
+        likeliest = next(assignments(partial), choice)
+        return list(likeliest), [*self._open(partial), DIFFERS]
+
+    def _by_running(self) -> tuple[list[Way] | None, list[list[Way]]]:
+        """The choice with which all logits are ours, if any; and of each part the ways that are still open."""
+        outside = next(self._agreeing(self.stages[0], {}), None)
+        if outside is None:
+            return None, [list(part) for part in self.ways]
+        attention = _Kept(self._agreeing(self.stages[1], outside))
+        first = next(iter(attention), {})
+        shared = {at: first[at] for at in self.shared if at in first}
+        rest = _Kept(self._agreeing(self.stages[2], outside | shared))
+        for several in (1, KEPT):  # what agrees alone seldom fails to agree together
+            for one, other in product(islice(attention, several), islice(rest, several)):
+                ways = outside | one | other
+                whole = [ways[at] for at in range(len(self.ways))]
+                if self._disjoint(whole) and self._agrees(whole):
+                    return whole, []
+        agreeing = {at: [outside[at]] for at in outside}
+        for stage, kept in ((self.stages[1], attention), (self.stages[2], rest)):
+            agreeing |= {at: [way for way in self.ways[at] if any(one[at] is way for one in kept)] for at in stage}
+        return None, [agreeing[at] or list(part) for at, part in enumerate(self.ways)]
+
+    def _agreeing(self, stage: Sequence[int], others: Mapping[int, Way]) -> Iterator[dict[int, Way]]:
+        """The choices for a stage with which logits are ours where only it and `others` are not silent."""
+        taken = frozenset(name for way in others.values() for name in way.takes)
+        for choice in islice(assignments([self.ways[at] for at in stage], taken), PASSES):
+            if self._agrees([*others.values(), *choice]):
+                yield dict(zip(stage, choice, strict=True))
+
+    def _agrees(self, ways: Sequence[Way]) -> bool:
+        rows = [way.rows for way in ways]
+        table = table_of(self.arch, {name: "" for one in rows for name in one})
+        among = [name for name in self.trial.loud if table.rows(name, self.cfg)]  # type: ignore[union-attr]
+        return self.trial.agrees(rows, among)  # type: ignore[union-attr]
+
+    @staticmethod
+    def _disjoint(ways: Sequence[Way]) -> bool:
+        return sum(len(way.takes) for way in ways) == len({name for way in ways for name in way.takes})
+
+    @staticmethod
+    def _open(ways: Sequence[Sequence[Way]]) -> list[str]:
+        """A line for each part with several ways."""
+        lines = []
+        for part in ways:
+            if len(part) > 1:
+                shown = "; or ".join(", ".join(map(in_python, compact(way.rows).values())) for way in part[:SHOWN])
+                more = f"; or one of {len(part) - SHOWN} more" if len(part) > SHOWN else ""
+                lines.append(f"{', '.join(compact(part[0].rows))}: {shown}{more}")
+        return lines
+
+
+class _Kept:
+    """What an iterator has, up to a number, looked for once and only when asked for."""
+
+    def __init__(self, source: Iterator[dict[int, Way]]) -> None:
+        self.source, self.kept = islice(source, KEPT), list[dict[int, Way]]()
+
+    def __iter__(self) -> Iterator[dict[int, Way]]:
+        yield from self.kept
+        for one in self.source:
+            self.kept.append(one)
+            yield one
+
+
+def _stage(name: str) -> int:
+    """Where a part of ours is settled: outside of blocks, in attention, in the rest."""
+    if "{n}" not in name:
+        return 0
+    return 1 if ".attn." in name or "norm_attn" in name or "{n}.norm." in name else 2

@@ -1,0 +1,206 @@
+"""Is the code the same? A person's module in float64 against our port of its own weights, as a whole, then by parts."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...foreign.running import Forward, tensors_in
+from ...layers import Decoder
+from ...observing import hooked
+from ..budget import Check
+from ..diagnose import Diagnosis
+from ..locate import EPS, relative_error
+from ..outputs import logits
+from ..running import RaisedError
+from . import wording
+from .locating import TIGHT, TIMES, Finding, compared, limits, loosened, traced
+from .naming import Named, explained, planted
+from .passes import Passes, named, nudged, widened
+from .tapping import Trace
+from .weights import Weights
+
+Mode = Callable[[], AbstractContextManager[None]]
+MODES: tuple[Mode, ...] = (nullcontext, widened)
+SHORT = 24  # tokens that are looked at part by part
+SMALL, SMOOTH = 1e-13, 1e-9  # a change of a weight, relative, and what logits change by where nothing rounds
+NOTE = "float64, against archport's port of your weights"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One set of ids: how far their logits are from ours, relative, what they may be, and how they were made."""
+
+    on: str
+    error: float
+    limit: float
+    mode: Mode
+    own: float  # what their own dtype rounds
+    theirs: Tensor
+
+    @property
+    def check(self) -> Check:
+        """The line of a report."""
+        return Check(f"code, {self.on}", self.error, 0.0, self.limit, note=NOTE)
+
+
+class Code:
+    """A person's module beside our port of its weights, on sets of ids."""
+
+    def __init__(self, module: nn.Module, forward: Forward | None, weights: Weights, ids: Mapping[str, Tensor]) -> None:
+        vocab = weights.config.vocab_size
+        self.weights, self.port, self.ids = weights, weights.port, ids
+        self.theirs = Passes(module, forward, vocab, torch.float64)
+        self.own = Passes(module, forward, vocab, None)
+        self.not_run: list[str] = []
+
+    @torch.no_grad()
+    def lines(self) -> Iterator[Line]:
+        """One for each set of ids that they take; the ids that they refuse are in `not_run`. Raises: RaisedError."""
+        refused: list[RaisedError] = []
+        ran = False
+        for name, ids in self.ids.items():
+            try:
+                yield self._line(name, ids)
+                ran = True
+            except RaisedError as error:
+                if not isinstance(error.__cause__, AssertionError):
+                    raise
+                refused.append(error)
+                self.not_run.append(f"{name}: {error}")
+        if not ran:
+            raise refused[0]
+
+    def _line(self, name: str, ids: Tensor) -> Line:
+        rounded = self.own.run(ids)
+        exact, limit, ours = self._ours(nullcontext, ids), TIGHT, Tensor()
+        tried: list[Line] = []
+        for mode in MODES:
+            if mode is widened:  # which is only needed where the first does not agree
+                ours = self._ours(widened, ids)
+                limit = max(TIGHT, TIMES * relative_error(exact, ours))
+            try:
+                with mode():
+                    theirs = self.theirs.run(ids)
+            except RaisedError:  # it may need its own dtype
+                continue
+            error = relative_error(theirs, (exact if mode is nullcontext else ours)[:, -theirs.shape[1] :])
+            own = relative_error(rounded, theirs)
+            tried.append(Line(name, error, limit, mode, own, theirs))
+            if error <= limit:
+                break
+        best = min(tried, key=lambda line: line.error, default=None)
+        if best is None:
+            return self._in_their_dtype(name, ids, rounded, exact)
+        best = replace(best, limit=limit)
+        return best if best.check.ok else replace(best, limit=max(limit, self._rounding(best, ids)))
+
+    def _rounding(self, line: Line, ids: Tensor) -> float:
+        """What theirs may be off by, as it has constants in float32, or rounds inside where no cast is seen."""
+        with line.mode(), nudged(self.theirs.module) as has_constants:
+            by_constants = relative_error(self.theirs.run(ids), line.theirs) if has_constants else 0.0
+        parameter = next(self.theirs.module.parameters())
+        before = parameter.detach().clone()
+        parameter.mul_(1 + SMALL)
+        with line.mode():
+            jump = relative_error(self.theirs.run(ids), line.theirs)
+        parameter.copy_(before)
+        return TIMES * max(by_constants, line.own if jump > SMOOTH else 0.0)
+
+    def _ours(self, mode: Mode, ids: Tensor, model: Decoder | None = None) -> Tensor:
+        with mode():
+            return logits(model or self.port, ids)
+
+    def _in_their_dtype(self, name: str, ids: Tensor, theirs: Tensor, exact: Tensor) -> Line:
+        """For a module that does not run in float64: beside what its own dtype makes of ours."""
+        rounding = relative_error(logits(copy.deepcopy(self.port).to(theirs.dtype), ids), exact)
+        error = relative_error(theirs, exact[:, -theirs.shape[1] :])
+        return Line(name, error, TIMES * max(EPS, rounding), nullcontext, error, theirs)
+
+    @torch.no_grad()
+    def unsteady(self) -> str | None:
+        """The first of their modules that makes other numbers in the next run of the same, if there is one."""
+        ids = next(iter(self.ids.values()))
+        first, again = self._made(ids), self._made(ids)
+        return next((name for name in first if not _equal(first[name], again.get(name, []))), None)
+
+    def _made(self, ids: Tensor) -> dict[str, list[Tensor]]:
+        """What each of their modules makes, in the order in which they are done."""
+        made: dict[str, list[Tensor]] = {}
+
+        def keep(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
+            made[name] = [one.clone() for one in tensors_in(result)]
+
+        with hooked(named(self.own.module), after=keep):
+            made[""] = [self.own.run(ids)]
+        return made
+
+    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis | None:
+        """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
+        ids = self._row(line)
+        if ids is None:
+            whole = places.whole
+            return Diagnosis(whole, None, f"{whole}: each row alone agrees, but not {line.on}: rows of a batch meet")
+        looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name)}
+        mode, trace = self._trace(looked_at, ids)
+        runs = []
+        for mode in MODES:
+            with mode():
+                runs.append(compared(self.port, trace, ids))
+        allowed = limits(*runs)
+        with torch.no_grad(), nudged(self.theirs.module) as has_constants:
+            if has_constants:
+                allowed = loosened(allowed, trace, self._trace(looked_at, ids)[1])
+
+        def compare(model: Decoder) -> list[Finding]:
+            with mode():
+                return compared(model, trace, ids, allowed)
+
+        findings = compare(self.port)
+        found, ruled_out = explained(self.port, compare, findings)
+        if found and self._agrees(found, line):
+            return wording.named(found, places, against)
+        first = next((one for one in findings if one.differs), None)
+        return None if first is None else wording.unnamed(first, places, ruled_out)
+
+    def _agrees(self, found: list[Named], line: Line) -> bool:
+        """Whether ours with these faults makes their logits as a whole, too."""
+        model = self.port
+        for one in found:
+            model = planted(model, one)
+        ours = [self._ours(mode, self.ids[line.on], model)[:, -line.theirs.shape[1] :] for mode in MODES]
+        limit = max(line.limit, TIMES * relative_error(*ours))
+        return relative_error(line.theirs, ours[MODES.index(line.mode)]) <= limit
+
+    def _trace(self, pairs: Mapping[str, str], ids: Tensor) -> tuple[Mode, Trace]:
+        """What their parts take and make, with nothing rounded to float32 if they run that way."""
+        try:
+            with widened():
+                return widened, traced(self.theirs, self.weights, pairs, ids)
+        except RaisedError:
+            return nullcontext, traced(self.theirs, self.weights, pairs, ids)
+
+    def _row(self, line: Line) -> Tensor | None:
+        """One row of ids on which they differ, short if that is enough; None where each row alone agrees."""
+        ids = self.ids[line.on]
+        rows = ids.split(1)
+        for row in (*(row[:, :SHORT] for row in rows), *(row for row in rows if row.shape[-1] > SHORT)):
+            with line.mode():
+                error = relative_error(theirs := self.theirs.run(row), logits(self.port, row)[:, -theirs.shape[1] :])
+            if not error <= line.limit:
+                return row
+        return None
+
+
+def _is_seen(name: str) -> bool:
+    """Whether a module is looked at as a whole: a norm of the stream, or a block."""
+    return name.rpartition(".")[2].startswith("norm") or name.count(".") == 1
+
+
+def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether two lists of tensors are equal; NaN equals itself."""
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

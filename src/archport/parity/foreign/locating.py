@@ -1,0 +1,202 @@
+"""Where do a person's module and our port of its weights part? Ours is fed what theirs was, part by part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from ...foreign.running import tensors_in
+from ...layers import Decoder
+from ...observing import hooked
+from ..counterparts import first_tensor, with_first_tensor
+from ..locate import DECODER, in_place_of, relative_error
+from ..running import run
+from .passes import Passes, named
+from .tapping import Taps, Trace
+from .weights import Weights, places
+
+TIGHT = 1e-10  # relative, in float64: sums in any order agree to it
+TIMES = 8  # what rotary tables in float32 make of ours, theirs may be off by as a multiple
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A part of ours that was fed what theirs was, and how far it is from theirs: `side` input or output.
+
+    `suspects` are our parts, the likeliest first, one of which is to blame if it differs.
+    """
+
+    module: str
+    side: str
+    ours: Tensor
+    error: float
+    limit: float
+    suspects: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is further off than rounding explains; a NaN is."""
+        return not self.error <= self.limit
+
+    @property
+    def at(self) -> tuple[str, str]:
+        """Where it is."""
+        return self.module, self.side
+
+
+@torch.no_grad()
+def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tensor) -> Trace:
+    """What their module takes and makes on one row of ids, by our names. Raises: RaisedError.
+
+    `pairs` are our modules with those of theirs that hold the same tensors.
+    """
+    seq = ids.shape[-1]
+    at, shapes = places(weights)
+    parameters = {**dict(theirs.module.named_parameters()), **dict(theirs.module.named_buffers())}
+    by_id: dict[int, Tensor] = {}
+    for key, placed in at.items():
+        if key in parameters:
+            like = torch.empty_like(parameters[key], dtype=placed.dtype, requires_grad=False)
+            by_id[id(parameters[key])] = like.copy_(placed)
+    taps = Taps(by_id, shapes, seq)
+    taken: dict[str, Tensor] = {}
+    made: dict[str, Tensor] = {}
+    ours_of: dict[str, list[str]] = {}
+    for ours, path in pairs.items():
+        ours_of.setdefault(path, []).append(ours)
+
+    def stream(values: object) -> Tensor | None:
+        return next((one for one in tensors_in(values) if one.ndim > 1 and one.numel() % seq == 0), None)
+
+    def enter(name: str, _: nn.Module, args: object, kwargs: object) -> None:
+        taps.running.append(name)
+        if (given := stream((args, kwargs))) is not None:
+            for ours in ours_of.get(name, ()):
+                taken.setdefault(ours, given.reshape(seq, -1).clone())
+
+    def leave(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
+        taps.running.pop()
+        if (given := stream(result)) is not None:
+            for ours in ours_of.get(name, ()):
+                made.setdefault(ours, given.reshape(seq, -1).clone())
+
+    with hooked(named(theirs.module), before=enter, after=leave), taps:
+        theirs.run(ids)
+    seen = taps.trace()
+    return _joined(seen, taken, made)
+
+
+def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> Trace:
+    """What was seen at the parameters, and at modules: norms, and blocks where the one's output is the next's input."""
+    inputs, outputs = dict(seen.inputs), dict(seen.outputs)
+    blocks = sorted((name for name in taken if name.count(".") == 1), key=lambda name: int(name.rpartition(".")[2]))
+    norms = [name for name in taken if "norm" in name.rpartition(".")[2]]
+    for name in norms:
+        inputs.setdefault(name, taken[name])
+        if name in made:
+            outputs.setdefault(name, made[name])
+    chain = all(
+        one in made and made[one].shape == taken[other].shape and torch.equal(made[one], taken[other])
+        for one, other in pairwise(blocks)
+    )
+    if chain:
+        inputs |= {name: taken[name] for name in blocks}
+        outputs |= {name: made[name] for name in blocks if name in made}
+    return replace(seen, inputs=inputs, outputs=outputs)
+
+
+@torch.no_grad()
+def compared(
+    model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[str, str], float] = MappingProxyType({})
+) -> list[Finding]:
+    """Ours beside theirs, in the order ours runs: each part is fed what theirs was."""
+    findings: list[Finding] = []
+    first = _first_maps(model)
+    done: set[tuple[str, str]] = set()  # a part that ours runs again is looked at once, as theirs was
+
+    def compare(name: str, side: str, ours: Tensor, theirs: Tensor) -> None:
+        error = relative_error(ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours, theirs)
+        findings.append(
+            Finding(name, side, ours.clone(), error, limits.get((name, side), TIGHT), _suspects(name, side, trace))
+        )
+
+    def given(side: str, name: str) -> Tensor | None:
+        kept = trace.inputs if side == "input" else trace.outputs
+        known = [kept[one] for one in (name, *first.get(name, ())) if one in kept] if side == "input" else []
+        return known[0] if known else kept.get(name)
+
+    def before(name: str, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        ours, theirs = first_tensor(args or kwargs), given("input", name)
+        if theirs is None or not isinstance(ours, Tensor) or not ours.is_floating_point() or (name, "input") in done:
+            return None
+        done.add((name, "input"))
+        compare(name, "input", ours, theirs)
+        put = in_place_of(ours, theirs[None])
+        return (with_first_tensor(args, put), kwargs) if args else (args, with_first_tensor(kwargs, put))
+
+    def after(name: str, _: nn.Module, __: object, ___: object, result: object) -> object:
+        ours, theirs = first_tensor(result), given("output", name)
+        if theirs is None or not isinstance(ours, Tensor) or (name, "output") in done:
+            return None
+        done.add((name, "output"))
+        compare(name, "output", ours, theirs)
+        return with_first_tensor(result, in_place_of(ours, theirs[None]))
+
+    inner = {one for maps in first.values() for one in maps}
+    modules = {name: one for name, one in model.named_modules() if name and name not in inner}
+    outer = {name: one for name, one in model.named_modules() if name in inner}
+    with hooked(modules, before=before, after=after), hooked(outer, after=after):
+        run(model, ids)
+    return findings
+
+
+def limits(one: list[Finding], other: list[Finding]) -> dict[tuple[str, str], float]:
+    """What each place may be off by, given ours with rotary angles in float32 and in float64: a multiple of that."""
+    pairs = zip(one, other, strict=True)
+    return {a.at: max(TIGHT, TIMES * relative_error(a.ours, b.ours)) for a, b in pairs}
+
+
+def loosened(limits: Mapping[tuple[str, str], float], one: Trace, other: Trace) -> dict[tuple[str, str], float]:
+    """The same, where theirs has constants in float32: a multiple of what rounding these otherwise changes there."""
+    sides = {"input": (one.inputs, other.inputs), "output": (one.outputs, other.outputs)}
+    return {
+        (name, side): max(limit, TIMES * relative_error(again[name], first[name]))
+        if name in (first := sides[side][0]) and name in (again := sides[side][1])
+        else limit
+        for (name, side), limit in limits.items()
+    }
+
+
+def _first_maps(model: Decoder) -> dict[str, list[str]]:
+    """Of attention and MLPs, the maps that are fed what the whole is."""
+    first: dict[str, list[str]] = {}
+    for name, _ in model.named_modules():
+        holder, _, leaf = name.rpartition(".")
+        if leaf in ("qkv", "gate", "up"):
+            first.setdefault(holder, []).append(name)
+    return first
+
+
+def _suspects(name: str, side: str, trace: Trace) -> tuple[str, ...]:
+    path = name.split(".")
+    before = _before(name)
+    if side == "output":
+        known = name in trace.inputs or "norm" not in path[-1]
+        return (name,) if known else (name, *before)
+    if name.startswith("blocks."):
+        holder = ".".join(path[:-1])
+        return before if len(path) == 2 else (holder,) if len(path) > 3 else (holder, *before)
+    return before
+
+
+def _before(name: str) -> tuple[str, ...]:
+    """What makes the stream that a part reads."""
+    path = name.split(".")
+    if path[0] != "blocks":
+        return (DECODER,) if name in ("head", "norm") else ("embed",)
+    if path[1] == "0":
+        return ("embed",)
+    return (f"blocks.{int(path[1]) - 1}",)
