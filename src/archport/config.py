@@ -114,7 +114,8 @@ class DecoderConfig:
         """Lengths of the axes that the patterns of a key table may name."""
         kv = self.kv_heads
         sizes = {"head": self.heads, "kv": kv, "group": self.heads // kv, "dim": self.head_width}
-        return sizes | {"n": self.layers}
+        # `half` is for heads whose rotary pairs are neighbours, (half two), where ours are (two half).
+        return sizes | {"n": self.layers, "half": self.head_width // 2}
 
     @property
     def residual_init_std(self) -> float:

@@ -33,7 +33,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("phi", {"partial_rotary_factor": 0.5}),
     "phi3": ("phi3", {"partial_rotary_factor": 1.0}),
     "olmo2": ("olmo2", {"head_dim": 12}),
-    "falcon": ("falcon", {"rope_theta": 10000.0}),
+    "falcon": ("falcon", {"rope_theta": 10000.0, "ffn_hidden_size": 240}),
     "mpt": ("mpt", {"attn_config": {}}),
 }
 

@@ -10,7 +10,8 @@ from ..layers import Decoder
 from .budget import Check
 from .catalogue import HEAD_TIED, HEAD_UNTIED
 from .compare import Comparison
-from .diagnose import LINES, Diagnosis, diagnose, diagnose_line, named
+from .diagnose import Diagnosis, diagnose, named
+from .line_cause import cause_of_line
 from .lines.forward import EMBEDDINGS
 from .locate import ALLOWANCE, EPS, Finding, Trace, findings
 from .repair import mended_by, repaired, with_own_classes
@@ -72,11 +73,7 @@ def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check])
     return None
 
 
-def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
-    for check in failed:
-        if check.name in LINES:
-            rights = [comparison.clean, *with_own_classes(comparison.clean)]
-            return diagnose_line(check.name, port, rights, comparison.short)
-        if check.part:
-            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
-    return None
+def _of_lines(comparison: Comparison, port: Decoder, failed: Sequence[Check]) -> Diagnosis | None:
+    rights = [comparison.clean, *with_own_classes(comparison.clean)] if failed else []
+    causes = (cause_of_line(check, port, comparison, rights) for check in failed)
+    return next((cause for cause in causes if cause is not None), None)

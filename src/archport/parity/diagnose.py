@@ -6,7 +6,7 @@ fault; of several, it is the one that explains most.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,7 @@ from torch import Tensor
 from ..layers import Decoder
 from .catalogue import faults_for
 from .faults import Fault
-from .lines.caching import CACHED
-from .lines.padding import PADDED
-from .locate import DECODER, TIGHT, Finding, Trace, findings, relative_error
-from .outputs import cached_logits, padded_logits
+from .locate import Finding, Trace, findings, relative_error
 
 
 @dataclass(frozen=True)
@@ -66,33 +63,6 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
     what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
     words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
     return _unnamed(first.place, f"{words}, ruled out", ruled_out)
-
-
-# How a line's logits are made, for those that show what no module does alone.
-LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
-    CACHED: cached_logits,
-    PADDED: padded_logits,
-}
-
-
-def diagnose_line(line: str, port: Decoder, rights: Sequence[Decoder], ids: Tensor) -> Diagnosis:
-    """Name the fault behind a line about cache or padding, while every module agrees, given ports that may be right."""
-    logits = LINES[line](copy.deepcopy(port).to(torch.float64), ids)
-    ruled_out: dict[str, None] = {}
-    for right in rights:
-        apart = relative_error(LINES[line](right, ids), logits)
-        for hypothesis in _of_line(right, line) if apart > TIGHT else ():  # else this one has the port's fault
-            if relative_error(LINES[line](hypothesis.model, ids), logits) <= apart / 10:
-                return named(DECODER, hypothesis.fault)
-            ruled_out[hypothesis.fault.name] = None
-    return _unnamed(DECODER, f"every module agrees, but not the line: {line}; ruled out", ruled_out)
-
-
-def _of_line(clean: Decoder, line: str) -> Iterator[Hypothesis]:
-    for fault in faults_for(clean.architecture):
-        if fault.line == line:
-            for site in fault.sites(clean):
-                yield Hypothesis.of(fault, (site,), clean)
 
 
 def _hypotheses(clean: Decoder, wrong: Sequence[Finding]) -> Iterator[Hypothesis]:

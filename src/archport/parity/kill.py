@@ -17,8 +17,8 @@ from .catalogue import faults_for
 from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
+from .lines import line, of_forward_passes
 from .planting import planted_in_build, planted_in_port
-from .lines import of_forward_passes
 from .verifying import ids_for, loud_comparison
 
 BUNDLED = "bundled"
@@ -125,9 +125,11 @@ def _kills(
             continue
         if made is None:
             continue
-        faulty, sites, comparison_of_it = made
-        checks = list(of_forward_passes(comparison_of_it, faulty))
-        diagnosis = find_cause(comparison_of_it, faulty, checks)
+        faulty, sites, held = made
+        checks = [*of_forward_passes(held, faulty), *line(fault.line, held, faulty)]
+        if fault.line and not any(check.name == fault.line for check in checks):
+            continue  # what would show it is not drawn for this model
+        diagnosis = find_cause(held, faulty, checks)
         noticed = diagnosis is not None or not all(check.ok for check in checks)
         place = diagnosis.place if diagnosis else None
         name = diagnosis.fault.name if diagnosis and diagnosis.fault else None

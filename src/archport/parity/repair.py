@@ -191,7 +191,9 @@ def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
     ours = [kind for name in layers.__all__ if isinstance(kind := getattr(layers, name), type)]
     family = [kind for kind in own.__mro__[1:] if kind in ours or kind.__module__.startswith("torch.nn.modules.")]
     family = [kind for kind in family if kind not in (nn.Module, layers.Block)]
-    roots = (family[-1] if family else own, layers.Block) if issubclass(own, layers.Block) else tuple(family[-1:] or [own])
+    roots = (
+        (family[-1] if family else own, layers.Block) if issubclass(own, layers.Block) else tuple(family[-1:] or [own])
+    )
     for kind in dict.fromkeys([*family, *(kind for kind in ours if issubclass(kind, roots) and kind not in roots)]):
         if kind is not own:
             yield Repair(site, f"{kind.__name__} in the place of {own.__name__}", _becomes(kind), kind=kind)

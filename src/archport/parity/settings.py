@@ -15,6 +15,8 @@ from ..files.values import is_finite
 from ..layers import Decoder, Embed
 from ..observing import is_observed
 
+DRAWN = "init_std"  # the config field that acts on fresh weights only
+
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:
     """A line for each tensor with a NaN or an infinity in it."""
@@ -57,7 +59,7 @@ def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
     """A line for each setting that differs from archport's port of the reference: config, blocks, modules, dropout."""
     for field in fields(clean.config):
         ours, theirs = getattr(port.config, field.name, None), getattr(clean.config, field.name)
-        if ours != theirs:
+        if ours != theirs and field.name != DRAWN:
             yield f"config.{field.name} is {ours!r}, the reference's {theirs!r}"
     if len(port.blocks) != len(clean.blocks):
         yield f"it has {len(port.blocks)} blocks, the reference {len(clean.blocks)}"
@@ -72,6 +74,21 @@ def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
         if isinstance(module, nn.Dropout) and dropped.pop(name, 0.0) == 0 < module.p:
             yield f"{name} drops {module.p:g} in train mode, the reference nothing"
     yield from (f"{name} is missing, the reference's drops {rate:g}" for name, rate in dropped.items() if rate)
+
+
+def notes_on(port: Decoder, clean: Decoder) -> Iterator[str]:
+    """A line for each thing that is unlike the reference and makes no other model."""
+    ours, theirs = getattr(port.config, DRAWN), getattr(clean.config, DRAWN)
+    if ours != theirs:
+        yield f"config.{DRAWN} is {ours!r}, the reference's {theirs!r}: it acts on fresh weights only"
+
+
+def left_in_train_mode(port: Decoder) -> Iterator[str]:
+    """A line where a port is handed over in train mode, and one more where it drops something there."""
+    training = [module for module in port.modules() if module.training]
+    if training:
+        drops = any(getattr(module, "p", 0) or getattr(module, "score_dropout", 0) for module in training)
+        yield f"handed over in train mode{', where it drops numbers' if drops else ''}: compared in eval mode"
 
 
 def _unlike_parameters(port: Decoder, clean: Decoder) -> Iterator[str]:

@@ -39,7 +39,8 @@ def _has_two_norms_after(block: Block) -> bool:
     return {"norm_attn_out", "norm_mlp_out"} <= dict(block.named_children()).keys()
 
 
-def _reads_positions(model: Decoder) -> bool:
+def reads_positions(model: Decoder) -> bool:
+    """Whether positions that are given change anything."""
     return any(isinstance(module, PositionedEmbed | Rotary) for module in model.modules())
 
 
@@ -197,7 +198,7 @@ OF_WIRING: tuple[Fault, ...] = (
                 "lets them see all", "KVCache and Decoder.stream",
                 Decoder, faulty.ForgetfulDecoder, line="logits, cached"),
     class_fault("cached positions restart", "positions after the cache start at 0 again", "goes on counting",
-                "positions in Decoder.stream", Decoder, faulty.RestartingDecoder, where=_reads_positions,
+                "positions in Decoder.stream", Decoder, faulty.RestartingDecoder, where=reads_positions,
                 line="logits, cached"),
     class_fault("padding counted as positions", "padding counts as positions", "counts tokens only",
                 "positions in Decoder.stream", Decoder, faulty.PaddingCounted,
