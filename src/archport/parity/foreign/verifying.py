@@ -44,7 +44,7 @@ def verify_module(
     weights = read(module, replace(arch, table=table_of(arch, rows)), comparison.clean.config)
     whole, against = type(module).__name__, comparison.clean.architecture
     checks, fault = _of_weights(weights, comparison)
-    problems = not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
     code = Code(module, forward, weights, comparison.ids)
     try:
         if (place := code.unsteady()) is not None:
