@@ -1,13 +1,13 @@
 """A model back to files: a folder that transformers loads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import DecoderConfig, dtype_name
 from .converting import write_format
@@ -22,7 +22,7 @@ from .keywords import strict_keywords
 from .layers import Decoder
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import write_config
-from .translate.tensors import export_tensors
+from .translate.tensors import Outgoing, export_tensors
 
 T = TypeVar("T")
 
@@ -56,22 +56,57 @@ def export(
     model = inner
     if is_swapped(model):
         raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
-    arch = architecture(model.architecture)
+    beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
+    if format is None:
+        hf, tensors = outgoing(model, dtype=dtype)
+        return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+    if tokenizer is not None:
+        raise ExportError("tokenizer: an export in another format takes along the origin's own, expected none")
+    arch, target = architecture(model.architecture), to_dtype(dtype) if dtype is not None else None
+    hf, config, parameters = _written(model, arch, target)
+    if config.tied:
+        parameters["head.weight"] = parameters["embed.tokens.weight"]
+    return write_format(Path(folder), format, arch, config, parameters, hf, model.origin, dtype=target, force=force)
+
+
+def outgoing(
+    model: Decoder, *, dtype: torch.dtype | str | None = None, present: Container[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Outgoing]]:
+    """What `export` writes of a model: its config.json, and its tensors by their keys, each made when asked for.
+
+    Where a tensor may be written under several keys, those `present` go first.
+
+    Raises: ExportError.
+    """
+    arch, target = architecture(model.architecture), to_dtype(dtype) if dtype is not None else None
+    hf, config, parameters = _written(model, arch, target)
+    return hf, export_tensors(arch.table, config, parameters, dtype=target, present=present)
+
+
+def _written(
+    model: Decoder, arch: Architecture, dtype: torch.dtype | None
+) -> tuple[dict[str, Any], DecoderConfig, dict[str, nn.Parameter]]:
+    """The config.json of a model, and the config and parameters that it is of."""
     config, parameters = _exportable(model, arch)
     hf = write_config(arch.table, config, arch.name, model.origin.hf if model.origin else None)
-    target = to_dtype(dtype) if dtype is not None else None
-    widest = target or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
+    widest = dtype or reduce(torch.promote_types, {parameter.dtype for parameter in parameters.values()})
     for field in [name for name in ("dtype", "torch_dtype") if name in hf] or ["torch_dtype"]:
         hf[field] = dtype_name(widest)
-    if format is not None:
-        if tokenizer is not None:
-            raise ExportError("tokenizer: an export in another format takes along the origin's own, expected none")
-        if config.tied:
-            parameters["head.weight"] = parameters["embed.tokens.weight"]
-        return write_format(Path(folder), format, arch, config, parameters, hf, model.origin, dtype=target, force=force)
-    tensors = export_tensors(arch.table, config, parameters, dtype=target)
-    beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
-    return write_checkpoint(Path(folder), hf, tensors, model.origin, max_shard_size, **beside)
+    return hf, config, parameters
+
+
+def hf_state_dict(model: Decoder) -> dict[str, Tensor]:
+    """A model's tensors under the names of transformers' files; those that lie there as they do here are its own."""
+    arch = architecture(model.architecture)
+    config, parameters = _exportable(model, arch)
+    tensors = {key: one.make() for key, one in export_tensors(arch.table, config, parameters).items()}
+    if config.tied:
+        keys = [arch.table.row(name, config).keys[0] for name in ("head.weight", "embed.tokens.weight")]
+        tensors[keys[0]] = tensors[keys[1]]
+    return tensors
+
+
+Decoder.hf_state_dict = hf_state_dict  # type: ignore[method-assign, assignment]  # layers know no tables
 
 
 def _tokenizer(given: Any) -> Any:

@@ -31,7 +31,7 @@ def formats() -> dict[str, Format]:
 def format_named(name: object) -> Format:
     """A format by its name. Raises: UnsupportedError, listing what there is."""
     if name not in formats():
-        raise UnsupportedError({"format": f"found {name!r:.60}, archport knows {', '.join(formats())}"}, "format")
+        raise UnsupportedError({f"{name!s:.60}": f"no such, archport knows {', '.join(formats())}"}, "format")
     return formats()[str(name)]
 
 
@@ -63,7 +63,7 @@ def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | Co
 def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied: bool | None) -> Reading:
     """What the format's own config means; a config.json beside it says the rest, where both say the same."""
     where, table, hf = f"{checkpoint.weights_name}: {kind.title}'s config", arch.table, checkpoint.origin.hf
-    settings = {**kind.defaults, **checkpoint.settings}
+    settings = {**kind.defaults, **(checkpoint.settings or {})}
     config, unknown = read_config(table, arch.config_class, settings, where)
     noted = None
     if hf.get("model_type") == arch.name:
@@ -95,6 +95,33 @@ def _reading(
     config = config if tied is None else replace(config, tied=tied)
     hf = write_config(architecture(arch.name).table, config, arch.name, origin)
     return Reading(arch, config, hf, unknown, {"without_biases": settings.get(arch.table.bias_field or "") is False})
+
+
+def written_for(arch: Architecture, values: Mapping[str, Any]) -> tuple[Format, Table] | None:
+    """The format, with its table, that knows all fields of a config, of which transformers does not know some.
+
+    Raises: ConfigError for a model without biases, which has tensors and no config of ours.
+    """
+    if all(arch.table.knows(str(name)) or hasattr(arch.config_class, str(name)) for name in values):
+        return None
+    for kind in formats().values():
+        for table in kind.tables_of(arch.name):
+            if all(table.knows(str(name)) for name in values):
+                if values.get(table.bias_field or "") is False:
+                    said = f"found False, expected True: {arch.name} has biases here, which a file without has as zeros"
+                    raise ConfigError({str(table.bias_field): said}, f"config of {arch.name}")
+                return kind, table
+    return None
+
+
+def meant(arch: Architecture, name: str) -> str:
+    """What a field that is not ours is called here, as a hint; empty where no format has it."""
+    for kind in formats().values():
+        for table in kind.tables_of(arch.name):
+            for ours in table.config:
+                if name in table.field(ours).spellings:
+                    return f": it is {kind.title}'s name for {ours}"
+    return ""
 
 
 def in_another_format(

@@ -18,6 +18,7 @@ from .files.in_memory import InMemory
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
 from .files.source import open_adapter, open_source
+from .formats import meant, written_for
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .load_plan import LoadPlan, plan_checkpoint
@@ -33,8 +34,8 @@ def build(
 ) -> Decoder:
     """A model with fresh weights, drawn as its architecture does. On device `meta` nothing is allocated.
 
-    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, with model_type or without, or a
-    transformers config.
+    `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, with model_type or without, a
+    transformers config, or a dict as another library writes it, as nanoGPT's `model_args`.
 
     Raises: ConfigError.
     """
@@ -165,9 +166,17 @@ def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]
         require_language_model(arch.table, values, "config")
         return config, Origin("config", values)
     names = [item.name for item in fields(arch.config_class) if item.init]
+    if (found := written_for(arch, values)) is not None:
+        return read_config(found[1], arch.config_class, {**found[0].defaults, **values}, f"config of {arch.name}")[
+            0
+        ], None
     if any(name not in names and arch.table.knows(str(name)) for name in values):  # of a config.json without model_type
         return _config(arch, {**values, "model_type": arch.name})
-    faults = {str(name): f"no such field{nearest(str(name), names)}" for name in values if name not in names}
+    faults = {
+        str(name): f"no such field{meant(arch, str(name)) or nearest(str(name), names)}"
+        for name in values
+        if name not in names
+    }
     faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
     if faults:
         raise ConfigError(faults, f"config of {arch.name}")

@@ -62,9 +62,7 @@ class Stacked(nn.Module):
         x = F.embedding(ids, self.wte) + self.wpe[:, : ids.shape[1]]
         for n in range(len(self.qkv_weight)):
             h = F.layer_norm(x, size, self.ln_attn_scale[n], self.ln_attn_shift[n], self.eps)
-            x = x + attention(
-                h, self.qkv_weight[n], self.qkv_bias[n], self.out_weight[n], self.out_bias[n], self.heads
-            )
+            x = x + attention(h, self.qkv_weight[n], self.qkv_bias[n], self.out_weight[n], self.out_bias[n], self.heads)
             h = F.layer_norm(x, size, self.ln_mlp_scale[n], self.ln_mlp_shift[n], self.eps)
             h = F.gelu(h @ self.fc_weight[n] + self.fc_bias[n], approximate="tanh")
             x = x + h @ self.proj_weight[n] + self.proj_bias[n]

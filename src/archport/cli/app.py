@@ -38,6 +38,8 @@ Offline = Annotated[bool, Option("--offline", help="use the local cache only")]
 Variant = Annotated[str | None, Option(help="of the weights, as fp16 for model.fp16.safetensors")]
 Links = Annotated[bool, Option("--follow-links", help="read files of a folder that are links out of it")]
 Json = Annotated[bool, Option("--json", help="print JSON")]
+Like = Annotated[str | None, Option(help="the architecture that a module of your own is to be like")]
+Forward = Annotated[str | None, Option(help="a function of module and ids that gives logits, as my_model.py:forward")]
 Force = Annotated[bool, Option("--force", help="write over a file that is there")]
 
 

@@ -11,7 +11,7 @@ from typer import Argument, BadParameter, Option
 
 from .. import converting, exporting, load_plan, loading, port, registry
 from ..errors import LINE, plain
-from ..files import checkpoint, strict_json
+from ..files import checkpoint, format_writer, strict_json
 from ..files.checkpoint_writer import check_folder
 from ..registry import Architecture
 from ..view import composition, summary
@@ -107,7 +107,7 @@ def _print_load(facts: dict[str, Any]) -> None:
     if facts["unknown_fields"]:
         lines.append(("unknown", f"config fields nobody knows, not used: {', '.join(facts['unknown_fields'])}"))
     lines += [("note", note) for note in facts["notes"]]
-    if any(name.endswith(".bin") for name in facts["files"]):
+    if any(name.endswith(format_writer.OF_TORCH) for name in facts["files"]):
         lines.append(("note", "this is a pickle, read with weights_only; a .safetensors file is safer and faster"))
     if "next_tokens" in facts:
         likely = ", ".join(f"{token!r} {chance:.0%}" for token, chance in facts["next_tokens"])

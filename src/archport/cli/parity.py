@@ -10,10 +10,27 @@ from typer import Argument, BadParameter, Option
 
 from .. import registry
 from ..files.write import check_target, whole_file
+from ..foreign.importing import imported
 from ..parity import kill, records
+from ..parity.by_name import verify_by_name
 from ..view.rendering import report_page
 from ..view.subjects import names_architecture
-from .app import Device, Json, Links, MaybeArch, Offline, Revision, Variant, app, print_json, print_table, reading, say
+from .app import (
+    Device,
+    Forward,
+    Json,
+    Like,
+    Links,
+    MaybeArch,
+    Offline,
+    Revision,
+    Variant,
+    app,
+    print_json,
+    print_table,
+    reading,
+    say,
+)
 
 
 @app.command()
@@ -24,6 +41,9 @@ def verify(
     device: Device = "cpu",
     quick: Annotated[bool, Option("--quick", help="compare logits and embeddings only")] = False,
     packed: Annotated[bool, Option("--packed", help="the port with its linear maps packed for speed")] = False,
+    compiled: Annotated[
+        bool, Option("--compiled", help="compile steps of generation too, in minutes")
+    ] = False,
     by_block: Annotated[bool, Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,
@@ -31,16 +51,29 @@ def verify(
     follow_links: Links = False,
     as_json: Json = False,
     report: Annotated[Path | None, Option(help="write the report to a .md or .html file too")] = None,
+    module: Annotated[str | None, Option(help="a class or function of your own, as my_model.py:GPT")] = None,
+    like: Like = None,
+    rows: Annotated[str | None, Option(help="the rows of --module, as my_model.py:ROWS; else they are found")] = None,
+    forward: Forward = None,
     record: Annotated[Path | None, Option(help="write what it rests on to a .json file, for archport record")] = None,
 ) -> None:
-    """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not."""
+    """Is it the same model as transformers', and if not, which line is wrong? Exit code 1 when it is not.
+
+    With --module it is code of your own that is held against SOURCE, or against a tiny model of --like.
+    """
     of_architecture = names_architecture(source)
+    if module is None and (like or rows or forward):
+        raise BadParameter("--like, --rows and --forward are for --module")
+    if module is not None and (packed or quick or by_block or record is not None):
+        raise BadParameter("--module has lines of its own, without --packed, --quick, --by-block and --record")
     if report is not None and report.suffix not in (".md", ".html"):
         raise BadParameter(f"--report {report}: expected a name ending in .md or .html")
     if record is not None:
         check_target(record, [".json"], force=True)
     if packed and (of_architecture or quick):
         raise BadParameter("--packed is for a SOURCE, and has lines of its own")
+    if compiled and (of_architecture or quick or packed or by_block):
+        raise BadParameter("--compiled is for a SOURCE, all lines")
     if by_block and (packed or of_architecture or quick or against != "eager" or device != "cpu"):
         raise BadParameter("--by-block is for a SOURCE, against eager attention on the cpu, all lines")
     options = reading(revision, offline, variant, follow_links)
@@ -52,7 +85,17 @@ def verify(
         options = {}
     settings: dict[str, Any] = {"dtype": dtype, "against": against, "device": device}
     settings |= {"quick": quick, "packed": packed, "by_block": by_block}
-    reports = records.verified(source, settings, of_architecture=of_architecture, **options)
+    settings |= {"compiled": True} if compiled else {}
+    if module is not None:
+        if of_architecture:
+            source, like, of_architecture = None, like or source, False
+        if source is None and like is None:
+            raise BadParameter("--module: expected a SOURCE, or --like ARCH, that it is to be like")
+        how: dict[str, Any] = {"dtype": dtype, "against": against, "device": device} | (options if source else {})
+        how |= {"rows": rows and imported(rows), "forward": forward and imported(forward)}
+        reports = [verify_by_name(module, source, like=like, **how)]
+    else:
+        reports = records.verified(source, settings, of_architecture=of_architecture, **options)
     if as_json:
         values = [one.to_dict() for one in reports]
         print_json(values if of_architecture else values[0])

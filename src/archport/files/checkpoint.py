@@ -71,7 +71,9 @@ class Checkpoint:
     @property
     def weights_name(self) -> str:
         """What messages call its weights: their file, or the folder of several."""
-        return f"{self.origin.name}/{self.names[0]}" if len(self.names) == 1 else self.origin.name
+        if len(self.names) != 1 or self.origin.name.endswith(self.names[0]):
+            return self.origin.name
+        return f"{self.origin.name}/{self.names[0]}"
 
     @property
     def mapped(self) -> bool:

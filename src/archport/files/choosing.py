@@ -43,6 +43,16 @@ OTHERS = (
 )
 
 
+# Files of weights that are whole without another one, by how they end, and those of them that are not.
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+PARTS = re.compile(rf".+{SHARD}\..+|.*_states\.pt|adapter_model\..+|consolidated\..+")
+
+
+def is_whole(name: str) -> bool:
+    """Whether a file, by its name, may be all weights of a model."""
+    return name.endswith(ENDINGS) and not PARTS.fullmatch(name)
+
+
 def choose_weights(names: Iterable[str], where: str, hf: Mapping[str, Any], variant: str | None = None) -> str:
     """The file to read weights from, or the index that names them, among the names of a folder or repository.
 

@@ -14,9 +14,11 @@ from ..config import Origin
 from ..errors import ExportError
 from .checkpoint import CONFIG
 from .checkpoint_writer import TensorToWrite, check_folder
+from .choosing import ENDINGS
 from .companions import companions_of, copy_companions
-from .one_file import ENDINGS, LITGPT, LITGPT_CONFIG
+from .one_file import LITGPT, LITGPT_CONFIG
 from .write import check_target, whole_file_at, whole_folder
+from .yaml_file import as_yaml
 
 OF_TORCH = tuple(ending for ending in ENDINGS if ending != ".safetensors")
 
@@ -50,7 +52,7 @@ def write_beside_yaml(
 ) -> None:
     """Write a file of tensors alone and, beside it, its config as YAML."""
     with whole_file_at(path.with_name(LITGPT_CONFIG), 0) as config:
-        config.write_text(_yaml(settings), "utf-8")
+        config.write_text(as_yaml(settings), "utf-8")
         write_file(path, tensors, same, lambda held: held)
 
 
@@ -68,22 +70,12 @@ def write_folder(
     try:
         with whole_folder(folder, _bytes(tensors), force=force) as new:
             (new / CONFIG).write_text(json.dumps(hf, indent=2, sort_keys=True) + "\n", "utf-8")
-            (new / LITGPT_CONFIG).write_text(_yaml(settings), "utf-8")
+            (new / LITGPT_CONFIG).write_text(as_yaml(settings), "utf-8")
             if origin is not None and origin.folder is not None:
                 copy_companions(origin.folder, companions_of(origin.folder), new, follow_links=origin.follow_links)
             _write(new / LITGPT, tensors, same, lambda held: held)
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder}: cannot be written: {error}") from None
-
-
-def _yaml(settings: Mapping[str, Any]) -> str:
-    import yaml
-
-    class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
-            return True
-
-    return str(yaml.dump(dict(settings), Dumper=Plain))
 
 
 def _bytes(tensors: Mapping[str, TensorToWrite]) -> int:

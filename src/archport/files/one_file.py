@@ -11,7 +11,6 @@ from .choosing import OF_WEIGHTS
 from .strict_json import read_json
 from .yaml_file import read_yaml
 
-ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 IN_FILE = {"model_args": "nanogpt", "cfg": "transformer_lens"}  # the key of a config, and whose file it is
 LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
 NANOGPT = "ckpt.pt"

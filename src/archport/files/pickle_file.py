@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, in_a_line
 from .header import Header
-from .pickle_scan import Name, Scan, scan
+from .pickle_scan import Keys, Name, Scan, scan
 from .remedy import get_again
 from .safetensors_file import MAX_HEADER, MAX_TENSORS, what_is
 from .state_dicts import unwrapped
@@ -38,6 +38,9 @@ STORAGES = {
     }.items()
     for name in names.split()
 } | {"torch.storage UntypedStorage": 1}
+# A tensor with attributes, as FSDP gathers it: of no other class, and with no other attributes than its own.
+WITH_ATTRIBUTES, TENSOR = "torch._tensor _rebuild_from_type_v2", "torch Tensor"
+ATTRIBUTES = {"_has_been_cloned"}
 LEGACY_PICKLES = 5  # magic number, protocol version, byte order, the state_dict, keys of its storages
 END = b"PK\x05\x06"  # of a zip container without a comment: 22 bytes
 LOCATOR, END64 = b"PK\x06\x07", b"PK\x06\x06"  # of its 64-bit form
@@ -92,7 +95,10 @@ class PickleFile:
 
     def _check(self, scanned: Scan, held: dict[str, int] | int) -> None:
         """Only dense tensors are named, and every storage is there: `held` are the bytes of each, or of all."""
-        foreign = sorted({name for name in scanned.names if name not in NAMES and name not in STORAGES})
+        known = NAMES | STORAGES.keys()
+        if all(map(_is_plain_tensor, scanned.calls)):
+            known |= {WITH_ATTRIBUTES, TENSOR}
+        foreign = sorted({name for name in scanned.names if name not in known})
         if foreign:
             call = repr(foreign[0].replace(" ", ".")[:100])[1:-1]
             only = "expected names and dense tensors only: it was not run; ask for safetensors"
@@ -118,6 +124,17 @@ class PickleFile:
         reason = detail[1] if detail else "" if "weights_only" in str(error) else in_a_line(error)
         more = f" ({reason[:100]})" if reason and "something else" in content else ""
         return CheckpointError(f"{self.path}: found {content}, expected a PyTorch checkpoint{more}")
+
+
+def _is_plain_tensor(call: tuple[Name, Any]) -> bool:
+    """Whether a call, if it is one for a tensor with attributes, makes nothing but a tensor."""
+    function, arguments = call
+    if function != WITH_ATTRIBUTES:
+        return function != TENSOR
+    match arguments:
+        case ("torch._utils _rebuild_tensor_v2", "torch Tensor", tuple(), Keys() as attributes):
+            return ATTRIBUTES.issuperset(attributes)
+    return False
 
 
 class _Storage(NamedTuple):

@@ -19,11 +19,16 @@ class Name(str):
 
 
 class Scan(NamedTuple):
-    """The names of a pickle, the persistent ids it asks for, and what it holds at the end."""
+    """The names of a pickle, the persistent ids it asks for, its calls of names, and what it holds at the end."""
 
     names: list[Name]
     persistent: list[Any]
+    calls: list[tuple[Name, Any]]
     value: Any
+
+
+class Keys(list[Any]):
+    """A dictionary of a pickle, of which only the keys are known."""
 
 
 class _Counted(tuple):  # type: ignore[type-arg]
@@ -42,6 +47,7 @@ def scan(stream: Any) -> Scan:
     memo: dict[Any, Any] = {}
     names: list[Name] = []
     persistent: list[Any] = []
+    calls: list[tuple[Name, Any]] = []
 
     def pop(count: int) -> list[Any]:
         at = len(stack) - count
@@ -76,28 +82,33 @@ def scan(stream: Any) -> Scan:
             stack.append(_tuple(pop(int(name[-1]) if name[-1].isdigit() else 0)))
         elif name in ("SETITEMS", "APPENDS"):
             items = to_mark()
-            _extend(stack, items if name == "APPENDS" else [])
+            _extend(stack, items if name == "APPENDS" else items[::2], Keys if name == "SETITEMS" else list)
         elif name == "APPEND":
-            _extend(stack, pop(1))
+            _extend(stack, pop(1), list)
         elif name == "EMPTY_LIST":
             stack.append([])
+        elif name == "EMPTY_DICT":
+            stack.append(Keys())
         elif name == "BINPERSID":
             persistent += pop(1)
             stack.append(None)
         elif name in ("REDUCE", "NEWOBJ"):
-            pop(2)
+            function, arguments = pop(2)
+            calls += [(function, arguments)] if isinstance(function, Name) else []
             stack.append(None)
-        elif name in ("SETITEM", "BUILD"):
-            pop(2 if name == "SETITEM" else 1)
+        elif name == "SETITEM":
+            _extend(stack, pop(2)[:1], Keys)
+        elif name == "BUILD":
+            pop(1)
         elif name == "STOP":
-            return Scan(names, persistent, pop(1)[0])
+            return Scan(names, persistent, calls, pop(1)[0])
         elif name != "PROTO":
             stack.append(argument)
     raise ValueError("a pickle without an end")
 
 
-def _extend(stack: list[Any], items: list[Any]) -> None:
-    if stack and isinstance(stack[-1], list):
+def _extend(stack: list[Any], items: list[Any], kind: type[list[Any]]) -> None:
+    if stack and type(stack[-1]) is kind:
         stack[-1] += items
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from ..errors import SourceError
 from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
-from .choosing import check_variant, kind_of
+from .choosing import check_variant, is_whole, kind_of
 from .hub.access import HubAccess
 from .hub.repository import fetch_adapter, open_companions, open_headers, open_repository
-from .one_file import ENDINGS, file_of, open_file
+from .one_file import file_of, open_file
 
 DEMO = Path(__file__).parents[1] / "demo"
 BUNDLED = "the bundled demo"
@@ -96,7 +96,7 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
         is_folder, is_there = folder.is_dir(), folder.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a home of no user
         raise SourceError(f"{name[:100]}: {error}, expected a folder or a Hub id") from None
-    is_file = is_there and folder.is_file() and folder.suffix in ENDINGS
+    is_file = is_there and folder.is_file() and is_whole(folder.name)
     if (is_folder or is_file) and revision is not None:
         kind = "folder" if is_folder else "file"
         raise SourceError(f"{source or BUNDLED} at {revision}: a {kind} has no revisions, only the Hub has")

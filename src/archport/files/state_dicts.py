@@ -12,6 +12,7 @@ from ..errors import CheckpointError, plain
 # Keys that Lightning, DeepSpeed, Accelerate, FSDP and nanoGPT put a whole state_dict under.
 WRAPPERS = ("model", "state_dict", "module", "model_state_dict")
 SETTINGS = ("model_args", "cfg", "hf_config")  # what nanoGPT, TransformerLens and our own export say of the model
+APP = "app"  # under which torch's distributed checkpoints may have these
 SHOWN = 5  # names in a line
 
 
@@ -25,13 +26,19 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
     _require_names(state, path)
     settings = {key: state[key] for key in SETTINGS if isinstance(state.get(key), Mapping)}
     state = {key: value for key, value in state.items() if key not in settings}
+    outer = ""
+    if isinstance(state.get(APP), Mapping) and not _tensors(state):
+        outer, state = f"{APP!r}, and there ", state[APP]
+        _require_names(state, path)
     wrappers = [key for key in WRAPPERS if isinstance(state.get(key), Mapping) and _tensors(state[key])]
     if wrappers and all(tensor.numel() == 1 for tensor in _tensors(state).values()):
         if len(wrappers) > 1:
             found = f"found tensors under {' and '.join(map(repr, wrappers))}"
             raise CheckpointError(f"{path}: {found}, expected them under one key: save one of these alone")
         beside = {key: value for key, value in state.items() if key != wrappers[0]}
-        notes.append(f"{path}: took the tensors out of {wrappers[0]!r}, which they lie under{_aside(beside, ' and ')}")
+        notes.append(
+            f"{path}: took the tensors out of {outer}{wrappers[0]!r}, which they lie under{_aside(beside, ' and ')}"
+        )
         state = state[wrappers[0]]
         _require_names(state, path)
     tensors = _tensors(state)

@@ -1,5 +1,8 @@
 """YAML objects of untrusted files: of limited size, plain values only, and nothing that is there twice."""
 
+import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +14,6 @@ def read_yaml(path: Path, limit: int) -> dict[str, Any]:
     """A YAML object from a file of at most `limit` bytes. Raises: CheckpointError for anything else."""
     import yaml
 
-    class Plain(yaml.SafeLoader):
-        """Without aliases, which make a few bytes stand for gigabytes."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("an alias, which no config needs")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            value = super().construct_mapping(node, deep)
-            if len(value) < len(node.value):
-                raise yaml.YAMLError("a key that is there twice")
-            return value
-
     regular_file(path)
     try:
         with path.open("rb") as file:
@@ -34,9 +23,32 @@ def read_yaml(path: Path, limit: int) -> dict[str, Any]:
     if len(raw) > limit:
         raise CheckpointError(f"{path}: found {path.stat().st_size} bytes, expected at most {limit} of YAML")
     try:
-        value = yaml.load(raw, Plain)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(raw, yaml.SafeLoader)):
+            raise ValueError("an alias, by which a few bytes may stand for gigabytes")
+        if (node := yaml.compose(raw, yaml.SafeLoader)) is not None:
+            _check_names(node)
+        value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a YAML object, found {in_a_line(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise CheckpointError(f"{path}: found a YAML {type(value).__name__}, expected an object with names")
     return value
+
+
+def as_yaml(value: Mapping[str, Any]) -> str:
+    """A JSON object as YAML."""
+    import yaml
+
+    return str(yaml.safe_dump(json.loads(json.dumps(value))))  # a copy, of which no part is there twice
+
+
+def _check_names(node: Any) -> None:
+    """Raises: ValueError for an object with a key that is there twice."""
+    inner = node.value if isinstance(node.value, list) else []
+    if node.id == "mapping":
+        counts = Counter(str(key.value) for key, _ in inner)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"{twice[0][:60]!r} twice")
+        inner = [value for _, value in inner]
+    for one in inner:
+        _check_names(one)

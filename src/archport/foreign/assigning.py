@@ -13,20 +13,20 @@ def assignments(parts: Sequence[Sequence[Way]], taken: frozenset[str] = frozense
     """Every choice of a way a part, none of whose tensors is taken twice, the likeliest first."""
     order = sorted(range(len(parts)), key=lambda at: len(parts[at]))
     least = [min((way.unlikely for way in parts[at]), default=0.0) for at in order]
-    rest = [sum(least[at:]) for at in range(len(order) + 1)]
+    rest = sum(least)
     ties = count()
-    begun: list[tuple[float, int, tuple[Way, ...], frozenset[str]]] = [(rest[0], next(ties), (), taken)]
+    begun: list[tuple[float, int, int, tuple[Way, ...], frozenset[str]]] = [(rest, 0, next(ties), (), taken)]
     while begun and len(begun) < OPEN:
-        so_far, _, chosen, used = heapq.heappop(begun)
-        if len(chosen) == len(order):
-            at_home = dict(zip(order, chosen, strict=True))
-            yield tuple(at_home[at] for at in range(len(order)))
-            continue
+        so_far, _, _, chosen, used = heapq.heappop(begun)  # of two as likely, the one that is nearer to its end
         at = len(chosen)
+        if at == len(order):
+            by_part = dict(zip(order, chosen, strict=True))
+            yield tuple(by_part[part] for part in range(at))
+            continue
         for way in parts[order[at]]:
             if not way.takes & used:
                 cost = so_far + way.unlikely - least[at]
-                heapq.heappush(begun, (cost, next(ties), (*chosen, way), used | way.takes))
+                heapq.heappush(begun, (cost, -at - 1, next(ties), (*chosen, way), used | way.takes))
 
 
 def narrowed(parts: Sequence[Sequence[Way]]) -> list[list[Way]]:

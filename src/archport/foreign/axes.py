@@ -6,10 +6,12 @@ from math import prod
 
 from .templates import Shape
 
+Side = tuple[tuple[str, ...], ...]  # of each axis of a tensor, the axes that it is made of
 SLOTS = "slots"  # the axis in brackets, among others
 
 # Orders in which axes are met in people's code, but for that of the input, which may stand anywhere.
-ROWS_OF_QKV = (("kv", SLOTS, "dim"), (SLOTS, "kv", "dim"), ("kv", "dim", SLOTS))
+BY_HEAD = ("kv", SLOTS, "dim")
+ROWS_OF_QKV = ((SLOTS, "kv", "dim"), BY_HEAD, ("kv", "dim", SLOTS))
 ROWS_OF_PAIR = ((SLOTS, "mlp"), ("mlp", SLOTS))
 
 
@@ -22,19 +24,19 @@ def with_input(rows: Sequence[str], name: str | None) -> Iterator[tuple[str, ...
         yield (*rows[:at], name, *rows[at:])
 
 
-def sides(order: Sequence[str], sizes: Mapping[str, int], shape: Shape) -> Iterator[tuple[tuple[str, ...], ...]]:
+def sides(order: tuple[str, ...], sizes: Mapping[str, int], shape: Shape) -> Iterator[Side]:
     """The ways to put axes in this order together into those of a shape; an axis of length 1 may have none."""
     if not shape:
         if not order:
             yield ()
         return
-    for taken in range(len(order) + 1):
+    for taken in range(len(order), -1, -1):
         if prod(sizes[axis] for axis in order[:taken]) == shape[0] and (taken or shape[0] == 1):
             for rest in sides(order[taken:], sizes, shape[1:]):
-                yield (order[:taken], *rest)  # type: ignore[misc]
+                yield (order[:taken], *rest)
 
 
-def written(side: Sequence[Sequence[str]], slots: Sequence[str] = (), free: str | None = None) -> str:
+def written(side: Side, slots: Sequence[str] = (), free: str | None = None) -> str:
     """A side of a pattern; the axis `free` becomes `...` where it stands alone."""
 
     def one(group: Sequence[str]) -> str:

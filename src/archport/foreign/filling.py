@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig
 from ..errors import AsideWarning, MappingError, NotFiniteWarning
+from ..files.hub.access import HubAccess
 from ..files.values import is_finite
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
-from ..registry import skeleton
+from ..registry import Architecture, skeleton
 from ..translate.pattern import Row
 from ..translate.planning import plan as plan_tensors
 from ..translate.steps import StepKind
@@ -22,7 +23,7 @@ from ..translate.table import Cell, Table
 from ..translate.tensors import export_tensors, import_tensor
 from .finding import found
 from .rows import Rows, table_of, unused
-from .sources import plan_of, reading
+from .sources import plan_of
 from .theirs import Theirs
 
 
@@ -52,8 +53,9 @@ def fill(
     Raises: MappingError with every fault, before anything is filled, and whatever `load` raises.
     """
     theirs = Theirs(module)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
-    planned = plan_of(source, theirs.dtype, **reading(**how, token=token, cache_dir=cache_dir, endpoint=endpoint))
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    access = HubAccess(token, cache_dir, endpoint)
+    planned = plan_of(source, theirs.dtype, revision=revision, access=access, **how)
     if rows is None:
         rows = found(theirs, planned, forward, by_values=False)
         if rows.unsettled:
@@ -102,10 +104,18 @@ class Filling:
 
 def plan_filling(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> Filling:
     """Match our parameters with their tensors. Raises: MappingError with every fault."""
-    arch, cfg = planned.architecture, planned.config
     rows = Rows(rows)
+    table, by_name = matched(theirs, planned.architecture, planned.config, rows)
+    return Filling(theirs, planned, rows, table, tuple(_groups(by_name)))
+
+
+def matched(
+    theirs: Theirs, arch: Architecture, cfg: DecoderConfig, rows: Mapping[str, Cell]
+) -> tuple[Table, dict[str, Row]]:
+    """The table of these rows, and the row of each of our parameters. Raises: MappingError with every fault."""
     table = replace(table_of(arch, rows), tied={})
     faults: list[str] = []
+    by_name: dict[str, Row] = {}
     try:
         model = _with_head(skeleton(arch, cfg), arch.table, table, cfg, theirs)
         names = [name for name, _ in model.named_parameters()]
@@ -114,7 +124,7 @@ def plan_filling(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) ->
         headers = theirs.headers(key for row in by_name.values() for key in row.keys)
         faults += _shared(theirs, by_name)
         faults += [f"{name}: on meta, and no row gives it values" for name in theirs.left_empty(headers)]
-        tensors = plan_tensors(table, cfg, model, headers, dtype=planned.dtype, where=theirs.name)
+        tensors = plan_tensors(table, cfg, model, headers, dtype=theirs.dtype, where=theirs.name)
         faults += [
             f"{step.keys[0]}: found {step.shape}, but no row takes it" for step in tensors.of_kind(StepKind.IGNORED)
         ]
@@ -122,7 +132,7 @@ def plan_filling(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) ->
         faults += error.faults
     if faults:
         raise MappingError(faults, theirs.name, "nothing was filled")
-    return Filling(theirs, planned, rows, table, tuple(_groups(by_name)))
+    return table, by_name
 
 
 def _with_head(model: nn.Module, whole: Table, table: Table, cfg: DecoderConfig, theirs: Theirs) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Finding the rows of a person's own module: by values where it is filled, else by shapes, and settled by running it."""
+"""Finding the rows of a person's own module: by values where it is filled, else by shapes and by running it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -11,22 +11,26 @@ from torch import Tensor, nn
 
 from ..config import DecoderConfig
 from ..errors import MappingError
+from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
 from ..loading import own_weight
 from ..registry import Architecture, skeleton
+from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
 from .running import CodeError, Forward
-from .sources import plan_of, reading
+from .sources import plan_of
 from .templates import Template, templates
 from .theirs import Theirs
 from .trial import Trial, views
-from .ways import STANDARD, Sides, Way, parts
+from .ways import STANDARD, Sides, Way, parts, patterns
 
 PASSES = 1500  # of a trial, in which one stage is looked for
 KEPT = 6  # choices that a stage leaves to the whole
 SHOWN = 4  # rows of a part in a line
+NO_ROWS = "no rows were found"
+DIFFERS = "its logits are not ours by any of these rows: its code may differ"
 
 Weights = Callable[[str], Tensor]
 
@@ -55,9 +59,9 @@ def find_rows(
     Raises: MappingError where a parameter of ours can be none of the module's, and whatever `load` raises.
     """
     theirs = Theirs(module)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
-    how |= {"token": token, "cache_dir": cache_dir, "endpoint": endpoint}
-    return found(theirs, plan_of(source, "auto", **reading(**how)), forward)
+    how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
+    access = HubAccess(token, cache_dir, endpoint)
+    return found(theirs, plan_of(source, "auto", revision=revision, access=access, **how), forward)
 
 
 def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
@@ -72,6 +76,21 @@ def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_valu
     return rows_like(theirs, planned.architecture, planned.config, forward, weight if by_values else None)
 
 
+def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
+    """Whether a module has any matrix of a planned checkpoint where the rows say it is."""
+    steps = {str(step.name): step for step in planned.mapped if len(step.shape) > 1}
+    table = table_of(planned.architecture, rows)
+
+    def weight(name: str) -> Tensor:
+        return own_weight(planned, steps[name])
+
+    def equal(name: str) -> bool:
+        pairs = list(views(table, planned.config, [name], weight, theirs))
+        return bool(pairs) and all(_same(*pair) for pair in pairs)
+
+    return any(map(equal, steps))
+
+
 def rows_like(
     theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Forward | None, weights: Weights | None = None
 ) -> Rows:
@@ -80,8 +99,7 @@ def rows_like(
     Raises: MappingError.
     """
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
-    axes = dict(cfg.axes)
-    all_ways = parts(Sides(ours, mine, axes))
+    all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
     _require_ways(ours, mine, all_ways, theirs.name)
     if weights is not None:
         all_ways = _of_equal_values(all_ways, theirs, arch, cfg, weights)
@@ -94,7 +112,15 @@ def rows_like(
     return Rows(compact(in_order), unsettled)
 
 
-NO_ROWS = "no rows were found"
+def differing(theirs: Theirs, arch: Architecture, cfg: DecoderConfig, rows: Rows, forward: Forward | None) -> list[str]:
+    """A line where a module filled by these rows has other logits than our model, or none."""
+    table = table_of(arch, rows)
+    try:
+        trial = Trial(theirs, arch, cfg, forward)
+        same = trial.agrees([rows], [name for name in trial.loud if table.rows(name, cfg)])
+    except CodeError as error:
+        return [f"not run: {error}"]
+    return [] if same else [DIFFERS]
 
 
 def _ours(theirs: Theirs, arch: Architecture, cfg: DecoderConfig) -> list[Template]:
@@ -116,7 +142,7 @@ def _theirs(theirs: Theirs, cfg: DecoderConfig) -> list[Template]:
 
 def _kinds(model: nn.Module) -> dict[str, str]:
     """The class of the module that has a tensor; a class of one's own that is one of torch's is that."""
-    kinds = {}
+    kinds: dict[str, str] = {}
     for path, module in model.named_modules():
         kind = next((one.__name__ for one in STANDARD if isinstance(module, one)), "")
         kinds |= {f"{path}.{leaf}".removeprefix("."): kind for leaf in module._parameters}
@@ -185,7 +211,7 @@ class _Search:
         if proven is not None:
             return proven, []
         likeliest = next(assignments(partial), choice)
-        return list(likeliest), [*self._open(partial), "with none are its logits ours: its code may differ"]
+        return list(likeliest), [*self._open(partial), DIFFERS]
 
     def _by_running(self) -> tuple[list[Way] | None, list[list[Way]]]:
         """The choice with which all logits are ours, if any; and of each part the ways that are still open."""

@@ -12,6 +12,8 @@ from ..translate.pattern import Row
 from ..translate.planning import nearest
 from ..translate.table import Cell, Table
 
+LINE = 120  # letters of a line that is printed, where it can be broken
+
 
 class Rows(dict[str, Cell]):
     """Rows, which print as Python to paste. `unsettled` are lines on those that others would fit as well."""
@@ -24,14 +26,24 @@ class Rows(dict[str, Cell]):
         self.unsettled = tuple(unsettled)
 
     def __str__(self) -> str:
-        lines = [f"    {json.dumps(name)}: {in_python(cell)}," for name, cell in self.items()]
+        lines = [_line(json.dumps(name), cell) for name, cell in self.items()]
         comments = [f"    # {line}" for line in self.unsettled]
         return "\n".join(("{", *comments, *lines, "}"))
 
 
+def _line(name: str, cell: Cell) -> str:
+    """A row as a formatter would leave it."""
+    line = f"    {name}: {in_python(cell)},"
+    if len(line) <= LINE or not isinstance(cell, Row) or cell.only:
+        return line
+    opening, _, inside = in_python(cell)[:-1].partition("(")
+    keys, _, pattern = inside.rpartition(', "')
+    return f'    {name}: {opening}(\n        {keys},\n        "{pattern},\n    ),'
+
+
 def _is_row(name: object, cell: object) -> bool:
-    kinds = cell if isinstance(cell, tuple) and not isinstance(cell, Row) else (cell,)
-    return isinstance(name, str) and all(isinstance(one, str | Row) for one in kinds)
+    ways = cell if isinstance(cell, tuple) else (cell,)
+    return isinstance(name, str) and all(isinstance(one, str | Row) for one in ways)
 
 
 def in_python(cell: Cell) -> str:

@@ -1,62 +1,107 @@
 """Running a person's own module: its logits, in whatever they come, and what it raises, said in one line."""
 
+import copy
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import ArchportError, in_a_line
 
 Forward = Callable[[Any, Tensor], Any]
+TARGETS = ("targets", "labels")  # that some models want before they make logits of every token
+DEPTH = 3  # of results within results
+NOT_THEIRS = (
+    *(str(Path(file).parent) for file in (traceback.__file__, torch.__file__)),
+    str(Path(__file__).parents[1]),
+    "<",
+)
 
 
 class CodeError(ArchportError):
-    """What a person's own code raised."""
+    """What a person's own code raised, in one line."""
 
 
 def logits_of(module: nn.Module, ids: Tensor, vocab: int, forward: Forward | None = None) -> Tensor:
-    """The logits (batch, seq, vocab) of a module, alone or first of their shape in a tuple, a dict or an object.
+    """The logits (batch, seq, vocab) of a module, or (batch, 1, vocab) where it makes only those of the last token.
 
-    Raises: CodeError where its code does, or gives no logits.
+    Raises: CodeError where its code raises, or gives no logits.
     """
-    name = type(module).__name__
+    logits = _found(module, ids, vocab, forward)
+    if logits.shape[1] < ids.shape[1] and forward is None and (name := _targets(module)):
+        logits = _found(module, ids, vocab, lambda one, tokens: one(tokens, **{name: tokens}))
+    return logits
+
+
+def _found(module: nn.Module, ids: Tensor, vocab: int, forward: Forward | None) -> Tensor:
+    name, (batch, seq) = type(module).__name__, ids.shape
     try:
         result = module(ids) if forward is None else forward(module, ids)
     except Exception as error:  # it is somebody else's code
-        raise CodeError(f"{name}: {where(error)}") from error
-    shape = (*ids.shape, vocab)
-    tensors = list(_tensors(result))
+        raise CodeError(f"{name}: {raised(error)}") from error
+    tensors = list(tensors_in(result))
     for tensor in tensors:
-        if tuple(tensor.shape) == shape and tensor.is_floating_point():
+        if tensor.shape in ((batch, seq, vocab), (batch, 1, vocab)):
             return tensor
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or f"a {type(result).__name__}"
-    say = "say by forward= which are its logits"
-    raise CodeError(f"{name}: gave {shapes[:200]}, expected logits {shape}: {say}")
+        if tensor.shape == (batch, vocab):
+            return tensor[:, None]
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:5]) or f"a {type(result).__name__}"
+    wanted = f"expected logits {(batch, seq, vocab)}: forward=lambda module, ids: ... says where"
+    raise CodeError(f"{name}: gives back {shapes}, {wanted}")
 
 
-def _tensors(result: Any, depth: int = 3) -> Iterator[Tensor]:
+def _targets(module: nn.Module) -> str | None:
+    with suppress(TypeError, ValueError):
+        return next((name for name in signature(module.forward).parameters if name in TARGETS), None)
+    return None
+
+
+def tensors_in(result: Any, depth: int = DEPTH) -> Iterator[Tensor]:
+    """Floating-point tensors in a result, whatever it is packed in; `logits` first, where it has them."""
     if isinstance(result, Tensor):
-        yield result
-    elif depth and isinstance(result, Mapping):
-        for one in result.values():
-            yield from _tensors(one, depth - 1)
-    elif depth and isinstance(result, tuple | list):
-        for one in result:
-            yield from _tensors(one, depth - 1)
-    elif depth and hasattr(result, "__dict__"):
-        yield from _tensors(vars(result), depth - 1)
+        yield from [result] if result.is_floating_point() else []
+        return
+    if isinstance(result, tuple | list):
+        values = list(result)
+    elif isinstance(result, Mapping) or (hasattr(result, "__dict__") and not isinstance(result, nn.Module | type)):
+        named = result if isinstance(result, Mapping) else vars(result)
+        values = [named[key] for key in sorted(named, key=lambda key: key != "logits")]
+    else:
+        return
+    for value in values if depth else ():
+        yield from tensors_in(value, depth - 1)
 
 
-def where(error: BaseException) -> str:
-    """What somebody else's code raised, and in which line of their file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [one for one in frames if "site-packages" not in one.filename and not _is_ours(one.filename)]
-    at = f", in {inside[-1].filename}, line {inside[-1].lineno}" if inside else ""
-    return f"{type(error).__name__}: {in_a_line(error) or 'no message'}{at}"
+def raised(error: BaseException) -> str:
+    """What somebody else's code raised, and in which line of which file."""
+    return f"{type(error).__name__}: {in_a_line(error) or 'no message'}, in {line_of(error)}"
 
 
-def _is_ours(file: str) -> bool:
-    path = Path(file)
-    return file.startswith("<frozen") or Path(__file__).parents[1] in path.parents or "lib/python" in file
+def line_of(error: BaseException) -> str:
+    """The line of a person's file that an error came from: the innermost that is neither Python's, torch's nor ours."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(NOT_THEIRS)]
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no line of its file"
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module; whatever it holds that cannot be copied is shared."""
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # it is somebody else's, and may hold anything
+        memo: dict[int, Any] = {}
+        for part in module.modules():
+            for name, value in vars(part).items():
+                if name in ("_modules", "_parameters", "_buffers"):
+                    continue
+                try:
+                    copy.deepcopy(value)
+                except Exception:  # locks, files, tensors amid a graph
+                    memo[id(value)] = value.detach().clone() if isinstance(value, Tensor) else value
+        return copy.deepcopy(module, memo)

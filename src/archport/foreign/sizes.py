@@ -5,6 +5,7 @@ from typing import Any
 
 from ..config import DecoderConfig
 from ..registry import Architecture, skeleton
+from ..translate.planning import nearest
 
 # Names in the style of nanoGPT, of Meta's code and of TransformerLens, by ours.
 OTHERS = {
@@ -52,6 +53,8 @@ class Sizes(Mapping[str, Any]):
         return len(self._values)
 
     def __getattr__(self, name: str) -> Any:
-        if name != "_values" and name in self._values:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in self._values:
             return self._values[name]
-        raise AttributeError(name)
+        raise AttributeError(f"the sizes of {self._values['model_type']} have no {name}{nearest(name, self._values)}")

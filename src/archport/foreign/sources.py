@@ -9,40 +9,26 @@ from torch import nn
 from ..config import Origin
 from ..errors import SourceError
 from ..files.checkpoint import Checkpoint
-from ..files.hub.access import HubAccess
 from ..files.in_memory import InMemory
 from ..files.source import open_source
 from ..load_plan import LoadPlan, plan_checkpoint, settle_tie
 
 
-def plan_of(source: str | Path | nn.Module | None, dtype: torch.dtype | str, **options: Any) -> LoadPlan:
+def plan_of(
+    source: str | Path | nn.Module | None, dtype: torch.dtype | str, *, revision: str | None, **options: Any
+) -> LoadPlan:
     """What loading a source would do, with its head compared with its embedding where they are tied.
 
     `options` are those of `open_source`. Raises: SourceError, CheckpointError, ConfigError, MappingError.
     """
     if isinstance(source, nn.Module):
         return settle_tie(plan_checkpoint(_in_memory(source), dtype))
-    return settle_tie(plan_checkpoint(open_source(source, headers_only=False, **options), dtype))
-
-
-def reading(
-    *,
-    revision: str | None,
-    offline: bool,
-    variant: str | None,
-    follow_links: bool,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    endpoint: str | None = None,
-) -> dict[str, Any]:
-    """The options of a public function as those of `plan_of`."""
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
-    return {**how, "access": HubAccess(token, cache_dir, endpoint)}
+    return settle_tie(plan_checkpoint(open_source(source, revision, headers_only=False, **options), dtype))
 
 
 def _in_memory(model: Any) -> Checkpoint:
     """A transformers model as a checkpoint. Raises: SourceError for another module."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_dict") or not hasattr(config, "model_type"):
         kind = type(model).__name__
         raise SourceError(f"found a {kind} for a source, expected a folder, a Hub id or a transformers model")

@@ -55,8 +55,9 @@ class Theirs:
         """The first name of a tensor that may have several."""
         return self.aliases.get(name, name)
 
-    def __contains__(self, name: str) -> bool:
-        return self.first(name) in self.parameters or self.first(name) in self.buffers
+    def __contains__(self, name: object) -> bool:
+        first = self.first(str(name))
+        return first in self.parameters or first in self.buffers
 
     def __getitem__(self, name: str) -> Tensor:
         first = self.first(name)
@@ -88,7 +89,8 @@ class Theirs:
             if leaf in owner._buffers:
                 owner._buffers[leaf] = made
             else:
-                parameter = parameter or nn.Parameter(made, owner.get_parameter(leaf).requires_grad)
+                if parameter is None:
+                    parameter = nn.Parameter(made, owner.get_parameter(leaf).requires_grad)
                 owner._parameters[leaf] = parameter
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..layers import QKV
-from ..translate.table import Cell, rearranged, sections
-from .axes import ROWS_OF_PAIR, ROWS_OF_QKV, SLOTS, sides, slot_orders, with_input, written
+from ..translate.layout import Layout
+from ..translate.table import Cell, Row, Table, rearranged, sections
+from .axes import BY_HEAD, ROWS_OF_PAIR, ROWS_OF_QKV, SLOTS, Side, sides, slot_orders, with_input, written
 from .likeness import unlike
 from .templates import Shape, Template
 
@@ -36,23 +37,26 @@ class Way:
 
 @dataclass(frozen=True)
 class Sides:
-    """What is matched: tensors of ours and theirs, lengths of axes, and how many layers and experts there are."""
+    """What is matched: tensors of ours and theirs, lengths of axes, and the layouts in files of the architecture."""
 
     ours: Sequence[Template]
     theirs: Sequence[Template]
     axes: Mapping[str, int]
+    files: Mapping[str, str]
 
     def fitting(self, ours: Template) -> Iterator[tuple[Template, Shape, str]]:
         """Those of theirs that one of ours may be made of: with the shape for one layer, and the index of that."""
         for theirs in self.theirs:
             if theirs.kind and (theirs.kind != ours.kind or theirs.leaf != ours.leaf):
                 continue
+            if "{n}" in theirs.name and ours.layers != theirs.layers:
+                continue
             lacking = [mark for mark in ("{n}", "{e}") if mark in ours.name and mark not in theirs.name]
             if any(mark in theirs.name and mark not in ours.name for mark in ("{n}", "{e}")) or len(lacking) > 1:
                 continue
             if not lacking:
                 yield theirs, theirs.shape, ""
-            elif theirs.shape and theirs.shape[0] == self.axes.get(lacking[0][1]):
+            elif lacking and theirs.shape and theirs.shape[0] == self.axes.get(lacking[0][1]):
                 yield theirs, theirs.shape[1:], f"{lacking[0]} "
 
     def unlikely(self, ours: Template, theirs: Template, slot: str | None = None) -> float:
@@ -102,7 +106,9 @@ def _of_leaf(sides: Sides, ours: Sequence[Template]) -> Iterator[Way]:
         yield from _pair_apart(sides, ours)
         yield from _pair_fused(sides, ours)
     elif _slot(first) == "qkv" and len(first.shape) in (1, 2):
-        yield from _fused(sides, first)
+        fused = list(_fused(sides, first))
+        yield from fused
+        yield from _as_in_files(sides, first, fused)
         yield from _apart(sides, first)
     else:
         yield from _plain(sides, first)
@@ -112,7 +118,7 @@ def _plain(given: Sides, ours: Template) -> Iterator[Way]:
     """One of theirs, as it is or transposed; the input of `out` head by head."""
     names: tuple[str, ...] = AXES.get(_slot(ours), ("out", "in")) if len(ours.shape) == 2 else ("width",)
     sizes = dict(zip(names, ours.shape, strict=False))
-    as_ours: tuple[tuple[str, ...], ...] = tuple((name,) for name in names)
+    as_ours: Side = tuple((name,) for name in names)
     orders: list[tuple[str, ...]] = [names, names[::-1]] if len(names) == 2 else [names]
     if _slot(ours) == "out" and len(ours.shape) == 2:
         sizes = {"width": ours.shape[0]} | {name: given.axes[name] for name in ("head", "dim")}
@@ -141,20 +147,33 @@ def _fused(given: Sides, ours: Template) -> Iterator[Way]:
     known: set[Any] = set()
     for theirs, shape, index in given.fitting(ours):
         unlikely = given.unlikely(ours, theirs)
-        for rows, slots in product(ROWS_OF_QKV[: 1 if group > 1 else None], slot_orders(THREE)):
+        for rows, slots in product((BY_HEAD,) if group > 1 else ROWS_OF_QKV, slot_orders(THREE)):
             order = tuple(axis for axis in rows if sizes[axis] > 1), slots  # in the others there is one number
-            for side in _sides(given, ours, theirs, shape, rows, sizes):
-                if (
-                    once := (theirs.name, order, tuple(tuple(a for a in one if sizes[a] > 1) for one in side))
-                ) in known:
+            for side in _sides(ours, theirs, shape, rows, sizes):
+                once = (theirs.name, order, _without_ones(side, sizes))
+                if once in known:
                     continue
                 known.add(once)
-                cell = _row(theirs.name, index, side, slots, QKV, (("kv", SLOTS, "dim"),))
+                cell = _row(theirs.name, index, side, slots, QKV, (BY_HEAD,))
                 yield Way({ours.name: cell}, (theirs,), unlikely + 0.2 * (slots != THREE), order)
         if group > 1 and shape == ours.shape and not index:
             for slots in slot_orders(THREE):
                 cell = sections(theirs.name, f"(kv [{' '.join(slots)}] dim) ... -> {QKV} ...")
                 yield Way({ours.name: cell}, (theirs,), unlikely + 0.2 * (slots != THREE), ("sections", slots))
+
+
+def _as_in_files(given: Sides, ours: Template, others: Sequence[Way]) -> Iterator[Way]:
+    """One of theirs for q, k and v in the layout of the architecture's files, where no other way is that."""
+    known = {cell.pattern for way in others for cell in way.rows.values() if isinstance(cell, Row)}
+    if (pattern := given.files.get(ours.name)) is None:
+        return
+    if len(ours.shape) == 1:
+        pattern = " ".join(word for word in pattern.split() if word != "...")
+    for theirs, shape, index in given.fitting(ours) if pattern not in known else ():
+        layout = Layout(Row((theirs.name,), pattern), given.axes)
+        if not index and layout.their_shape(theirs.name, ours.shape) == shape:
+            cell = rearranged(theirs.name, pattern)
+            yield Way({ours.name: cell}, (theirs,), given.unlikely(ours, theirs) + 0.1, "files")
 
 
 def _apart(given: Sides, ours: Template) -> Iterator[Way]:
@@ -165,8 +184,11 @@ def _apart(given: Sides, ours: Template) -> Iterator[Way]:
     lying: dict[int, dict[Any, list[Template]]] = {}  # by how many heads in a group, then by layout
     for rows in {group, 1}:
         for theirs, shape, index in fitting:
-            for side in _sides(given, ours, theirs, shape, ROWS_OF_QKV[0], sizes | {SLOTS: rows}):
-                if (SLOTS,) not in side:
+            known = set()
+            for side in _sides(ours, theirs, shape, BY_HEAD, sizes | {SLOTS: rows}):
+                longer = _without_ones(side, sizes | {SLOTS: group})
+                if (SLOTS,) not in side and longer not in known:
+                    known.add(longer)
                     lying.setdefault(rows, {}).setdefault((side, index), []).append(theirs)
     for (side, index), queries in lying.get(group, {}).items():
         for q, (k, v) in product(queries, permutations(lying.get(1, {}).get((side, index), ()), 2)):
@@ -175,13 +197,16 @@ def _apart(given: Sides, ours: Template) -> Iterator[Way]:
                 unlikely = sum(given.unlikely(ours, one, slot) for one, slot in zip((q, k, v), "qkv", strict=True)) / 3
                 yield Way({ours.name: cell}, (q, k, v), unlikely, "apart")
     rows_of_q = (kv * group * dim, *ours.shape[1:])
-    for q, both in permutations(fitting, 2):
-        if (q[1], both[1], q[2], both[2]) == (rows_of_q, (2 * kv * dim, *ours.shape[1:]), "", ""):
-            for slots in (THREE, ("group", "v", "k")):
-                pattern = f"(kv [{' '.join(slots)}] dim) ... -> {QKV} ..."
-                cell = rearranged((q[0].name, both[0].name, both[0].name), pattern)
-                unlikely = (given.unlikely(ours, q[0], "q") + given.unlikely(ours, both[0], "kv")) / 2
-                yield Way({ours.name: cell}, (q[0], both[0]), unlikely + 0.2 * (slots != THREE), ("kv", slots))
+    rows_of_both = (2 * kv * dim, *ours.shape[1:])
+    of_q, of_both = (
+        [one for one, shape, index in fitting if shape == rows and not index] for rows in (rows_of_q, rows_of_both)
+    )
+    for q, both, slots in product(of_q, of_both, (THREE, ("group", "v", "k"))):
+        if q != both:
+            pattern = f"(kv [{' '.join(slots)}] dim) ... -> {QKV} ..."
+            cell = rearranged((q.name, both.name, both.name), pattern)
+            unlikely = (given.unlikely(ours, q, "q") + given.unlikely(ours, both, "kv")) / 2
+            yield Way({ours.name: cell}, (q, both), unlikely + 0.2 * (slots != THREE), ("kv", slots))
 
 
 def _pair_apart(given: Sides, ours: Sequence[Template]) -> Iterator[Way]:
@@ -200,28 +225,30 @@ def _pair_fused(given: Sides, ours: Sequence[Template]) -> Iterator[Way]:
     for theirs, shape, index in given.fitting(first):
         unlikely = sum(given.unlikely(one, theirs) for one in ours) / 2
         for rows, slots in product(ROWS_OF_PAIR, slot_orders(TWO)):
-            for side in _sides(given, first, theirs, shape, rows, sizes):
+            for side in _sides(first, theirs, shape, rows, sizes):
                 cells = {one.name: _row(theirs.name, index, side, slots, f"([{_slot(one)}] mlp)", None) for one in ours}
                 yield Way(cells, (theirs,), unlikely + 0.2 * (slots != TWO), (rows, slots))
 
 
 def _sides(
-    given: Sides, ours: Template, theirs: Template, shape: Shape, rows: Sequence[str], sizes: Mapping[str, int]
-) -> Iterator[tuple[tuple[str, ...], ...]]:
+    ours: Template, theirs: Template, shape: Shape, rows: Sequence[str], sizes: Mapping[str, int]
+) -> Iterator[Side]:
     """The layouts of rows in this order, and of the input, that have the shape of theirs."""
     for order in with_input(rows, "width" if len(ours.shape) == 2 else None):
         if theirs.kind not in OUT_IN or order[-1] == "width" or len(ours.shape) == 1:
             yield from sides(order, sizes, shape)
 
 
-def _row(keys: str | tuple[str, ...], index: str, side: Any, slots: Sequence[str], ours: str, plain: Any) -> Cell:
+def _without_ones(side: Side, sizes: Mapping[str, int]) -> Side:
+    """A layout without the axes of length 1, which may stand anywhere."""
+    return tuple(tuple(axis for axis in group if sizes[axis] > 1) for group in side)
+
+
+def _row(keys: str | tuple[str, ...], index: str, side: Side, slots: Sequence[str], ours: str, plain: Any) -> Cell:
     """A row from a layout of theirs to ours, which is theirs where both are `plain`."""
     free = "width" if ("width",) in side or not any("width" in group for group in side) else None
     theirs = written(side, slots, free)
-    if free and "..." not in theirs:
-        target = ours
-    else:
-        target = f"{ours} {'...' if free else 'width'}"
+    target = ours if free and "..." not in theirs else f"{ours} {'...' if free else 'width'}"
     same = plain is not None and side[:1] == plain and slots == THREE and not index
     return keys if same and isinstance(keys, str) else rearranged(keys, f"{index}{theirs} -> {target}")
 
@@ -229,3 +256,15 @@ def _row(keys: str | tuple[str, ...], index: str, side: Any, slots: Sequence[str
 def _above(theirs: Template) -> str:
     """What q, k and v have in common: the module that has them, or theirs."""
     return theirs.owner.rpartition(".")[0] if theirs.leaf in ("weight", "bias") else theirs.owner
+
+
+def patterns(table: Table, ours: Sequence[Template]) -> dict[str, str]:
+    """The layouts that the files of an architecture have for fused tensors of their own, by our names."""
+    found = {}
+    for one in ours:
+        for name in (one.name, f"{one.owner}.*"):
+            cells = table.weights.get(name, "")
+            for cell in cells if isinstance(cells, tuple) else (cells,):
+                if isinstance(cell, Row) and len(cell.keys) == 1 and cell.pattern:
+                    found[one.name] = cell.pattern
+    return found

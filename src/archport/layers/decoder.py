@@ -107,6 +107,11 @@ class Decoder(nn.Module):
             raise ValueError("no tokens, so none that another could follow")
         return self.logits(stream[:, -1:])[:, -1].float()
 
+    if TYPE_CHECKING:
+
+        def hf_state_dict(self) -> dict[str, Tensor]:
+            """Its tensors under the names of transformers' files; those that lie there as they do here are its own."""
+
     def logits(self, stream: Tensor) -> Tensor:  # (batch, seq, width) -> (batch, seq, vocab_size)
         """What comes after the last block: norm, head, and in some models a finish."""
         logits: Tensor = self.head(self.norm(stream))

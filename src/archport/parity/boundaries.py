@@ -4,6 +4,7 @@ A right port makes other numbers there, and that is no difference. What it makes
 that whatever comes after, and every other port, is held against the right numbers.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ def with_boundaries_of(model: Decoder, reference: Trace, ids: Tensor) -> Trace:
 
     Where its logits agree, that is each place that differs at all. Where they do not, it is a place after which all
     agrees for longer with what the model makes there going on than with what the reference makes; or for as long,
-    where theirs is ours plus the stream, or a multiple of ours.
+    where theirs is ours plus the stream or a multiple of ours, or has another shape.
     """
     right = relative_error(run(model, ids), reference.outputs[DECODER]) <= LOOSE
     tried: set[tuple[str, str, int]] = set()
@@ -34,7 +35,7 @@ def with_boundaries_of(model: Decoder, reference: Trace, ids: Tensor) -> Trace:
         kept = [
             one
             for one, more in zip(places, gained, strict=True)
-            if right or more > 0 or (more == 0 and _is_sum_or_multiple(one, reference))
+            if right or more > 0 or (more == 0 and (math.isinf(one.error) or is_sum_or_multiple(one, reference)))
         ]
         if kept:
             reference = reference.replaced(kept)
@@ -62,7 +63,7 @@ def _agreeing_after(place: Finding, compared: Sequence[Finding]) -> int:
     return next((count for count, one in enumerate(later) if not one.error <= STRUCTURAL), len(later))
 
 
-def _is_sum_or_multiple(place: Finding, reference: Trace) -> bool:
+def is_sum_or_multiple(place: Finding, reference: Trace) -> bool:
     """Whether theirs is ours plus a stream that the same layer reads, or a number times ours."""
     ours, theirs = place.ours.double(), place.theirs.double()
     if ours.shape != theirs.shape:

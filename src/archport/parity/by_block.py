@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..building import parameters_on_meta
 from ..config import dtype_name
+from ..errors import SourceError
 from ..load_plan import LoadPlan, settle_tie
 from ..loading import own_weight
 from ..observing import hooked
@@ -54,6 +55,8 @@ def verify_by_block(
     target = precision(dtype)
     how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
     planned = settle_tie(plan(source, dtype=target, revision=revision, headers_only=False, **how))
+    if planned.checkpoint.origin.alone:
+        raise SourceError(f"{planned.checkpoint.origin.name}: transformers reads no such file: verify it as a whole")
     comparison = _ByBlock(planned)
     problems: list[str] = []
     try:

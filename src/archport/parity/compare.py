@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import AsideWarning, MappingError, SourceError
 from ..layers import Attention, Decoder, Router
+from ..load_plan import LoadPlan
 from ..port import from_state_dict
 from ..registry import architecture
 from .boundaries import with_boundaries_of
@@ -19,15 +20,15 @@ from .budget import Check, hold
 from .counterparts import counterparts, keeps_order
 from .locate import Finding, Trace, findings, modules_around, trace
 from .outputs import follows_length, logits, with_exact_buffers, with_parameters
+from .passes import padded_row
+from .reordered import summed_in_pieces
 
 NUDGES = 4  # other runs of the reference when a line fails
+ORDERS = (2, 3, 5, 8, 16)  # pieces that its sums are made of in others
 
 
 class Comparison:
-    """A reference, in `dtype` and in higher precision, that any number of ports can be held against.
-
-    `first` names the ids that most lines use, `short` are a few of them; `pairs` are our modules with the reference's.
-    """
+    """A reference, in `dtype` and in higher precision, that any number of ports can be held against."""
 
     def __init__(self, reference: nn.Module, ids: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
         self.ids, self.dtype = dict(ids), dtype
@@ -39,8 +40,9 @@ class Comparison:
         self.reference = with_parameters(reference, dtype)
         self.higher = torch.float64 if dtype == torch.float32 else torch.float32
         self.exact = with_parameters(reference, self.higher)
-        self.first, self.first_ids = next(iter(self.ids.items()))
-        self.short = self.first_ids[:, :24]
+        self.source: LoadPlan | None = None  # of the files that ports come from
+        self.reordered = False  # whether ports add in another order, as packed ones do
+        self._made: dict[tuple[nn.Module, str], Tensor] = {}
 
     @cached_property
     def clean(self) -> Decoder:
@@ -55,7 +57,7 @@ class Comparison:
     def beside(self, clean: Decoder) -> "Comparison":
         """The same reference, with another port of it, in float64, taken for the right one."""
         other = copy.copy(self)
-        for name in ("_short_trace", "pairs", "follows_length"):
+        for name in ("short_trace", "pairs", "follows_length", "chooses"):
             vars(other).pop(name, None)
         vars(other)["clean"] = clean
         return other
@@ -72,6 +74,11 @@ class Comparison:
         """What the reference's modules took and gave on the short ids."""
         return self._trace(self.short)
 
+    def own(self, port: Decoder) -> list[str]:
+        """The modules of a port that are of another class than archport's."""
+        right = dict(self.clean.named_modules())
+        return [name for name, module in port.named_modules() if type(module) is not type(right.get(name))]
+
     def trace(self, port: Decoder, ids: Tensor | None = None) -> Trace:
         """What the reference's modules took and gave in float64, on the short ids or others, to hold a port against.
 
@@ -79,8 +86,7 @@ class Comparison:
         boundaries elsewhere.
         """
         reference = self.short_trace if ids is None else self._trace(ids)
-        right = dict(self.clean.named_modules())
-        own = [name for name, module in port.named_modules() if type(module) is not type(right.get(name))]
+        own = self.own(port)
         if not own:
             return reference
         port = copy.deepcopy(port).to(torch.float64)
@@ -105,6 +111,12 @@ class Comparison:
         pairs = counterparts(self.clean, self.reference, table)
         return {name: path for name, path in pairs.items() if keeps_order(table, name, self.clean.config)}
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the reference's head is its token embedding."""
+        embed, head = self.reference.get_input_embeddings(), self.reference.get_output_embeddings()  # type: ignore[operator]
+        return embed.weight is head.weight
+
     def theirs(self, name: str) -> nn.Module | None:
         """The reference's module that answers to one of ours, or to the one around it."""
         path = next((self.pairs[holder] for holder in reversed(modules_around(name)) if holder in self.pairs), None)
@@ -116,38 +128,78 @@ class Comparison:
         return follows_length(self.clean)
 
     @cached_property
-    def _logits(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {name: (logits(self.reference, ids), logits(self.exact, ids)) for name, ids in self.ids.items()}
+    def chooses(self) -> bool:
+        """Whether rounding may choose another expert."""
+        return any(isinstance(part, Router) for part in self.clean.modules())
+
+    @property
+    def first(self) -> str:
+        """The name of the ids that most lines use."""
+        return next(iter(self.ids))
+
+    @property
+    def first_ids(self) -> Tensor:
+        """The ids that most lines use."""
+        return self.ids[self.first]
+
+    @property
+    def short(self) -> Tensor:
+        """A few of these, for what is compared module by module."""
+        return self.first_ids[:, :24]
+
+    @property
+    def longest(self) -> str:
+        """The name of the longest ids."""
+        return max(self.ids, key=lambda name: self.ids[name].shape[-1])
+
+    def logits(self, reference: nn.Module, on: str | None = None) -> Tensor:
+        """Logits of the reference, or of it in another precision, on one set of ids, by default the first."""
+        on = self.first if on is None else on
+        return self._once(reference, on, lambda: logits(reference, self.ids[on]))
+
+    def rows_alone(self, reference: nn.Module) -> Tensor:
+        """The reference's logits of the first row, then of the row that is padded beside it: (1, tokens, vocab)."""
+        rows = self.first_ids[:1], padded_row(self.first_ids)
+        return self._once(reference, "rows alone", lambda: torch.cat([logits(reference, row) for row in rows], dim=1))
+
+    def _once(self, reference: nn.Module, what: str, make: Callable[[], Tensor]) -> Tensor:
+        """What was made already, unless the reference is one that was nudged."""
+        if reference not in (self.reference, self.exact):
+            return make()
+        if (reference, what) not in self._made:
+            self._made[reference, what] = make()
+        return self._made[reference, what]
 
     def of_logits(self, name: str, ours: Tensor, on: str) -> Check:
         """Our logits, made in some way, on one set of ids."""
-        theirs, exact = self._logits[on]
-
-        def line(reference: nn.Module) -> Check:
-            again = theirs if reference is self.reference else logits(reference, self.ids[on])
-            return hold(name, ours, again, exact, self.dtype)
-
-        return self.held(line)
+        exact = self.logits(self.exact, on)
+        return self.held(lambda reference: hold(name, ours, self.logits(reference, on), exact, self.dtype))
 
     def held(self, line: Callable[[nn.Module], Check]) -> Check:
-        """A line of the report, for the reference and, where it fails, for the reference with its embeddings nudged.
+        """A line of the report, for the reference and, where it fails, for other roundings of the same reference.
 
-        One run may happen to round well; what nudging them by a unit in the last place changes is rounding too. In half
-        precision that is done only where rounding may choose another expert.
+        One run may happen to round well; what nudging the embeddings by a unit in the last place changes is rounding
+        too, and so is, where the port adds in another order, what the order changes. In half precision that is done
+        only where rounding may choose another expert.
         """
         first = line(self.reference)
-        unsteady = self.dtype == torch.float32 or any(isinstance(part, Router) for part in self.clean.modules())
-        if first.ok or not math.isfinite(first.port_error) or not unsteady:
+        if first.ok or not math.isfinite(first.port_error):
             return first
-        return next((one for one in map(line, self._nudged()) if one.ok), first)
+        return next((one for one in self._held_otherwise(line) if one.ok), first)
 
-    def _nudged(self) -> Iterator[nn.Module]:
-        for seed in range(NUDGES):
-            model = with_parameters(self.reference, self.dtype)
-            weight = model.get_input_embeddings().weight.data  # type: ignore[operator]
-            signs = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)).sub(0.5).sign()
-            weight.mul_(1 + signs.to(weight) * torch.finfo(self.dtype).eps)
-            yield model
+    def _held_otherwise(self, line: Callable[[nn.Module], Check]) -> Iterator[Check]:
+        for pieces in ORDERS if self.reordered else ():
+            with summed_in_pieces(pieces):
+                yield line(with_parameters(self.reference, self.dtype))
+        for seed in range(NUDGES) if self.dtype == torch.float32 or self.chooses else ():
+            yield line(self._nudged(seed))
+
+    def _nudged(self, seed: int) -> nn.Module:
+        model = with_parameters(self.reference, self.dtype)
+        weight = model.get_input_embeddings().weight.data  # type: ignore[operator]
+        signs = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)).sub(0.5).sign()
+        weight.mul_(1 + signs.to(weight) * torch.finfo(self.dtype).eps)
+        return model
 
     def findings(self, port: Decoder, reference: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
         """The port beside the reference in float64, module by module."""

@@ -6,7 +6,7 @@ fault; of several, it is the one that explains most.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,7 @@ from torch import Tensor
 from ..layers import Decoder
 from .catalogue import faults_for
 from .faults import Fault
-from .lines.caching import CACHED
-from .lines.padding import PADDED
-from .locate import DECODER, Finding, Trace, findings, relative_error
-from .outputs import cached_logits, padded_logits
+from .locate import Finding, Trace, findings, relative_error
 
 
 @dataclass(frozen=True)
@@ -61,37 +58,11 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
         if most == len(wrong):
             break
     if best is not None:
-        return _named(first.place, best)
+        return named(first.place, best)
     shape = tuple(first.theirs.shape)
     what = "what it makes" if first.side == "output" else f"what it feeds {first.module}"
     words = f"{what} {shape} differs by {first.error:.1e} of the largest element; no known fault explains it"
     return _unnamed(first.place, f"{words}, ruled out", ruled_out)
-
-
-# How a line's logits are made, for those that show what no module does alone.
-LINES: dict[str, Callable[[Decoder, Tensor], Tensor]] = {
-    CACHED: cached_logits,
-    PADDED: padded_logits,
-}
-
-
-def diagnose_line(line: str, port: Decoder, clean: Decoder, ids: Tensor) -> Diagnosis:
-    """Name the fault behind a line about cache or padding, while every module agrees."""
-    port = copy.deepcopy(port).to(torch.float64)
-    logits, right = (LINES[line](model, ids) for model in (port, clean))
-    ruled_out: dict[str, None] = {}
-    for hypothesis in _of_line(clean, line):
-        if relative_error(LINES[line](hypothesis.model, ids), logits) <= relative_error(right, logits) / 10:
-            return _named(DECODER, hypothesis.fault)
-        ruled_out[hypothesis.fault.name] = None
-    return _unnamed(DECODER, f"every module agrees, but not the line: {line}; ruled out", ruled_out)
-
-
-def _of_line(clean: Decoder, line: str) -> Iterator[Hypothesis]:
-    for fault in faults_for(clean.architecture):
-        if fault.line == line:
-            for site in fault.sites(clean):
-                yield Hypothesis.of(fault, (site,), clean)
 
 
 def _hypotheses(clean: Decoder, wrong: Sequence[Finding]) -> Iterator[Hypothesis]:
@@ -131,7 +102,8 @@ def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> boo
     return not changed or any(not torch.equal(own[name].to(right[name]), right[name]) for name in changed)
 
 
-def _named(place: str, fault: Fault) -> Diagnosis:
+def named(place: str, fault: Fault) -> Diagnosis:
+    """A place that has a fault of the catalogue."""
     return Diagnosis(place, fault, f"{place}: {fault.faulty}; the reference {fault.right}: see {fault.see}")
 
 

@@ -7,6 +7,7 @@ one that the fault replaces or relies on, it is another part, and the fault cann
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from inspect import isfunction
 from typing import Any
 
@@ -82,7 +83,12 @@ class Becomes:
 
     def __call__(self, part: nn.Module) -> None:
         """Change the class of a part, in place."""
-        part.__class__ = type(self.kind.__name__, (self.kind, type(part)), {})
+        part.__class__ = _above(self.kind, type(part))
+
+
+@cache
+def _above(kind: type[nn.Module], own: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (kind, own), {})
 
 
 def class_fault(

@@ -15,10 +15,11 @@ from ..port import DEMO, load
 from ..registry import architecture, skeleton
 from . import references
 from .catalogue import faults_for
+from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
-from .lines import of_forward_passes
-from .verifying import find_cause, ids_for, loud_comparison
+from .lines import line, of_forward_passes
+from .verifying import ids_for, loud_comparison
 
 BUNDLED = "bundled"
 # They change nothing in a forward pass, or their settings are compared as they stand.
@@ -105,7 +106,9 @@ def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Compa
         site = sites[0 if fault.early else len(sites) // 2]
         faulty = copy.deepcopy(port)
         fault.plant_at(faulty, site)
-        checks = list(of_forward_passes(comparison, faulty))
+        checks = [*of_forward_passes(comparison, faulty), *line(fault.line, comparison, faulty)]
+        if fault.line and not any(check.name == fault.line for check in checks):
+            continue  # what would show it is not drawn for this model
         diagnosis = find_cause(comparison, faulty, checks)
         noticed = diagnosis is not None or not all(check.ok for check in checks)
         place = diagnosis.place if diagnosis else None

@@ -3,8 +3,6 @@
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from inspect import signature
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,15 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArchportError
-from ..generation.cache import KVCache
 from ..generation.decoding import generate
 from ..layers import Decoder, DynamicNTK, LongRope, Rotary
 from ..observing import hooked
 from .counterparts import first_tensor
-from .references import empty_cache, of_config, saved_buffers, with_plain_experts
+from .references import of_config, saved_buffers, with_plain_experts
 from .running import RaisedError, Stop, backward, run
 
-PADS = 5  # tokens of padding
+CHUNK = 4096  # tokens looked up at once
 
 
 def with_exact_buffers(reference: nn.Module) -> nn.Module:
@@ -99,47 +96,10 @@ def follows_length(model: nn.Module) -> bool:
     return any(isinstance(part, Rotary) and isinstance(part.scaling, DynamicNTK | LongRope) for part in model.modules())
 
 
-def pieces(length: int) -> list[int]:
-    """Where to cut a text for a cache: one token, 7, the rest but 4, and these one by one."""
-    inner = (1, 8, length - 4, length - 3, length - 2, length - 1)
-    return sorted({0, *(n for n in inner if 0 < n < length), length})
-
-
-@torch.no_grad()
-def cached_logits(model: nn.Module, ids: Tensor, bounds: Sequence[int] | None = None) -> Tensor:
-    """Logits of ids that go through a cache in pieces, by ours or by theirs."""
-    bounds = bounds or pieces(ids.shape[-1])
-    if isinstance(model, Decoder):
-        cache: dict[str, Any] = {"cache": KVCache(model, batch=len(ids), capacity=ids.shape[-1])}
-    else:
-        name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"  # as it was till 5.23
-        cache = {name: empty_cache(), "use_cache": True}
-    return torch.cat([run(model, ids[:, start:end], **cache) for start, end in pairwise(bounds)], dim=1)
-
-
-@torch.no_grad()
-def padded_logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """Logits of a row that is shorter than the one beside it: padded on the left by ours, on the right by theirs."""
-    alone = padded_row(ids)
-    pads = torch.zeros_like(ids[:1, alone.shape[-1] :])
-    if not isinstance(model, Decoder):
-        return run(model, torch.cat((ids[:1], torch.cat((alone, pads), dim=1))))[1:, : alone.shape[-1]]
-    batch = torch.cat((ids[:1], torch.cat((pads, alone), dim=1)))
-    mask = torch.ones_like(batch, dtype=torch.bool)
-    mask[1, : pads.shape[-1]] = False
-    return run(model, batch, mask=mask)[1:, pads.shape[-1] :]
-
-
-def padded_row(ids: Tensor) -> Tensor:
-    """The tokens of the row that is padded."""
-    return ids[-1:, min(PADS, ids.shape[-1] - 1) :]
-
-
-def greedy_tokens(port: Decoder, prompt: Tensor, more: int) -> list[int]:
-    """A prompt and what follows it. Raises: RaisedError."""
+def generated(port: Decoder, prompt: Tensor, more: int, end: Sequence[int] = (), **how: Any) -> list[list[int]]:
+    """A prompt and what follows it, a row a sample. Raises: RaisedError."""
     try:
-        [row] = generate(port, prompt, max_new_tokens=more, greedy=True, end=[])
-        return row
+        return generate(port, prompt, max_new_tokens=more, end=end, **how)
     except ArchportError:
         raise
     except Exception as error:
@@ -149,6 +109,10 @@ def greedy_tokens(port: Decoder, prompt: Tensor, more: int) -> list[int]:
 @torch.no_grad()
 def fed(model: nn.Module, name: str, ids: Tensor) -> Tensor:
     """What a module is fed in a forward pass; the rest of the pass is not run."""
+    return _fed(model, name, ids)
+
+
+def _fed(model: nn.Module, name: str, ids: Tensor) -> Tensor:
     taken: list[Tensor] = []
 
     def stop(_: str, __: nn.Module, args: Any, kwargs: Any) -> None:
@@ -158,3 +122,16 @@ def fed(model: nn.Module, name: str, ids: Tensor) -> Tensor:
     with suppress(Stop), hooked({name: model.get_submodule(name)}, before=stop):
         run(model, ids)
     return taken[0] if taken else torch.empty(0)
+
+
+def embedding_gradients(model: nn.Module, reader: str, names: Sequence[str], ids: Tensor) -> list[Tensor]:
+    """Gradients of the weights of some embeddings, by a fixed gradient of what a module after them reads."""
+    with torch.enable_grad():
+        for number, rows in enumerate(ids.split(max(1, CHUNK // ids.shape[-1]))):
+            read = _fed(model, reader, rows)
+            generator = torch.Generator().manual_seed(number)
+            backward((read * torch.randn(read.shape, generator=generator).to(read)).sum())
+    weights = [model.get_parameter(f"{name}.weight") for name in names]
+    made = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    model.zero_grad(set_to_none=True)
+    return made

@@ -1,9 +1,9 @@
 """The numbers that a reference has: in its config and in the modules that answer to a part of ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .compare import Comparison
 
@@ -16,33 +16,32 @@ def numbers_of(comparison: Comparison, site: str, part: nn.Module) -> dict[str, 
     return near | config | {f"its own {name}": one for name, one in _of_module(part)}
 
 
-def forms(found: Mapping[str, float], value: float | None) -> dict[float, str]:
-    """Values to try in the place of one, the plainest first, each with its source."""
+def in_form(form: str, found: Mapping[str, float], like: float | None) -> dict[float, str]:
+    """Values to try in the place of one, each with its source."""
     tried: dict[float, str] = {}
-    whole = isinstance(value, int)
-    for word, form in (WHOLE if whole else REAL).items():
-        for source, number in found.items():
-            made = form(number)
-            if made is not None and made != value and (not whole or made > 0):
-                tried.setdefault(int(made) if whole else made, word.format(source))
+    for source, number in found.items():
+        if number > 0 and (form in EXACT or not isinstance(like, int)):
+            made = FORMS[form](number)
+            whole = made == int(made)
+            if made != like and (whole or not isinstance(like, int)):
+                tried.setdefault(int(made) if isinstance(like, int) else made, form.format(source))
     return tried
 
 
-def _positive(form: Any) -> Any:
-    return lambda number: form(number) if number > 0 else None
+def is_number(value: object) -> bool:
+    """Whether a setting is one, and no flag."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-WHOLE = {
-    "{}": lambda number: number if number == int(number) else None,
-    "{} + 1": lambda number: number + 1 if number == int(number) else None,
-    "{} - 1": lambda number: number - 1 if number == int(number) else None,
+FORMS: dict[str, Callable[[float], float]] = {
+    "{}": lambda number: number,
+    "1 / sqrt({})": lambda number: number**-0.5,
+    "1 / {}": lambda number: 1 / number,
+    "sqrt({})": lambda number: number**0.5,
+    "{} + 1": lambda number: number + 1,
+    "{} - 1": lambda number: number - 1,
 }
-REAL = {
-    "{}": float,
-    "1 / sqrt({})": _positive(lambda number: number**-0.5),
-    "1 / {}": _positive(lambda number: 1 / number),
-    "sqrt({})": _positive(lambda number: number**0.5),
-}
+EXACT = ("{}", "{} + 1", "{} - 1")  # for whole numbers
 
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, float]]:
@@ -59,5 +58,5 @@ def _of_mapping(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and not key.startswith("_"):
             yield from ((f"{key}.{name}", one) for name, one in _of_mapping(value))
-        elif isinstance(value, int | float) and not isinstance(value, bool) and not key.startswith("_"):
+        elif is_number(value) and not key.startswith("_"):
             yield key, value

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SourceError, in_a_line
+from ..generation.sampling import Sampling
+from ..layers import Decoder
 from ..registry import Architecture
 from ..translate.fields import write_config
 
@@ -33,6 +35,29 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str, variant: str | N
     return with_attention_that_agrees(with_plain_experts(model.eval()))
 
 
+def of_tensors(port: Decoder, dtype: torch.dtype, attention: str) -> nn.Module:
+    """transformers' model of a port whose checkpoint it does not read, with the port's tensors under its names.
+
+    Raises: SourceError when it cannot be built.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    hf = dict(port.origin.hf) if port.origin else {}
+    options: dict[str, Any] = {"torch_dtype": dtype, "attn_implementation": attention}
+    with _building():
+        config = AutoConfig.for_model(**copy.deepcopy(hf))
+        # What is made of it must share nothing with the port.
+        tensors = {key: tensor.detach().clone() for key, tensor in port.hf_state_dict().items()}
+        kind = AutoModelForCausalLM._model_mapping[type(config)]
+        model, account = kind.from_pretrained(
+            None, config=config, state_dict=tensors, output_loading_info=True, **options
+        )
+    if account["missing_keys"]:
+        missing = ", ".join(sorted(account["missing_keys"])[:3])
+        raise SourceError(f"transformers fills what is missing with random numbers: {missing}")
+    return with_attention_that_agrees(with_plain_experts(model.eval()))
+
+
 def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") -> nn.Module:
     """transformers' model of a parsed config.json. Raises: SourceError when it cannot be built."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -41,6 +66,15 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
         config = AutoConfig.for_model(**copy.deepcopy(hf))
         model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
     return with_plain_experts(model.eval())
+
+
+def config_as_read(hf: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a config, as transformers has them once it has read a config.json. Raises: SourceError."""
+    from transformers import AutoConfig
+
+    with _building():
+        fields: dict[str, Any] = AutoConfig.for_model(**copy.deepcopy(hf)).to_dict()
+    return fields
 
 
 def with_plain_experts(model: Any) -> Any:
@@ -55,6 +89,33 @@ def empty_cache() -> Any:
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+def choices(how: Sampling, ids: Tensor, logits: Tensor) -> Tensor:
+    """The probabilities (batch, vocab_size) that transformers draws the next token by, each step a class of its own.
+
+    Source: the order of `GenerationMixin._get_logits_processor`.
+    """
+    from transformers.generation import logits_process
+
+    steps: list[tuple[str, float, bool]] = [
+        ("RepetitionPenaltyLogitsProcessor", how.repetition_penalty, how.repetition_penalty != 1),
+        ("TemperatureLogitsWarper", float(how.temperature), how.temperature != 1),
+        ("TopKLogitsWarper", how.top_k, how.top_k > 0),
+        ("TopPLogitsWarper", how.top_p, how.top_p < 1),
+        ("MinPLogitsWarper", how.min_p, how.min_p > 0),
+    ]
+    for name, value, asked in steps:
+        if asked:
+            logits = getattr(logits_process, name)(value)(ids, logits)
+    return logits.softmax(-1)
+
+
+def ends(reference: Any, vocab_size: int) -> set[int]:
+    """The ids at which the reference ends a text."""
+    value = reference.generation_config.eos_token_id
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return {token for token in ids if 0 <= token < vocab_size}
 
 
 def _is_5_or_later() -> bool:
@@ -99,6 +160,16 @@ def left_at_default(arch: Architecture, models: Iterable[Mapping[str, Any]]) -> 
         and len(set(arch.table.field(name).values.values())) != 1  # the only value there is
         and all(given.get(name, defaults[name]) == defaults[name] for given in models)
     ]
+
+
+def with_dropout(arch: Architecture, sizes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """These sizes with dropout, at rates that differ, at one rate, or at none where neither library takes any."""
+    names = [name for name in arch.table.config if name.endswith("_dropout")]
+    for rates in ({name: 0.1 * at for at, name in enumerate(names, 1)}, dict.fromkeys(names, 0.1)):
+        with suppress(ConfigError):
+            arch.config_class(**{**rates, **sizes})
+            yield {**rates, **sizes}
+    yield sizes
 
 
 def loud(arch: Architecture, sizes: dict[str, Any], attention: str = "eager", seed: int = 0) -> nn.Module:

@@ -18,6 +18,7 @@ class Report:
 
     `never_varied` are the fields of an architecture that its tiny models leave at their defaults, so that no line shows
     what they do. `not_run` are the lines of a port that a person's own module has no way to be asked for.
+    `notes` are lines on what is unlike and yet makes no other model.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Report:
     problems: tuple[str, ...] = ()
     never_varied: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -50,7 +52,7 @@ class Report:
         """Lines beside the verdict: where and what is wrong, and what was not looked at."""
         found = [self.fault.words] if self.fault else []
         left_out = {"never varied": self.never_varied, "not run": self.not_run}
-        return found + [f"{what}: {', '.join(names)}" for what, names in left_out.items() if names]
+        return [*found, *self.notes, *(f"{what}: {', '.join(names)}" for what, names in left_out.items() if names)]
 
     def rows(self) -> list[tuple[str, ...]]:
         """The lines as text, under HEADINGS."""
@@ -100,6 +102,7 @@ class Report:
             "problems": list(self.problems),
             "never_varied": list(self.never_varied),
             "not_run": list(self.not_run),
+            "notes": list(self.notes),
         }
         return top | beside | {"checks": checks, "fault": fault}
 

@@ -16,6 +16,7 @@ class RaisedError(Exception):
 
     def __init__(self, where: str, error: Exception) -> None:
         super().__init__(f"{where} raises {type(error).__name__}: {in_a_line(error)}")
+        self.where = where
 
 
 class Stop(Exception):

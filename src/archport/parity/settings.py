@@ -12,8 +12,10 @@ from torch.overrides import TorchFunctionMode
 from ..config import DecoderConfig
 from ..errors import SourceError
 from ..files.values import is_finite
-from ..layers import Decoder
+from ..layers import Decoder, Embed
 from ..observing import is_observed
+
+DRAWN = "init_std"  # the config field that acts on fresh weights only
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]], whose: str = "") -> tuple[str, ...]:
@@ -43,6 +45,8 @@ def not_comparable(port: Decoder, clean: Decoder) -> tuple[str, ...]:
         return (f"it is a {port.architecture}, the reference a {clean.architecture}",)
     if not len(port.blocks):
         return ("it has no blocks",)
+    if port.tied and not isinstance(port.embed, Embed):
+        return (f"embed is a {type(port.embed).__name__}, expected an Embed, whose tokens the head shares",)
     right = dict(clean.named_parameters(remove_duplicate=False))
     return tuple(
         f"{name} is {tuple(parameter.shape)}, the reference's {tuple(right[name].shape)}"
@@ -55,10 +59,11 @@ def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
     """A line for each setting that differs from archport's port of the reference: config, blocks, modules, dropout."""
     for field in fields(clean.config):
         ours, theirs = getattr(port.config, field.name, None), getattr(clean.config, field.name)
-        if ours != theirs:
+        if ours != theirs and field.name != DRAWN:
             yield f"config.{field.name} is {ours!r}, the reference's {theirs!r}"
     if len(port.blocks) != len(clean.blocks):
         yield f"it has {len(port.blocks)} blocks, the reference {len(clean.blocks)}"
+    yield from _unlike_parameters(port, clean)
     right = dict(clean.named_modules())
     for name, module in port.named_modules():
         other = right.get(name)
@@ -69,6 +74,33 @@ def unlike(port: Decoder, clean: Decoder) -> Iterator[str]:
         if isinstance(module, nn.Dropout) and dropped.pop(name, 0.0) == 0 < module.p:
             yield f"{name} drops {module.p:g} in train mode, the reference nothing"
     yield from (f"{name} is missing, the reference's drops {rate:g}" for name, rate in dropped.items() if rate)
+
+
+def notes_on(port: Decoder, clean: Decoder) -> Iterator[str]:
+    """A line for each thing that is unlike the reference and makes no other model."""
+    ours, theirs = getattr(port.config, DRAWN), getattr(clean.config, DRAWN)
+    if ours != theirs:
+        yield f"config.{DRAWN} is {ours!r}, the reference's {theirs!r}: it acts on fresh weights only"
+
+
+def left_in_train_mode(port: Decoder) -> Iterator[str]:
+    """A line where a port is handed over in train mode, and one more where it drops something there."""
+    training = [module for module in port.modules() if module.training]
+    if training:
+        drops = any(getattr(module, "p", 0) or getattr(module, "score_dropout", 0) for module in training)
+        yield f"handed over in train mode{', where it drops numbers' if drops else ''}: compared in eval mode"
+
+
+def _unlike_parameters(port: Decoder, clean: Decoder) -> Iterator[str]:
+    """A line for each parameter that only one of them has, or has apart from another."""
+    ours, theirs = ({name for name, _ in model.named_parameters()} for model in (port, clean))
+    shared, elsewhere = (
+        {name for name, _ in model.named_parameters(remove_duplicate=False)} - own
+        for model, own in ((port, ours), (clean, theirs))
+    )
+    yield from (f"{name} is a parameter that the reference lacks" for name in sorted(ours - theirs - elsewhere))
+    yield from (f"{name} is missing" for name in sorted(theirs - ours - shared))
+    yield from (f"{name} is a parameter of its own, the reference's is shared" for name in sorted(ours & elsewhere))
 
 
 def mixed_dtypes(port: Decoder) -> Iterator[str]:

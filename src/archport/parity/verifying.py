@@ -1,7 +1,8 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,26 @@ from torch import Tensor, nn
 
 from ..config import dtype_name
 from ..dtypes import to_dtype
-from ..errors import ConfigError, SourceError
+from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
+from ..foreign import find_rows
+from ..foreign.running import Forward
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
 from ..loading import to_device
-from ..port import load
-from ..registry import architecture, skeleton
+from ..port import load, plan
+from ..registry import Architecture, architecture, skeleton
 from ..translate.table import Cell
 from . import references
 from .budget import Check
+from .cause import find_cause
 from .compare import Comparison
-from .diagnose import LINES, Diagnosis, diagnose, diagnose_line
-from .foreign.theirs import Forward
 from .foreign.verifying import verify_module
 from .lines import all_lines
-from .lines.forward import EMBEDDINGS
-from .locate import Finding, Trace
-from .repair import mended_by, repaired
 from .report import Report
 from .running import RaisedError
-from .settings import mixed_dtypes, not_comparable, not_finite, require_port, unlike
+from .settings import left_in_train_mode, mixed_dtypes, not_comparable, not_finite, notes_on, require_port, unlike
 
 LONGEST = 2048  # tokens; scores of a longer text, in float64, fill the memory
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
@@ -51,6 +50,7 @@ def verify(
     device: str | torch.device = "cpu",
     quick: bool = False,
     packed: bool = False,
+    compiled: bool = False,
     revision: str | None = None,
     offline: bool = False,
     variant: str | None = None,
@@ -60,8 +60,8 @@ def verify(
 
     `reference` may be any transformers model in memory; without one, transformers' own of the same checkpoint is
     built, with `against` as its attention. `dtype` is float32 for a source, and a model's own for a model. `quick`
-    compares logits and embeddings only, `packed` what the port makes with its linear maps packed. `revision` to
-    `follow_links` are `load`'s. Neither model is changed.
+    compares logits and embeddings only, `packed` what the port makes with its linear maps packed; `compiled` compiles
+    steps of generation too. `revision` to `follow_links` are `load`'s. Neither model is changed.
 
     `model` may also be a module of your own, in any style; then `reference` may be a source too. `rows` say where its
     tensors are, as a key table does, and `forward(model, ids)` takes its logits where `model(ids)` is not enough.
@@ -70,9 +70,11 @@ def verify(
     raises.
     """
     device = to_device(device)
-    how = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
+    how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
+        if rows is None:
+            rows = find_rows(model, reference, forward=forward, **how)
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
@@ -82,12 +84,19 @@ def verify(
     target = precision(dtype or (next(port.parameters()).dtype if isinstance(model, Decoder) else torch.float32))
     name = port.origin.name if port.origin else port.architecture
     folder = port.origin.folder if port.origin else None
+    source = None
     if reference is None:
-        if folder is None:
+        alone = port.origin is not None and port.origin.alone
+        if folder is None and not alone:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
             return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
-        reference = references.of_folder(folder, target, against, port.origin.variant if port.origin else None)
+        if alone or folder is None or port.origin is None:
+            reference = references.of_tensors(port, target, against)
+        else:
+            of_origin: dict[str, Any] = {"variant": port.origin.variant, "follow_links": port.origin.follow_links}
+            source = plan(folder, offline=True, headers_only=False, **of_origin)
+            reference = references.of_folder(folder, target, against, port.origin.variant)
     else:
         references.require_reference(reference)
         problems += not_finite(reference.named_parameters(), "the reference's ")
@@ -95,8 +104,13 @@ def verify(
     problems += not_comparable(port, comparison.clean)
     if problems:
         return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
-    port = port.to(device, target).eval().requires_grad_(True)
-    return compare(swap(port) if packed else port, comparison, name, quick=quick, packed=packed)
+    notes = tuple(left_in_train_mode(port))
+    port = port.to(device, target).eval()
+    comparison.reordered = packed
+    comparison.source = source
+    which: dict[str, bool] = {"quick": quick, "packed": packed, "compiled": compiled}
+    report = compare(swap(port) if packed else port, comparison, name, **which)
+    return replace(report, notes=(*notes, *report.notes))
 
 
 def _comparison(
@@ -175,70 +189,45 @@ def loud_comparison(
     against: str = "eager",
     device: torch.device | str = "cpu",
 ) -> Comparison:
-    """A tiny loud reference of these sizes, ready to compare ports with."""
+    """A tiny loud reference of these sizes, with dropout where it has any, ready to compare ports with."""
     arch = architecture(name)
-    port = skeleton(arch, arch.config_class(**sizes))  # type: ignore[arg-type]
+    for given in references.with_dropout(arch, sizes):
+        with suppress(SourceError):  # transformers takes no such rates for some
+            return _loud(arch, given, dtype, against, device)
+    return _loud(arch, sizes, dtype, against, device)
+
+
+def _loud(
+    arch: Architecture, sizes: dict[str, Any], dtype: torch.dtype, against: str, device: torch.device | str
+) -> Comparison:
+    port = skeleton(arch, arch.config_class(**sizes))
     reference = references.loud(arch, sizes, against).to(device)
     return Comparison(reference, ids_for(port, None, device), dtype)
 
 
-def compare(port: Decoder, comparison: Comparison, name: str, *, quick: bool = False, packed: bool = False) -> Report:
+def compare(
+    port: Decoder,
+    comparison: Comparison,
+    name: str,
+    *,
+    quick: bool = False,
+    packed: bool = False,
+    compiled: bool = False,
+) -> Report:
     """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
     problems = [*unlike(port, comparison.clean)]
+    notes = tuple(notes_on(port, comparison.clean))
     checks: list[Check] = []
     fault = None
     try:
-        for check in all_lines(comparison, port, quick=quick, packed=packed):
+        for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
             checks.append(check)
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
-    except RaisedError as error:
-        problems.append(str(error))
-    return Report(name, comparison.described, dtype_name(comparison.dtype), tuple(checks), fault, tuple(problems))
-
-
-def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
-    """The place and the cause of the first difference; a line that fails while modules agree gives its own place."""
-    failed = [check for check in checks if not check.ok]
-    compared, reference, ids = _compared(comparison, port, failed)
-    first = next((finding for finding in compared if finding.differs), None)
-    if first is None:
-        return _of_lines(comparison, port, failed)
-    if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
-        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
-    mended = repaired(comparison, ids)
-    if mended is None:
-        return diagnose(compared, port, comparison.clean, reference, ids)
-    right, repairs = mended
-    reference = right.trace(port, ids)
-    compared = right.findings(port, reference, ids)
-    if not any(finding.differs for finding in compared):
-        return None
-    diagnosis = diagnose(compared, port, right.clean, reference, ids)
-    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
-
-
-def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
-    """Module by module on a few tokens or, where these show nothing, on the ids of a line of logits that failed."""
-    ids, reference = comparison.short, comparison.trace(port)
-    compared = comparison.findings(port, reference)
-    if not any(finding.differs for finding in compared):
-        names = [check.name.removeprefix("logits, ") for check in failed]
-        longer = next((name for name in names if name in comparison.ids), None)
-        if longer is not None:
-            ids = comparison.ids[longer]
-            reference = comparison.trace(port, ids)
-            compared = comparison.findings(port, reference, ids)
-    return compared, reference, ids
-
-
-def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
-    for check in failed:
-        if check.name in LINES:
-            return diagnose_line(check.name, port, comparison.clean, comparison.short)
-        if check.part:
-            return Diagnosis(check.part, None, f"{check.part}: every module agrees, but not the line: {check.name}")
-    return None
+    except (RaisedError, MappingError) as error:
+        problems.append(in_a_line(error))
+    dtype = dtype_name(comparison.dtype)
+    return Report(name, comparison.described, dtype, tuple(checks), fault, tuple(problems), notes=notes)
 
 
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -255,6 +244,7 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
         "edge ids": torch.tensor([[0, vocab - 1, 0, 0, vocab - 1, vocab // 2][:context]]),
         "one token": torch.tensor([[vocab // 3]]),
         whole: torch.randint(vocab, (1, min(context, LONGEST)), generator=generator),
+        "many rows": torch.randint(vocab, (9, min(5, context)), generator=generator),
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
         follow_links = port.origin is not None and port.origin.follow_links

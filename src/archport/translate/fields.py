@@ -31,7 +31,7 @@ def read_config(table: Table, config_class: type[C], hf: Mapping[str, Any], wher
     values, sources = _values(table, flat, where)
     fields_of = {item.name for item in fields(config_class) if item.init}
     lost = {name: value for name, value in table.lost.items() if name in fields_of}
-    values = lost | values | {name: allowed[0] for name, allowed in table.fixed.items()}
+    values = {**lost, **values} | {name: allowed[0] for name, allowed in table.fixed.items()}
     _stop(_unlike(table, config_class), where)
     _stop(
         {
@@ -175,8 +175,8 @@ def require_writable(table: Table, cfg: DecoderConfig, where: str) -> None:
     why = "the key table has no row for it"
     for item in fields(cfg):
         value, expected = getattr(cfg, item.name), getattr(default or item, item.name if default else "default")
-        known = item.name in said or item.name in table.lost or cfg.follows(item.name)
-        if item.init and not known and value != expected:
+        free = item.name in said or item.name in table.lost or cfg.follows(item.name)
+        if item.init and not free and value != expected:
             remedy = "; None has it follow the other fields" if item.default is None else ""
             faults[item.name] = f"found {shown(value)}, expected {shown(expected)}: {why}{remedy}"
     _stop(faults, where)

@@ -86,6 +86,11 @@ class Table:
         """Whether a config field is classified."""
         return name in self.fields or self._globs.match(name) is not None
 
+    def decides(self, name: str) -> bool:
+        """Whether a config field, or one inside it, says what the model is: known, and not harmless."""
+        inside = any(field.startswith(f"{name}.") for field in self.fields)
+        return inside or (name in self.fields and name not in self.harmless)
+
     def rows(self, name: str, cfg: DecoderConfig, present: Container[str] | None = None) -> list[Row]:
         """The rows that make one of our parameters, its layer and weight or bias filled in; one, in a right table.
 

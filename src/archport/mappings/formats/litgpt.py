@@ -1,5 +1,6 @@
 """litgpt's lit_model.pth and model_config.yaml: one class for all families, all queries, then keys, then values."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -77,8 +78,10 @@ CONFIG: dict[str, str | Field] = {
     "norm_eps": "norm_eps",
     "rotary_base": "rope_base",
 }
-FRACTION = {"rotary_fraction": "rotary_percentage"}
-ACTIVATION = {"activation": config_field("gelu_approximate", values={"none": "gelu", "tanh": "gelu_tanh"})}
+FRACTION: dict[str, str | Field] = {"rotary_fraction": "rotary_percentage"}
+ACTIVATION: dict[str, str | Field] = {
+    "activation": config_field("gelu_approximate", values={"none": "gelu", "tanh": "gelu_tanh"})
+}
 HARMLESS = frozenset(
     {
         "name",
@@ -138,19 +141,19 @@ LAYER_TYPES = {0: "full_attention", 1: "sliding_attention"}
 def _table(
     rows: dict[str, Cell],
     *,
-    config: dict[str, str | Field] | None = None,
-    requires: dict[str, tuple[object, ...]] | None = None,
+    config: Mapping[str, str | Field] | None = None,
+    requires: Mapping[str, tuple[object, ...]] | None = None,
     fixed: dict[str, tuple[object, ...]] | None = None,
     without: tuple[str, ...] = (),
     lost: dict[str, object] | None = None,
     written: dict[str, object] | None = None,
 ) -> Table:
     """A family: what differs from a plain decoder; `without` are fields that its Config or its config has not."""
-    fields = {name: cell for name, cell in (CONFIG | (config or {})).items() if name not in without}
+    fields = {name: cell for name, cell in {**CONFIG, **(config or {})}.items() if name not in without}
     known = {
         spelling for cell in fields.values() for spelling in ((cell,) if isinstance(cell, str) else cell.spellings)
     }
-    required = {name: allowed for name, allowed in (REQUIRES | (requires or {})).items() if name not in known}
+    required = {name: allowed for name, allowed in {**REQUIRES, **(requires or {})}.items() if name not in known}
     return Table(
         classes=(),
         prefix="",
@@ -289,8 +292,13 @@ def _with_scalings(name: str, table: Table) -> tuple[tuple[str, Table], ...]:
         fixed = {**table.fixed, "rotary_scaling": (kind,)}
         return replace(table, config={**table.config, **settings}, fixed=fixed)
 
-    default = replace(scaled("default", {}), requires={**table.requires, place: ()})
-    return (name, default), (name, scaled("linear", factor)), (name, scaled("llama3", llama3))
+    plain = replace(table, requires={**table.requires, place: ()})
+    condensed = replace(
+        scaled("linear", {"rotary_factor": "rope_condense_ratio"}),
+        requires={field: allowed for field, allowed in plain.requires.items() if field != "rope_condense_ratio"},
+    )
+    ways = replace(plain, fixed=scaled("default", {}).fixed), scaled("linear", factor), scaled("llama3", llama3)
+    return tuple((name, way) for way in (*ways, condensed))
 
 
 FORMAT = Format(

@@ -12,11 +12,14 @@ from ..faults import Fault
 from .attention import OF_ATTENTION
 from .experts import OF_EXPERTS
 from .heads import OF_HEADS
+from .lines import OF_LINES
 from .parts import OF_PARTS
 from .streams import OF_STREAMS
-from .wiring import OF_WIRING
+from .wiring import HEAD_TIED, HEAD_UNTIED, OF_WIRING
 
-CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_HEADS, *OF_STREAMS)
+__all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for"]
+
+CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_LINES, *OF_HEADS, *OF_STREAMS)
 
 
 def faults_for(name: str) -> tuple[Fault, ...]:

@@ -30,6 +30,8 @@ OF_HEADS: tuple[Fault, ...] = (
     class_fault("softmax over queries", "the softmax goes over the queries of a key",
                 "lets it go over the keys of a query", "Attention.probabilities", Attention, faulty.OverQueries,
                 where=lambda attention: attention.sinks is None and attention.softcap is None),
+    class_fault("mask hides the token itself", "attention sees earlier tokens only", "sees the token itself too",
+                "Attention.attend", Attention, faulty.HidesItself),
     class_fault("rotary on queries only", "rotary turns the queries only", "turns queries and keys",
                 "Attention.rotate", Attention, faulty.RotaryOnQueriesOnly,
                 where=lambda attention: attention.rotary is not None),

@@ -39,7 +39,8 @@ def _has_two_norms_after(block: Block) -> bool:
     return {"norm_attn_out", "norm_mlp_out"} <= dict(block.named_children()).keys()
 
 
-def _reads_positions(model: Decoder) -> bool:
+def reads_positions(model: Decoder) -> bool:
+    """Whether positions that are given change anything."""
     return any(isinstance(module, PositionedEmbed | Rotary) for module in model.modules())
 
 
@@ -119,6 +120,15 @@ def _swaps_blocks(model: Decoder) -> None:
     model.blocks[1], model.blocks[2] = model.blocks[2], model.blocks[1]
 
 
+HEAD_TIED = Fault(
+    "head tied", "the head is the token embedding", "has a head of its own", "Config.tied",
+    Decoder, _ties, where=_could_be_tied, shows_at=_head,
+)  # fmt: skip
+HEAD_UNTIED = Fault(
+    "head untied", "the head has weights of its own", "ties it to the token embedding", "Config.tied",
+    Decoder, _unties, where=lambda model: model.tied, shows_at=_head,
+)  # fmt: skip
+
 OF_WIRING: tuple[Fault, ...] = (
     Fault("norms swapped", "the two norms of the block have changed places", "has them the other way",
           "norm_attn and norm_mlp in the key table", Block, _swaps_norms, where=_has_two_norms, shows_at=_norms),
@@ -177,10 +187,8 @@ OF_WIRING: tuple[Fault, ...] = (
           "the rotary of each layer", Decoder, _moves("rotary"), where=_differs("rotary"), shows_at=_anywhere),
     Fault("rotary on every layer", "rotary turns in layers without it too", "leaves them as they are",
           "the rotary of each layer", Decoder, _turns_everywhere, where=_turns_in_some, shows_at=_anywhere),
-    Fault("head tied", "the head is the token embedding", "has a head of its own", "Config.tied",
-          Decoder, _ties, where=_could_be_tied, shows_at=_head),
-    Fault("head untied", "the head has fresh weights of its own", "ties it to the token embedding", "Config.tied",
-          Decoder, _unties, where=lambda model: model.tied, shows_at=_head),
+    HEAD_TIED,
+    HEAD_UNTIED,
     Fault("last block dropped", "the last block does not run", "runs it", "Config.layers",
           Decoder, sets("blocks", lambda model: model.blocks[:-1]), where=lambda model: len(model.blocks) > 1),
     Fault("blocks 1 and 2 exchanged", "blocks 1 and 2 have changed places", "has them in order",
@@ -190,7 +198,7 @@ OF_WIRING: tuple[Fault, ...] = (
                 "lets them see all", "KVCache and Decoder.stream",
                 Decoder, faulty.ForgetfulDecoder, line="logits, cached"),
     class_fault("cached positions restart", "positions after the cache start at 0 again", "goes on counting",
-                "positions in Decoder.stream", Decoder, faulty.RestartingDecoder, where=_reads_positions,
+                "positions in Decoder.stream", Decoder, faulty.RestartingDecoder, where=reads_positions,
                 line="logits, cached"),
     class_fault("padding counted as positions", "padding counts as positions", "counts tokens only",
                 "positions in Decoder.stream", Decoder, faulty.PaddingCounted,

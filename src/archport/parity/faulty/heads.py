@@ -54,6 +54,16 @@ class OverQueries(EagerAttention):
         return scores.softmax(-2)
 
 
+class HidesItself(EagerAttention):
+    """Hides each token from itself; the first sees all alike."""
+
+    def scores(self, q: Tensor, k: Tensor, context: AttentionContext) -> Tensor:
+        own = torch.arange(context.keys, device=q.device) == context.places[:, None]
+        return (
+            super().scores(q, k, context).clamp(min=torch.finfo(q.dtype).min).masked_fill(own, torch.finfo(q.dtype).min)
+        )
+
+
 class RotaryOnQueriesOnly(Attention):
     """Leaves the keys as they are."""
 

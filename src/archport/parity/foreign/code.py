@@ -8,24 +8,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ...foreign.running import Forward, tensors_in
 from ...layers import Decoder
 from ...observing import hooked
 from ..budget import Check
-from ..counterparts import counterparts
 from ..diagnose import Diagnosis
 from ..locate import EPS, relative_error
 from ..outputs import logits
 from ..running import RaisedError
 from . import wording
-from .locating import TIGHT, TIMES, Finding, compared, limits, traced
+from .locating import TIGHT, TIMES, Finding, compared, limits, loosened, traced
 from .naming import Named, explained, planted
+from .passes import Passes, named, nudged, widened
 from .tapping import Trace
-from .theirs import Forward, Theirs, named, tensors_in, widened
 from .weights import Weights
 
 Mode = Callable[[], AbstractContextManager[None]]
 MODES: tuple[Mode, ...] = (nullcontext, widened)
 SHORT = 24  # tokens that are looked at part by part
+SMALL, SMOOTH = 1e-13, 1e-9  # a change of a weight, relative, and what logits change by where nothing rounds
 NOTE = "float64, against archport's port of your weights"
 
 
@@ -52,8 +53,8 @@ class Code:
     def __init__(self, module: nn.Module, forward: Forward | None, weights: Weights, ids: Mapping[str, Tensor]) -> None:
         vocab = weights.config.vocab_size
         self.weights, self.port, self.ids = weights, weights.port, ids
-        self.theirs = Theirs(module, forward, vocab, torch.float64)
-        self.own = Theirs(module, forward, vocab, None)
+        self.theirs = Passes(module, forward, vocab, torch.float64)
+        self.own = Passes(module, forward, vocab, None)
         self.not_run: list[str] = []
 
     @torch.no_grad()
@@ -92,7 +93,22 @@ class Code:
             if error <= limit:
                 break
         best = min(tried, key=lambda line: line.error, default=None)
-        return self._in_their_dtype(name, ids, rounded, exact) if best is None else replace(best, limit=limit)
+        if best is None:
+            return self._in_their_dtype(name, ids, rounded, exact)
+        best = replace(best, limit=limit)
+        return best if best.check.ok else replace(best, limit=max(limit, self._rounding(best, ids)))
+
+    def _rounding(self, line: Line, ids: Tensor) -> float:
+        """What theirs may be off by, as it has constants in float32, or rounds inside where no cast is seen."""
+        with line.mode(), nudged(self.theirs.module) as has_constants:
+            by_constants = relative_error(self.theirs.run(ids), line.theirs) if has_constants else 0.0
+        parameter = next(self.theirs.module.parameters())
+        before = parameter.detach().clone()
+        parameter.mul_(1 + SMALL)
+        with line.mode():
+            jump = relative_error(self.theirs.run(ids), line.theirs)
+        parameter.copy_(before)
+        return TIMES * max(by_constants, line.own if jump > SMOOTH else 0.0)
 
     def _ours(self, mode: Mode, ids: Tensor, model: Decoder | None = None) -> Tensor:
         with mode():
@@ -122,29 +138,28 @@ class Code:
             made[""] = [self.own.run(ids)]
         return made
 
-    def cause(self, line: Line, whole: str, against: str) -> Diagnosis | None:
-        """Where the code differs and, if a known fault explains all of it, which that is.
-
-        None where it is off by no more than its own dtype rounds, and no fault explains that. Raises: RaisedError.
-        """
+    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis | None:
+        """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
         ids = self._row(line)
         if ids is None:
+            whole = places.whole
             return Diagnosis(whole, None, f"{whole}: each row alone agrees, but not {line.on}: rows of a batch meet")
-        pairs = counterparts(self.port, self.theirs.module, self.weights.table)
-        looked_at = {name: path for name, path in pairs.items() if _is_seen(name)}
+        looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name)}
         mode, trace = self._trace(looked_at, ids)
         runs = []
         for mode in MODES:
             with mode():
                 runs.append(compared(self.port, trace, ids))
         allowed = limits(*runs)
+        with torch.no_grad(), nudged(self.theirs.module) as has_constants:
+            if has_constants:
+                allowed = loosened(allowed, trace, self._trace(looked_at, ids)[1])
 
         def compare(model: Decoder) -> list[Finding]:
             with mode():
                 return compared(model, trace, ids, allowed)
 
         findings = compare(self.port)
-        places = wording.Places(self.weights, pairs, whole)
         found, ruled_out = explained(self.port, compare, findings)
         if found and self._agrees(found, line):
             return wording.named(found, places, against)
@@ -157,7 +172,8 @@ class Code:
         for one in found:
             model = planted(model, one)
         ours = [self._ours(mode, self.ids[line.on], model)[:, -line.theirs.shape[1] :] for mode in MODES]
-        return relative_error(line.theirs, ours[MODES.index(line.mode)]) <= max(TIGHT, TIMES * relative_error(*ours))
+        limit = max(line.limit, TIMES * relative_error(*ours))
+        return relative_error(line.theirs, ours[MODES.index(line.mode)]) <= limit
 
     def _trace(self, pairs: Mapping[str, str], ids: Tensor) -> tuple[Mode, Trace]:
         """What their parts take and make, with nothing rounded to float32 if they run that way."""

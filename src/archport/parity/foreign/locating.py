@@ -8,13 +8,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ...foreign.running import tensors_in
 from ...layers import Decoder
 from ...observing import hooked
 from ..counterparts import first_tensor, with_first_tensor
 from ..locate import DECODER, in_place_of, relative_error
 from ..running import run
+from .passes import Passes, named
 from .tapping import Taps, Trace
-from .theirs import Theirs, named, tensors_in
 from .weights import Weights, places
 
 TIGHT = 1e-10  # relative, in float64: sums in any order agree to it
@@ -47,7 +48,7 @@ class Finding:
 
 
 @torch.no_grad()
-def traced(theirs: Theirs, weights: Weights, pairs: Mapping[str, str], ids: Tensor) -> Trace:
+def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tensor) -> Trace:
     """What their module takes and makes on one row of ids, by our names. Raises: RaisedError.
 
     `pairs` are our modules with those of theirs that hold the same tensors.
@@ -156,6 +157,17 @@ def limits(one: list[Finding], other: list[Finding]) -> dict[tuple[str, str], fl
     """What each place may be off by, given ours with rotary angles in float32 and in float64: a multiple of that."""
     pairs = zip(one, other, strict=True)
     return {a.at: max(TIGHT, TIMES * relative_error(a.ours, b.ours)) for a, b in pairs}
+
+
+def loosened(limits: Mapping[tuple[str, str], float], one: Trace, other: Trace) -> dict[tuple[str, str], float]:
+    """The same, where theirs has constants in float32: a multiple of what rounding these otherwise changes there."""
+    sides = {"input": (one.inputs, other.inputs), "output": (one.outputs, other.outputs)}
+    return {
+        (name, side): max(limit, TIMES * relative_error(again[name], first[name]))
+        if name in (first := sides[side][0]) and name in (again := sides[side][1])
+        else limit
+        for (name, side), limit in limits.items()
+    }
 
 
 def _first_maps(model: Decoder) -> dict[str, list[str]]:

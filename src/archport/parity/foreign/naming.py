@@ -5,14 +5,17 @@ The one under which all of ours agrees with theirs, part by part and as a whole,
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from ...errors import ArchportError
 from ...layers import Decoder
 from ..catalogue import faults_for
-from ..faults import Fault
+from ..faults import Becomes, Fault
 from ..locate import DECODER
 from .locating import Finding
+from .numbers import number_faults
 
 Compare = Callable[[Decoder], list[Finding]]
 AT_ONCE = 3  # bugs that are told apart in one module
@@ -51,6 +54,19 @@ def explained(clean: Decoder, compare: Compare, findings: Sequence[Finding]) -> 
     return [], [*ruled_out]
 
 
+def explained_weights(clean: Decoder, agrees: Callable[[Decoder], bool], names: Iterable[str]) -> Named | None:
+    """The fault that makes theirs of the checkpoint's weights, given our parameters that differ."""
+    holders = {name.rpartition(".")[0] for name in names}
+    for fault in faults_for(clean.architecture):
+        if isinstance(fault.plant, Becomes) or fault.equivalent or fault.line:
+            continue
+        sites = tuple(site for site in fault.sites(clean) if any(f"{one}.".startswith(f"{site}.") for one in holders))
+        with suppress(ArchportError, RuntimeError, AttributeError):  # a fault of other things than weights
+            if sites and agrees(planted(clean, named := Named(fault, sites))):
+                return named
+    return None
+
+
 def planted(model: Decoder, named: Named) -> Decoder:
     """A copy with the fault, which shares the weights of all other parts."""
     own = {id(one) for site in named.sites if site != DECODER for one in model.get_submodule(site).parameters()}
@@ -67,19 +83,21 @@ def _quietly(compare: Compare, guess: Decoder) -> list[Finding] | None:
         return None
 
 
-def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> Iterator[Named]:
-    """Each fault at all places that differ, and at those of one kind."""
+def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> list[Named]:
+    """Each fault at all places that differ; then at those of one kind, as all norms before attention; then at each."""
     suspects = {suspect for one in differing for suspect in one.suspects}
-    for fault in faults_for(model.architecture):
+    together, by_kind, alone = [], [], []
+    for fault in (*faults_for(model.architecture), *number_faults(model)):
         if fault.equivalent or fault.line or fault.weights_only:
             continue
         sites = tuple(site for site in fault.sites(model) if any(_shows(fault, site, one) for one in suspects))
         kinds: dict[str, list[str]] = {}
         for site in sites:
             kinds.setdefault(re.sub(r"\d+", "{n}", site), []).append(site)
-        for some in dict.fromkeys([sites, *map(tuple, kinds.values()), *((site,) for site in sites)]):
-            if some:
-                yield Named(fault, some)
+        together += [Named(fault, sites)] if sites else []
+        by_kind += [Named(fault, tuple(some)) for some in kinds.values() if len(kinds) > 1]
+        alone += [Named(fault, (site,)) for site in sites if len(sites) > len(kinds)]
+    return [*together, *by_kind, *alone]
 
 
 def _shows(fault: Fault, site: str, suspect: str) -> bool:

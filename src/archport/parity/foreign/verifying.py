@@ -8,42 +8,49 @@ from torch import nn
 from ...config import dtype_name
 from ...errors import SourceError
 from ...foreign.rows import table_of
+from ...foreign.running import Forward
+from ...foreign.theirs import unwrapped
+from ...layers import Decoder
 from ...registry import architecture
 from ...translate.table import Cell
 from ..budget import Check, hold
 from ..compare import Comparison
+from ..counterparts import counterparts
 from ..diagnose import Diagnosis
 from ..outputs import logits
 from ..report import Report
 from ..running import RaisedError
 from ..settings import not_finite
 from .code import Code, Line
-from .locating import TIMES
-from .theirs import Forward
+from .naming import explained_weights
 from .weights import Weights, differences, read
+from .wording import Places
+from .wording import named as in_their_words
 
 NOT_RUN = ("cache", "padding", "generation", "gradients", "export")
+SHOWN = 3  # tensors in a line
+NOISE = "makes other numbers in each run, as dropout does that is on in eval mode"
 
 
 def verify_module(
     module: nn.Module,
     comparison: Comparison,
-    rows: Mapping[str, Cell] | None,
+    rows: Mapping[str, Cell],
     forward: Forward | None = None,
 ) -> Report:
     """Hold a person's module against a reference, through the rows that say where its tensors are.
 
     Raises: MappingError for rows that do not fit, SourceError for a module that has no values.
     """
-    module = getattr(module, "_orig_mod", module)  # of one that is compiled
+    module = unwrapped(module)
     if empty := [name for name, one in module.named_parameters() if one.is_meta]:
         raise SourceError(f"{type(module).__name__}: {empty[0]} is on meta and has no values")
-    if rows is None:
-        raise SourceError("found no rows, expected where the tensors of your module are")
     arch = architecture(comparison.clean.architecture)
     weights = read(module, replace(arch, table=table_of(arch, rows)), comparison.clean.config)
     whole, against = type(module).__name__, comparison.clean.architecture
-    checks, fault = _of_weights(weights, comparison)
+    places = Places(weights, counterparts(weights.port, module, weights.table), whole)
+    check, fault = _of_weights(weights, comparison.clean, places)
+    checks = [check]
     problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
     code = Code(module, forward, weights, comparison.ids)
     try:
@@ -52,12 +59,13 @@ def verify_module(
                 f"{place or whole} makes other numbers in each run, as dropout does that is on in eval mode"
             )
         lines = list(code.lines())
-        judged, cause = _of_code(code, lines, whole, against)
+        judged, cause = _of_code(code, lines, places, against)
         checks += [*judged, *_of_both(lines, comparison)]
         if cause is not None and (fault is None or cause.fault is not None):
             fault = cause
     except RaisedError as error:
         problems.append(str(error))
+        fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
     notes = ["train mode, in which it was handed over"] if module.training else []
     if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
         problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
@@ -74,32 +82,28 @@ def verify_module(
     )
 
 
-def _of_weights(weights: Weights, comparison: Comparison) -> tuple[list[Check], Diagnosis | None]:
-    right = dict(comparison.clean.named_parameters(remove_duplicate=False))
-    differ = list(differences(weights, right))
+def _of_weights(weights: Weights, clean: Decoder, places: Places) -> tuple[Check, Diagnosis | None]:
+    """How many tensors are not the checkpoint's, and what became of them."""
+    differ = {one.key: one for one in differences(weights, clean)}
     count = len({key for keys in weights.keys.values() for key in keys})
     note = f"{count} tensors, " + (f"{len(differ)} of them different" if differ else "the checkpoint's")
-    check = Check("weights", float(len(differ)), 0.0, 0.0, differ[0].key if differ else "", note)
+    check = Check("weights", float(len(differ)), 0.0, 0.0, next(iter(differ), ""), note)
     if not differ:
-        return [check], None
-    words = "; ".join(f"{one.key} {one.words}" for one in differ[:3])
-    more = f"; and {len(differ) - 3} more" if len(differ) > 3 else ""
-    return [check], Diagnosis(differ[0].key, None, f"{words}{more}")
+        return check, None
+    names = [name for name, keys in weights.keys.items() if differ.keys() & set(keys)]
+    named = explained_weights(clean, lambda guess: not any(differences(weights, guess)), names)
+    if named is not None:
+        return check, in_their_words([named], places, "the checkpoint")
+    words = "; ".join(f"{one.key} {one.words}" for one in [*differ.values()][:SHOWN])
+    more = f"; and {len(differ) - SHOWN} more" if len(differ) > SHOWN else ""
+    return check, Diagnosis(next(iter(differ)), None, f"weights: {words}{more}")
 
 
-def _of_code(code: Code, lines: list[Line], whole: str, against: str) -> tuple[list[Check], Diagnosis | None]:
+def _of_code(code: Code, lines: list[Line], places: Places, against: str) -> tuple[list[Check], Diagnosis | None]:
     off = [line for line in lines if not line.check.ok]
     if not off:
         return [line.check for line in lines], None
-    cause = code.cause(off[0], whole, against)
-    if (cause is None or cause.fault is None) and all(line.error <= TIMES * line.own for line in off):
-        return [_to_rounding(line) if line in off else line.check for line in lines], None
-    return [line.check for line in lines], cause
-
-
-def _to_rounding(line: Line) -> Check:
-    """The line of a module that rounds inside a run in float64, by as much as its own dtype does."""
-    return replace(line.check, budget=TIMES * line.own, note=f"{line.check.note}, to its own dtype's rounding")
+    return [line.check for line in lines], code.cause(off[0], places, against)
 
 
 def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:

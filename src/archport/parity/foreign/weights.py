@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ...config import DecoderConfig
-from ...errors import MappingError
 from ...files.header import Header
 from ...layers import Decoder
 from ...registry import Architecture, skeleton
@@ -72,7 +71,8 @@ def _untied_twice(table: Table, config: DecoderConfig, named: Mapping[str, Tenso
 
 def exported(weights: Weights, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of ours as their tensors, by their names. Raises: MappingError."""
-    present = {name: one for name, one in parameters.items() if name in weights.keys}
+    own = dict(weights.port.named_parameters())
+    present = {name: one for name, one in parameters.items() if name in own}
     return {key: one.make() for key, one in export_tensors(weights.table, weights.config, present).items()}
 
 
@@ -95,10 +95,9 @@ class Difference:
     words: str
 
 
-def differences(weights: Weights, right: Mapping[str, Tensor]) -> Iterator[Difference]:
-    """Each of their tensors that differs from the checkpoint's, as parameters of ours, with the cause if known."""
-    parameters = {name: one for name, one in right.items() if name in dict(weights.port.named_parameters())}
-    expected = exported(weights, parameters)
+def differences(weights: Weights, right: Decoder) -> Iterator[Difference]:
+    """Each of their tensors that differs from the checkpoint's, given in a port of ours, with the cause if known."""
+    expected = exported(weights, dict(right.named_parameters(remove_duplicate=False)))
     for key, tensor in expected.items():
         theirs = weights.named[key].detach()
         if torch.equal(tensor.to(theirs.dtype), theirs):
@@ -128,9 +127,3 @@ def _same_set(one: Tensor, other: Tensor, axis: int) -> bool:
     """Whether two tensors have the same slices, in any order."""
     sums, others = (tensor.movedim(axis, 0).flatten(1).double().sum(-1).sort().values for tensor in (one, other))
     return torch.allclose(sums, others, rtol=1e-9, atol=0)
-
-
-def require_rows(weights: Weights) -> None:
-    """Take only rows that explain every parameter. Raises: MappingError."""
-    if weights.extra:
-        raise MappingError([f"{name}: no row takes it" for name in weights.extra], "rows")

@@ -1,19 +1,100 @@
-"""Lines about the way back: what the port would write to a file."""
+"""Lines about the way back: the tensors and the config that the port would write, beside the reference and a file."""
 
+from collections.abc import Container, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...config import dtype_name
+from ...errors import ArchportError
+from ...exporting import outgoing
 from ...files.values import same_bytes
 from ...layers import Decoder
+from ...load_plan import LoadPlan
 from ...registry import architecture
-from ...translate.tensors import export_tensors
+from ...translate.table import Table
+from ...translate.tensors import Outgoing
 from ..budget import Check
 from ..compare import Comparison
 from ..counterparts import canonical
+from ..references import config_as_read, saved_buffers
+from ..running import RaisedError
+from ..settings import DRAWN
+
+EXPORTED, CONFIG, SOURCE = "export", "export, config", "export, source"
+FREE = ("dtype", "torch_dtype", "architectures", "model_type", "transformers_version")  # not what the model is
 
 
 def exported(comparison: Comparison, port: Decoder) -> Check:
-    """The port's tensors, exported: the reference's own bytes."""
+    """The tensors that the port would write: the reference's own bytes, each of them."""
     table = architecture(port.architecture).table
-    state = {canonical(table, key): tensor for key, tensor in comparison.reference.state_dict().items()}
-    tensors = export_tensors(table, port.config, dict(port.named_parameters()), present=state)
+    model = comparison.reference
+    state = {canonical(table, key): tensor for key, tensor in model.state_dict().items()}
+    _, tensors = _outgoing(port, state)
     differ = [key for key, one in tensors.items() if key not in state or not same_bytes(one.make(), state[key])]
-    note = f"{len(tensors)} tensors, " + (f"{len(differ)} of them different" if differ else "byte for byte")
-    return Check("export", float(len(differ)), 0.0, 0.0, differ[0] if differ else "", note)
+    written = {state[key].data_ptr() for key in tensors if key in state}  # a tied one has two keys
+    held = {**dict(model.named_parameters()), **saved_buffers(model)}
+    missing = [canonical(table, key) for key, tensor in held.items() if tensor.data_ptr() not in written]
+    return _counted(EXPORTED, f"{len(tensors)} tensors", differ, missing)
+
+
+def config(comparison: Comparison, port: Decoder) -> Check:
+    """The config that the port would write, as transformers reads it: the reference's own, and the tensors' dtype."""
+    table = architecture(port.architecture).table
+    hf, tensors = _outgoing(port)
+    read, theirs = config_as_read(hf), comparison.config
+    names = [name for name in theirs if table.decides(name) and name not in _free(table)]
+    differ = [f"{name} is {read.get(name)!r}, not {theirs[name]!r}" for name in names if read.get(name) != theirs[name]]
+    said, held = read.get("dtype", read.get("torch_dtype")), {dtype_name(one.header.dtype) for one in tensors.values()}
+    differ += [f"dtype is {said}, not {' or '.join(sorted(held))}"] if dtype_of(said) not in held else []
+    return _counted(CONFIG, f"{len(names)} fields", differ, [])
+
+
+def of_source(port: Decoder, source: LoadPlan) -> Check:
+    """What the port would write beside the files that it came from: their keys, their bytes, their config."""
+    table, files = source.architecture.table, source.checkpoint
+    in_file = {meaning: key for key in files.headers for meaning in table.canonical(key)}
+    hf, tensors = _outgoing(port, in_file)
+    there = {key: in_file[key] for key in tensors if key in in_file}
+    differ = [key for key, name in there.items() if not _alike(tensors[key].make(), files.read(name))]
+    mapped = [key for step in source.mapped for key in step.keys]
+    missing = [key for key in mapped if key not in there.values()]
+    before = files.origin.hf
+    differ += [
+        f"{name} is {hf.get(name)!r}, not {before[name]!r}"
+        for name in before
+        if name not in _free(table) and hf.get(name) != before[name]
+    ]
+    return _counted(SOURCE, f"{len(tensors)} tensors and {len(before)} fields", differ, missing)
+
+
+def _free(table: Table) -> set[str]:
+    """Config fields that do not say what the model is, or only how fresh weights are drawn."""
+    drawn = table.field(DRAWN).spellings if DRAWN in table.config else ()
+    return {*FREE, *(spelling.partition(".")[0] for spelling in drawn)}
+
+
+def dtype_of(said: Any) -> str:
+    """A dtype as a config says it."""
+    return str(said).removeprefix("torch.")
+
+
+def _outgoing(port: Decoder, present: Container[str] | None = None) -> tuple[dict[str, Any], dict[str, Outgoing]]:
+    """What the port would write. Raises: RaisedError."""
+    try:
+        return outgoing(port, present=present)
+    except ArchportError as error:
+        raise RaisedError("export", error) from error
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether a tensor is a file's, in the narrower of their dtypes."""
+    narrow = min(ours.dtype, theirs.dtype, key=lambda dtype: dtype.itemsize)
+    return same_bytes(ours.to(narrow), theirs.to(ours.device, narrow))
+
+
+def _counted(name: str, what: str, differ: Sequence[str], missing: Sequence[str]) -> Check:
+    """A line that counts what differs and what is missing, and says the first of them."""
+    wrong = [*differ, *(f"{key} is missing" for key in missing)]
+    note = f"{what}, {f'{len(wrong)} of them wrong' if wrong else 'all the same'}"
+    return Check(name, float(len(wrong)), 0.0, 0.0, wrong[0] if wrong else "", note)

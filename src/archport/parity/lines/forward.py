@@ -1,6 +1,5 @@
-"""Lines about plain logits: of every set of ids, of every token's embedding, of a pass in train mode."""
+"""Lines about plain logits: of every set of ids, and of every token's embedding."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -8,11 +7,9 @@ import torch
 from ...layers import Decoder
 from ..budget import Check, by_severity, hold
 from ..compare import Comparison
-from ..outputs import fed, logits
-from ..settings import without_dropout
+from ..outputs import CHUNK, fed, logits
 
 EMBEDDINGS = "embeddings, every token"
-CHUNK = 4096  # tokens looked up at once
 
 
 def of_ids(comparison: Comparison, port: Decoder) -> Iterable[Check]:
@@ -30,10 +27,3 @@ def embeddings(comparison: Comparison, port: Decoder) -> Check:
         theirs, exact = (fed(model, comparison.pairs[first], ids) for model in (comparison.reference, comparison.exact))
         worst = max(worst, hold(worst.name, ours, theirs, exact, comparison.dtype), key=by_severity)
     return worst
-
-
-def train_mode(comparison: Comparison, port: Decoder) -> Check:
-    """Logits in train mode, with all dropout rates at 0."""
-    with without_dropout():
-        in_train_mode = logits(copy.deepcopy(port).train(), comparison.first_ids)
-    return comparison.of_logits("logits, train mode", in_train_mode, comparison.first)

@@ -11,7 +11,7 @@ from ...errors import ConfigError
 from ...files.strict_json import read_json
 
 MOST = 1 << 24  # bytes of a record
-SETTINGS = ("dtype", "against", "device", "quick", "packed", "by_block")
+SETTINGS = ("dtype", "against", "device", "quick", "packed", "by_block", "compiled")
 
 
 @dataclass(frozen=True, kw_only=True)

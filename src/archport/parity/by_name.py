@@ -1,0 +1,81 @@
+"""Verify a person's own class by its name: made at the right sizes, filled where it holds nothing, then compared."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import DecoderConfig
+from ..errors import ConfigError
+from ..files.hub.access import HubAccess
+from ..foreign.filling import fill
+from ..foreign.finding import found, holds
+from ..foreign.importing import made
+from ..foreign.running import Forward
+from ..foreign.sizes import Sizes
+from ..foreign.sources import plan_of
+from ..foreign.theirs import Theirs
+from ..foreign.tiny import tiny
+from ..keywords import strict_keywords
+from ..registry import Architecture, architecture
+from ..translate.table import Cell
+from . import references
+from .report import Report
+from .verifying import verify
+
+LOADING = "your own loading of weights, as the module held none of the checkpoint's and was filled by its rows"
+
+
+@strict_keywords
+def verify_by_name(
+    name: str,
+    source: str | Path | None = None,
+    *,
+    like: str | None = None,
+    rows: Mapping[str, Cell] | None = None,
+    forward: Forward | None = None,
+    dtype: torch.dtype | str = "float32",
+    against: str = "eager",
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Report:
+    """Verify what a class or function makes, as my_model.py:GPT, against a checkpoint, or a tiny loud model.
+
+    It is made at the sizes of `source`, and filled where it holds none of its weights. Without a source it is held
+    against a model like the architecture `like`, of the sizes that are tested there. `options` are `load`'s.
+
+    Raises: ConfigError where `like` is missing or another architecture than the source's, and what `verify` and `fill`
+    raise.
+    """
+    how: dict[str, Any] = {"forward": forward, "dtype": dtype, "against": against, "device": device}
+    if source is None:
+        return _of_architecture(name, architecture(str(like)), rows, how)
+    planned = plan_of(source, "auto", access=HubAccess(None, None, None), **options)
+    arch = planned.architecture
+    if like is not None and architecture(like) != arch:
+        raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
+    module = made(name, Sizes(arch, planned.config)).eval()
+    chosen = rows if rows is not None else found(Theirs(module), planned, forward)
+    held = holds(Theirs(module), planned, chosen)
+    if not held:
+        fill(module, source, chosen, **options)
+    report = verify(module, source, rows=chosen, **how, **options)
+    return report if held else replace(report, not_run=(*report.not_run, LOADING))
+
+
+def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | None, how: dict[str, Any]) -> Report:
+    """Against a tiny loud model, at the sizes of the tests or, where only these are right, at plain ones."""
+    config, module, found_rows = tiny(name, arch, how["forward"], rows)
+    sizes = _given(config)
+    reference = references.loud(arch, sizes, how["against"])
+    fill(module, reference, found_rows)
+    report = verify(module.eval(), reference, rows=found_rows, **how)
+    unread = tuple(field for field in arch.sizes if field not in sizes or sizes[field] != arch.sizes[field])
+    return replace(report, never_varied=unread)
+
+
+def _given(config: DecoderConfig) -> dict[str, Any]:
+    """The fields of a config that do not follow the others."""
+    return {one.name: getattr(config, one.name) for one in fields(config) if one.init and not config.follows(one.name)}

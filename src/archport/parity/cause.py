@@ -1,0 +1,79 @@
+"""From lines that fail to the place and the cause: which modules differ, and what explains or mends all of it."""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..layers import Decoder
+from .budget import Check
+from .catalogue import HEAD_TIED, HEAD_UNTIED
+from .compare import Comparison
+from .diagnose import Diagnosis, diagnose, named
+from .line_cause import cause_of_line
+from .lines.forward import EMBEDDINGS
+from .locate import ALLOWANCE, EPS, Finding, Trace, findings
+from .repair import mended_by, repaired, with_own_classes
+
+
+def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
+    """The place and the cause of the first difference; a line that fails while modules agree gives its own place."""
+    failed = [check for check in checks if not check.ok]
+    compared, reference, ids = _compared(comparison, port, failed)
+    first = next((finding for finding in compared if finding.differs), None)
+    if (first is None or first.module == "head") and port.tied != comparison.is_tied:
+        return named("head", HEAD_TIED if port.tied else HEAD_UNTIED)
+    if first is None:
+        return _of_rounding(comparison, port, failed) or _of_lines(comparison, port, failed)
+    if first.module == "head" and port.tied and any(check.name == EMBEDDINGS for check in failed):
+        return Diagnosis("embed.tokens", None, f"embed.tokens: the head shares it; not the line: {EMBEDDINGS}")
+    mended = repaired(comparison, ids)
+    if mended is None:
+        return diagnose(compared, port, comparison.clean, reference, ids)
+    right, repairs = mended
+    reference = right.trace(port, ids)
+    compared = right.findings(port, reference, ids)
+    if not any(finding.differs for finding in compared):
+        return None
+    diagnosis = diagnose(compared, port, right.clean, reference, ids)
+    return diagnosis if diagnosis.fault else mended_by(diagnosis.place, repairs)
+
+
+def _compared(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> tuple[list[Finding], Trace, Tensor]:
+    """Module by module on a few tokens or, where these show nothing, on the ids of a line of logits that failed."""
+    ids, reference = comparison.short, comparison.trace(port)
+    compared = comparison.findings(port, reference)
+    if not any(finding.differs for finding in compared) and (longer := _of_ids(comparison, failed)) is not None:
+        ids = longer
+        reference = comparison.trace(port, ids)
+        compared = comparison.findings(port, reference, ids)
+    return compared, reference, ids
+
+
+def _of_ids(comparison: Comparison, failed: Iterable[Check]) -> Tensor | None:
+    """The ids of the first plain line of logits that failed."""
+    names = [check.name.removeprefix("logits, ") for check in failed]
+    return next((comparison.ids[name] for name in names if name in comparison.ids), None)
+
+
+def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check]) -> Diagnosis | None:
+    """Where a port that agrees in float64 is further off in its own dtype than a module's rounding explains."""
+    ids = _of_ids(comparison, failed)
+    if ids is None:
+        return None
+    reference = comparison.trace(port, ids)
+    ulps = torch.finfo(comparison.dtype).eps / EPS
+    for finding in findings(copy.deepcopy(port), reference, ids):
+        rounding = ALLOWANCE * ulps * max(EPS, reference.rounding.get(finding.module, 0.0))
+        if not finding.error <= rounding:
+            dtype = str(comparison.dtype).removeprefix("torch.")
+            off = f"off by {finding.error:.1e} of the largest element, where rounding explains {rounding:.1e}"
+            return Diagnosis(finding.place, None, f"{finding.place}: agrees in float64, not in {dtype}: {off}")
+    return None
+
+
+def _of_lines(comparison: Comparison, port: Decoder, failed: Sequence[Check]) -> Diagnosis | None:
+    rights = [comparison.clean, *with_own_classes(comparison.clean)] if failed else []
+    causes = (cause_of_line(check, port, comparison, rights) for check in failed)
+    return next((cause for cause in causes if cause is not None), None)

@@ -1,0 +1,109 @@
+"""A person's module as a function of ids that makes logits, in a dtype of our choice."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...errors import SourceError
+from ...foreign.running import CodeError, Forward, copied, line_of, logits_of
+from ...observing import hooked
+from ..running import RaisedError
+
+WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+ROUNDED = 2.0**-24  # relative, by float32
+
+
+class Passes:
+    """Passes of a module of a person's: of a copy in eval mode, in another dtype where one is given.
+
+    `vocab_size` is how logits are known.
+    """
+
+    def __init__(
+        self, module: nn.Module, forward: Forward | None, vocab_size: int, dtype: torch.dtype | None = None
+    ) -> None:
+        self.module = copied(module).eval()
+        if dtype is not None:
+            self.module.to(dtype)
+        self.forward, self.vocab_size = forward, vocab_size
+
+    def run(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq or 1, vocab_size)
+        """Its logits, or those of the last token. Raises: RaisedError where its code raises, SourceError."""
+        try:
+            return logits_of(self.module, ids, self.vocab_size, self.forward)
+        except CodeError as error:
+            if not isinstance(error.__cause__, Exception):
+                raise SourceError(str(error)) from None
+            place = self._inside(ids)
+            raised = RaisedError(f"{place} ({line_of(error.__cause__)})", error.__cause__)
+            raised.where = place
+            raise raised from error.__cause__
+
+    def _inside(self, ids: Tensor) -> str:
+        """The innermost of its modules that runs when it raises."""
+        inside: list[str] = []
+
+        def enter(name: str, _: nn.Module, __: Any, ___: Any) -> None:
+            inside.append(name)
+
+        def leave(_: str, __: nn.Module, ___: Any, ____: Any, _____: Any) -> None:
+            inside.pop()
+
+        with suppress(Exception), torch.no_grad(), hooked(named(self.module), before=enter, after=leave):
+            logits_of(self.module, ids, self.vocab_size, self.forward)
+        return (inside and inside[-1]) or type(self.module).__name__
+
+
+def constants(module: nn.Module) -> Iterator[Tensor]:
+    """Numbers that a module was made with and that float32 has rounded: neither whole, nor trained."""
+    for part in module.modules():
+        held = {**part._buffers, **{name: one for name, one in vars(part).items() if isinstance(one, Tensor)}}
+        for one in held.values():
+            if one is not None and one.is_floating_point() and not torch.equal(one, one.round()):
+                yield one
+
+
+@contextmanager
+def nudged(module: nn.Module) -> Iterator[bool]:
+    """A module whose constants are all off by what float32 rounds; false where it has none."""
+    kept = [(one, one.clone()) for one in constants(module)]
+    try:
+        for at, (one, before) in enumerate(kept):
+            signs = torch.rand(one.shape, generator=torch.Generator().manual_seed(at)).sub(0.5).sign()
+            one.copy_(torch.where(before == before.round(), before, before * (1 + ROUNDED * signs.to(one))))
+        yield bool(kept)
+    finally:
+        for one, before in kept:
+            one.copy_(before)
+
+
+def named(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules inside, and itself as ""."""
+    return dict(module.named_modules())
+
+
+class _Widened(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {name: _wider(value) for name, value in (kwargs or {}).items()}
+        if func is Tensor.float:
+            return args[0].double()
+        return func(*map(_wider, args), **kwargs)
+
+
+def _wider(value: Any) -> Any:
+    return WIDER.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+@contextmanager
+def widened() -> Iterator[None]:
+    """A run in float64 whose casts to float32 are casts to float64, so that no rounding hides a difference."""
+    usual = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, usual)
+        torch.set_default_dtype(torch.float64)
+        stack.enter_context(_Widened())
+        yield

@@ -1,0 +1,97 @@
+"""What is wrong where every module agrees, and a line does not? Faults that show in that line are tried as hypotheses.
+
+Each line has something that it shows, as logits in a cache or what has a gradient: a right port with a fault planted
+must show what the port shows.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..layers import Decoder
+from .budget import Check
+from .catalogue import faults_for
+from .compare import Comparison
+from .diagnose import Diagnosis, Hypothesis, named
+from .lines import caching, calling, dropout, inside, padding, training
+from .locate import DECODER, TIGHT, relative_error
+from .outputs import embedding_gradients, logits
+from .passes import (
+    autocast_logits,
+    cached_logits,
+    long_pieces,
+    next_logits,
+    padded_logits,
+    padded_pieces,
+    padded_rows,
+    positioned_logits,
+    stepped_logits,
+)
+from .widened import widened
+
+Shows = Callable[[Decoder, Comparison], Tensor]
+
+
+def _widened(model: Decoder, comparison: Comparison) -> Tensor:
+    with widened():
+        return logits(model, comparison.short)
+
+
+def _changes(model: Decoder, comparison: Comparison) -> Tensor:
+    first, second = (logits(model, comparison.short) for _ in range(2))
+    return (first != second).any().double()[None]
+
+
+def _every_token(model: Decoder, comparison: Comparison) -> Tensor:
+    [gradient] = embedding_gradients(model, "blocks.0", ["embed.tokens"], training.every_id(comparison))
+    return gradient
+
+
+# What each line shows of a port in float64.
+SHOWS: dict[str, Shows] = {
+    caching.CACHED: lambda model, on: cached_logits(model, on.short),
+    caching.CACHED_FAR: lambda model, on: cached_logits(
+        model, on.ids[on.longest], long_pieces(on.ids[on.longest].shape[-1])
+    ),
+    caching.CACHED_PADDED: lambda model, on: padded_logits(model, on.short, bounds=padded_pieces(on.short.shape[-1])),
+    caching.STATIC: lambda model, on: stepped_logits(model, *padded_rows(on.short, "left")),
+    caching.COMPILED: lambda model, on: stepped_logits(model, *padded_rows(on.short, "left"), compiled=True),
+    padding.PADDED: lambda model, on: padded_logits(model, on.short),
+    padding.RIGHT_PADDED: lambda model, on: padded_logits(model, on.short, "right"),
+    calling.INT32: lambda model, on: logits(model, on.short.int()),
+    calling.POSITIONS: lambda model, on: positioned_logits(model, on.short),
+    calling.NEXT: lambda model, on: next_logits(model, on.short),
+    calling.AUTOCAST: lambda model, on: autocast_logits(copy.deepcopy(model).float(), on.short),
+    calling.AGAIN: _changes,
+    dropout.DROPPED: lambda model, on: dropout.dropped_logits(model, on.short),
+    inside.OWN: _widened,
+    training.EVERY_TOKEN: _every_token,
+    training.TRAINED: lambda model, _: torch.tensor([float(one.requires_grad) for one in model.parameters()]),
+}
+
+
+def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: Sequence[Decoder]) -> Diagnosis | None:
+    """The fault that explains a line that fails while every module agrees, and else where the line is worst.
+
+    It is planted in `rights`, float64 ports that may be right.
+    """
+    not_the_line = f"every module agrees, but not the line: {check.name}"
+    if check.name not in SHOWS:
+        return Diagnosis(check.part, None, f"{check.part}: {not_the_line}") if check.part else None
+    shows = SHOWS[check.name]
+    ours = shows(copy.deepcopy(port).to(torch.float64), comparison)
+    ruled_out: dict[str, None] = {}
+    for right in rights:
+        apart = relative_error(shows(right, comparison), ours)
+        for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
+            sites = fault.sites(right) if fault.line == check.name else []
+            for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:
+                guess = Hypothesis.of(fault, (site,), right).model
+                if relative_error(shows(guess, comparison), ours) <= apart / 10:
+                    return named(site, fault)
+                ruled_out[fault.name] = None
+    place = check.part or DECODER
+    words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"
+    return Diagnosis(place, None, words, tuple(ruled_out))
