@@ -14,11 +14,13 @@ from ..layers import Decoder
 from ..port import DEMO, load
 from ..registry import architecture, skeleton
 from . import references
+from .budget import Check
 from .catalogue import faults_for
 from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
 from .lines import line, of_forward_passes
+from .mistakes import MISTAKES
 from .verifying import ids_for, loud_comparison
 
 BUNDLED = "bundled"
@@ -79,6 +81,7 @@ def kill_table(model: str) -> KillTable:
     port = _right_port(model, comparison)
     faults = faults_for(port.architecture)
     kills = list(_kills(model, port, faults, comparison))
+    beside = list(_kills_beside(model, port, comparison))
     arch = architecture(port.architecture)
     for variant, sizes in {} if model == BUNDLED else references.variants(arch).items():
         planted = {kill.fault.name for kill in kills}
@@ -86,7 +89,8 @@ def kill_table(model: str) -> KillTable:
         if left := [fault for fault in faults if fault.name not in planted and fault.sites(shape)]:
             comparison = loud_comparison(arch.name, sizes)
             kills += _kills(variant, _right_port(variant, comparison), left, comparison)
-    return KillTable(tuple(kills), replace(coverage(model, port, faults), possible=len(kills)))
+    covered = replace(coverage(model, port, faults), possible=len(kills))
+    return KillTable((*kills, *beside), covered)
 
 
 def _right_port(name: str, comparison: Comparison) -> Decoder:
@@ -107,13 +111,26 @@ def _kills(model: str, port: Decoder, faults: Sequence[Fault], comparison: Compa
         faulty = copy.deepcopy(port)
         fault.plant_at(faulty, site)
         checks = [*of_forward_passes(comparison, faulty), *line(fault.line, comparison, faulty)]
-        if fault.line and not any(check.name == fault.line for check in checks):
-            continue  # what would show it is not drawn for this model
-        diagnosis = find_cause(comparison, faulty, checks)
-        noticed = diagnosis is not None or not all(check.ok for check in checks)
-        place = diagnosis.place if diagnosis else None
-        name = diagnosis.fault.name if diagnosis and diagnosis.fault else None
-        yield Kill(fault, model, site, noticed, place, name)
+        if not fault.line or any(check.name == fault.line for check in checks):  # else nothing here can show it
+            yield _kill(fault, model, site, comparison, faulty, checks)
+
+
+def _kills_beside(model: str, port: Decoder, comparison: Comparison) -> Iterator[Kill]:
+    """What becomes of mistakes in archport's code beside the model."""
+    for mistake in MISTAKES:
+        with mistake.made():
+            checks = line(mistake.fault.line, comparison, port)
+            yield _kill(mistake.fault, model, mistake.place, comparison, port, checks)
+
+
+def _kill(
+    fault: Fault, model: str, site: str, comparison: Comparison, faulty: Decoder, checks: Sequence[Check]
+) -> Kill:
+    diagnosis = find_cause(comparison, faulty, checks)
+    noticed = diagnosis is not None or not all(check.ok for check in checks)
+    place = diagnosis.place if diagnosis else None
+    name = diagnosis.fault.name if diagnosis and diagnosis.fault else None
+    return Kill(fault, model, site, noticed, place, name)
 
 
 def coverage(name: str, port: Decoder, faults: Sequence[Fault]) -> Coverage:
