@@ -31,6 +31,8 @@ AXES = {
     "n": LAYERS,
     "rotary": 6,
 }
+HALF = 3
+AXES["half"] = HALF
 
 
 def numbered(*shape, start=0) -> torch.Tensor:
@@ -164,6 +166,15 @@ def transposed_thirds():
     )
 
 
+def neighbours():
+    """Meta's files and torchtune: the two of a rotary pair are neighbours, where ours are half a head apart."""
+    heads = KV * GROUP
+    theirs = numbered(heads * 2 * HALF, WIDTH)
+    order = [head * 2 * HALF + 2 * pair + one for head in range(heads) for one in range(2) for pair in range(HALF)]
+    row = rearranged("q.*", "(head half two) ... -> (head two half) ...")
+    return {"q.*": row}, {"q.*": theirs}, {"q.*": theirs[order]}
+
+
 CASES = {
     "a key a slot": (*a_key_a_slot(WIDTH), None),
     "a key a slot, of a bias": (*a_key_a_slot(), None),
@@ -181,6 +192,7 @@ CASES = {
     "rotary pairs": (*rotary_pairs(), None),
     "rotary halves": (*rotary_halves(), None),
     "an axis of one": (*an_axis_of_one(), StepKind.IN_PLACE),
+    "neighbours": (*neighbours(), None),
 }
 
 
