@@ -264,7 +264,13 @@ def test_what_is_not_what_it_should_be_is_said(case):
 # --- its rows found ---
 
 
-@pytest.mark.parametrize("words", [True, False], ids=["by likely names first", "without a look at names"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(True, id="by likely names first"),
+        pytest.param(False, id="without a look at names", marks=pytest.mark.families),
+    ],
+)
 @pytest.mark.parametrize("name", STYLES)
 def test_rows_that_are_found_fill_as_well(name, words, monkeypatch):
     """Settled by running: q, k and v in any order, norms of one shape, gate and up, transposed or not."""
@@ -362,6 +368,17 @@ def test_of_code_that_is_wrong_the_parts_that_are_right_are_settled(name, old, n
     assert not listed & settled
     with pytest.raises(MappingError, match="its code may differ"):
         archport.fill(style.made(hf), hf)
+
+
+def test_sizes_that_agree_by_accident_leave_the_rows_to_a_run():
+    """As many tokens as positions, so that a table of one looks like one of the other, and like a head of its own."""
+    for style in (NANO, STYLES["gpt2_stacked"], STYLES["gpt2_inline"]):
+        hf = style.reference(vocab_size=61, n_positions=61, n_inner=60)
+        module, fresh = style.made(hf), style.made(hf).eval()
+        rows = archport.find_rows(module, hf, forward=style.forward)
+        assert rows.unsettled == ()
+        archport.fill(fresh, hf, rows)
+        assert apart(style, fresh, hf) < 1e-4
 
 
 def test_a_module_that_is_something_else_has_no_rows():

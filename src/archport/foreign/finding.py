@@ -126,8 +126,9 @@ def _ours(theirs: Theirs, arch: Architecture, cfg: DecoderConfig) -> list[Templa
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
     once = {name for name, _ in model.named_parameters()}
     for name in shapes.keys() - once:
-        alike = [one for one in theirs.parameters.values() if sorted(one.shape) == sorted(shapes[name])]
-        if len(alike) < 2:
+        size = sorted(shapes[name])
+        needed = sum(sorted(shapes[one]) == size for one in once)
+        if sum(sorted(one.shape) == size for one in theirs.parameters.values()) <= needed:
             del shapes[name]
     return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(model))
 
