@@ -414,6 +414,24 @@ def test_logits_of_the_last_token_alone_settle_too():
     assert archport.find_rows(WithoutCopy(NANO.made(hf)), hf, forward=lambda m, ids: m(ids)).unsettled == ()
 
 
+class InFloat32(nn.Module):
+    """What refuses float64."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids):
+        if next(self.parameters()).dtype == torch.float64:
+            raise RuntimeError("expected float32")
+        return self.inner(ids)
+
+
+def test_code_that_refuses_float64_is_run_in_float32():
+    hf = NANO.reference()
+    assert archport.find_rows(InFloat32(NANO.made(hf)), hf).unsettled == ()
+
+
 # --- the command ---
 
 
