@@ -18,7 +18,8 @@ from torch.nn import functional as F
 import archport
 from archport.converting import tensors_as
 from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
-from archport.files.one_file import LITGPT, LITGPT_CONFIG
+from archport.files.checkpoint import LITGPT_CONFIG
+from archport.files.one_file import LITGPT
 from archport.formats import format_named, formats
 from archport.registry import architecture
 from archport.translate.fields import read_config

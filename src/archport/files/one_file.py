@@ -6,13 +6,13 @@ from typing import Any
 
 from ..config import Origin
 from ..errors import CheckpointError
-from .checkpoint import CONFIG, GENERATION, MAX_CONFIG, Checkpoint, companion, open_weights
+from .checkpoint import CONFIG, GENERATION, LITGPT_CONFIG, MAX_CONFIG, Checkpoint, companion, open_weights
 from .choosing import OF_WEIGHTS
 from .strict_json import read_json
 from .yaml_file import read_yaml
 
 IN_FILE = {"model_args": "nanogpt", "cfg": "transformer_lens"}  # the key of a config, and whose file it is
-LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
+LITGPT = "lit_model.pth"
 NANOGPT = "ckpt.pt"
 
 
