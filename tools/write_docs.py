@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = r"(?:archport|python benchmarks/verify.py|python tools/(?:count_cases|list_architectures|list_formats).py)[^\n]*?"
+COMMAND = (
+    r"(?:archport|python benchmarks/verify.py|python tools/(?:count_cases|list_architectures|list_formats).py)[^\n]*?"
+)
 BLOCK = re.compile(rf"<!-- begin: ({COMMAND}) -->\n(.*?)<!-- end -->", re.S)
 # What differs from run to run and from machine to machine.
 MOVING = re.compile(r"^seconds .*$|^(logits|embeddings|modules|residual|loss|gradients),? .*$", re.M)
