@@ -364,6 +364,44 @@ def test_a_fault_of_nanogpt_s_file_is_named(fault, tmp_path):
     assert message in refused(path)
 
 
+NESTED: list[Any] = []
+for _ in range(150):
+    NESTED = [NESTED]
+STRANGE = (None, True, -1, 0, 7.5, 1e30, math.nan, math.inf, 1 << 80, "x", [], [1], {}, {1: 2}, torch.ones(3), NESTED)
+STRANGE = (*STRANGE, torch.float16, torch.ones(1))
+
+
+@pytest.mark.parametrize("field", [*ARGS, "bias", "more", 3])
+def test_any_value_of_any_field_loads_or_is_one_error_of_ours(field, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    for value in STRANGE:
+        torch.save(held | {"model_args": {**held["model_args"], field: value}}, path)
+        _loads_or_is_refused(path)
+
+
+@pytest.mark.parametrize("key", ["model_args", "hf_config", "model"])
+def test_any_value_in_the_place_of_a_part_loads_or_is_one_error_of_ours(key, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    for value in STRANGE:
+        torch.save(held | {key: value}, path)
+        _loads_or_is_refused(path)
+
+
+def _loads_or_is_refused(path: Path) -> None:
+    message = str(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AsideWarning)
+        try:
+            archport.load(path)
+        except ArchportError as error:
+            message = str(error)
+    assert str(path) in message
+
+
 YAML_FAULTS = {
     "a: &x [1]\nb: *x\n": "found an alias",
     "a: 1\na: 2\n": "found 'a' twice",
