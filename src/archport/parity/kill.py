@@ -13,11 +13,13 @@ from ..layers import Decoder
 from ..port import DEMO, load
 from ..registry import architecture, skeleton
 from . import references
+from .budget import Check
 from .catalogue import faults_for
 from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
 from .lines import line, of_forward_passes
+from .mistakes import MISTAKES
 from .planting import planted_in_build, planted_in_port
 from .verifying import ids_for, loud_comparison
 
@@ -91,6 +93,7 @@ def kill_table(model: str, *, in_build: bool = False) -> KillTable:
     faults = faults_for(port.architecture)
     plant = planted_in_build if in_build else planted_in_port
     kills = list(_kills(model, port, faults, comparison, plant))
+    beside = [] if in_build else list(_kills_beside(model, port, comparison))
     arch = architecture(port.architecture)
     tried = {fault.name for fault in faults if fault.sites(port)}
     for variant, sizes in {} if model == BUNDLED else references.variants(arch).items():
@@ -99,7 +102,8 @@ def kill_table(model: str, *, in_build: bool = False) -> KillTable:
             tried |= {fault.name for fault in left}
             comparison = loud_comparison(arch.name, sizes)
             kills += _kills(variant, _right_port(variant, comparison), left, comparison, plant)
-    return KillTable(tuple(kills), replace(coverage(model, port, faults), possible=len(kills)))
+    covered = replace(coverage(model, port, faults), possible=len(kills))
+    return KillTable((*kills, *beside), covered)
 
 
 def _right_port(name: str, comparison: Comparison) -> Decoder:
@@ -127,13 +131,26 @@ def _kills(
             continue
         faulty, sites, held = made
         checks = [*of_forward_passes(held, faulty), *line(fault.line, held, faulty)]
-        if fault.line and not any(check.name == fault.line for check in checks):
-            continue  # what would show it is not drawn for this model
-        diagnosis = find_cause(held, faulty, checks)
-        noticed = diagnosis is not None or not all(check.ok for check in checks)
-        place = diagnosis.place if diagnosis else None
-        name = diagnosis.fault.name if diagnosis and diagnosis.fault else None
-        yield Kill(fault, model, tuple(sites), noticed, place, name)
+        if not fault.line or any(check.name == fault.line for check in checks):  # else nothing here can show it
+            yield _kill(fault, model, tuple(sites), held, faulty, checks)
+
+
+def _kills_beside(model: str, port: Decoder, comparison: Comparison) -> Iterator[Kill]:
+    """What becomes of mistakes in archport's code beside the model."""
+    for mistake in MISTAKES:
+        with mistake.made():
+            checks = line(mistake.fault.line, comparison, port)
+            yield _kill(mistake.fault, model, (mistake.place,), comparison, port, checks)
+
+
+def _kill(
+    fault: Fault, model: str, sites: tuple[str, ...], held: Comparison, faulty: Decoder, checks: Sequence[Check]
+) -> Kill:
+    diagnosis = find_cause(held, faulty, checks)
+    noticed = diagnosis is not None or not all(check.ok for check in checks)
+    place = diagnosis.place if diagnosis else None
+    name = diagnosis.fault.name if diagnosis and diagnosis.fault else None
+    return Kill(fault, model, sites, noticed, place, name)
 
 
 def coverage(name: str, port: Decoder, faults: Sequence[Fault]) -> Coverage:
