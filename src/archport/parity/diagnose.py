@@ -50,7 +50,9 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
     wrong = [finding for finding in differences if finding.differs]
     first, most, best = wrong[0], 0, None
     ruled_out: dict[str, None] = {}
-    for hypothesis in _hypotheses(port, clean, wrong):
+    own = [finding.at for finding in findings(clean, reference, ids) if finding.differs]
+    # Where the port taken for right differs too, it is none: whatever changes nothing would explain all.
+    for hypothesis in _hypotheses(port, clean, wrong) if first.at not in own else ():
         ruled_out[hypothesis.fault.name] = None
         explained = _explained(findings(hypothesis.model, reference, ids), wrong)
         if explained > most and _weights_agree(hypothesis, port, clean):

@@ -26,7 +26,7 @@ from .running import RaisedError, run
 
 STEPS = 4  # kinds of parts to exchange, each in as many layers as need it
 SURE = 0.25  # of what rounding is allowed: no other number comes as near
-OURS = [kind for name in layers.__all__ if isinstance(kind := getattr(layers, name), type)]
+OURS = [kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
 STRUCTURE = (nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList)  # their settings are the shapes of weights
 
 
@@ -191,14 +191,13 @@ def _of_catalogue(model: Decoder, place: str) -> Iterator[Repair]:
 
 
 def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
-    """archport's own classes of this kind, or torch's, the nearest ancestors first."""
+    """The classes that a part's own is made of, the nearest first, then archport's others of that kind."""
     own = type(_part(model, site))
-    family = [kind for kind in own.__mro__[1:] if kind in OURS or kind.__module__.startswith("torch.nn.modules.")]
-    family = [kind for kind in family if kind not in (nn.Module, layers.Block) and not kind.__name__.startswith("_")]
-    roots = (
-        (family[-1] if family else own, layers.Block) if issubclass(own, layers.Block) else tuple(family[-1:] or [own])
-    )
-    for kind in dict.fromkeys([*family, *(kind for kind in OURS if issubclass(kind, roots) and kind not in roots)]):
+    family = [kind for kind in own.__mro__[1:] if issubclass(kind, nn.Module) and kind not in (nn.Module, layers.Block)]
+    family = [kind for kind in family if not kind.__name__.startswith("_")]
+    root = layers.Block if issubclass(own, layers.Block) else [own, *family][-1]
+    others = [kind for kind in OURS if issubclass(kind, root) and kind is not layers.Block]
+    for kind in dict.fromkeys([*family, *others]):
         if kind is not own:
             yield Repair(site, f"{kind.__name__} in the place of {own.__name__}", _becomes(kind), kind=kind)
 
