@@ -41,9 +41,7 @@ def verify(
     device: Device = "cpu",
     quick: Annotated[bool, Option("--quick", help="compare logits and embeddings only")] = False,
     packed: Annotated[bool, Option("--packed", help="the port with its linear maps packed for speed")] = False,
-    compiled: Annotated[
-        bool, Option("--compiled", help="compile steps of generation too, in minutes")
-    ] = False,
+    compiled: Annotated[bool, Option("--compiled", help="compile steps of generation too, in minutes")] = False,
     by_block: Annotated[bool, Option("--by-block", help="in the memory of a few blocks")] = False,
     revision: Revision = None,
     offline: Offline = False,

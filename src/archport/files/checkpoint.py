@@ -173,6 +173,10 @@ def check_hashes(checkpoint: Checkpoint) -> None:
     Raises: CheckpointError for a file that differs, or that lies in no cache.
     """
     folder = checkpoint.origin.folder or Path()
+    if checkpoint.origin.alone:
+        raise CheckpointError(
+            f"{checkpoint.origin.name}: has no hash to compare with, expected a repository of the Hub"
+        )
     for name in (CONFIG, *checkpoint.names):
         blob = (folder / name).resolve()
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):

@@ -39,7 +39,7 @@ def open_file(path: Path, *, name: str, follow_links: bool = False) -> Checkpoin
     settings = next((inside[key] for key in IN_FILE if key in inside), None)
     hf, folder = inside.get("hf_config", {}), None
     if kind is None and (path.parent / LITGPT_CONFIG).exists():
-        kind, settings = "litgpt", read_yaml(beside(LITGPT_CONFIG), MAX_CONFIG)
+        kind, settings = "litgpt", read_yaml(beside(LITGPT_CONFIG))
         noted = settings.get("hf_config")
         hf, folder = (noted.get("config") or {}) if isinstance(noted, Mapping) else {}, path.parent
     elif kind is None and (path.parent / CONFIG).exists():
