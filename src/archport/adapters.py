@@ -21,6 +21,7 @@ from .files.strict_json import read_json
 from .layers import Decoder
 from .load_plan import LoadPlan, plan_checkpoint
 from .loading import execute
+from .registry import architecture
 from .translate.tensors import export_tensors
 
 PREFIX = "base_model.model."  # of every key that PEFT saves
@@ -52,6 +53,7 @@ def merged(plan: LoadPlan, folder: Path) -> LoadPlan:
     memory = InMemory(weights)
     files = dict.fromkeys(weights, memory)
     checkpoint = replace(plan.checkpoint, headers=memory.headers, files=files, remote={}, own_names={})
+    checkpoint = replace(checkpoint, format=None, settings=None)  # whatever it was before
     again = plan_checkpoint(checkpoint, plan.dtype, tied=head.weight is embedding.weight)
     notes = tuple(note for note in plan.notes if ADAPTER not in note)
     return replace(again, settled=True, notes=(*notes, *_of_its_tokenizer(folder, plan.checkpoint.origin.folder)))
@@ -80,7 +82,8 @@ def _keys(folder: Path) -> list[str]:
 
 
 def _theirs(plan: LoadPlan, model: Decoder, present: Any = None) -> dict[str, Tensor]:
-    outgoing = export_tensors(plan.architecture.table, model.config, dict(model.named_parameters()), present=present)
+    table = architecture(plan.architecture.name).table
+    outgoing = export_tensors(table, model.config, dict(model.named_parameters()), present=present)
     return {key: one.make() for key, one in outgoing.items()}
 
 
@@ -92,7 +95,8 @@ def _of_transformers(plan: LoadPlan, model: Decoder) -> Any:
     config = AutoConfig.for_model(**hf | {"tie_word_embeddings": model.config.tied})
     with parameters_on_meta():
         reference = AutoModelForCausalLM.from_config(config)  # of any type: all weights are assigned
-    meanings = {key: plan.architecture.table.canonical(key) for key in reference.state_dict()}
+    table = architecture(plan.architecture.name).table
+    meanings = {key: table.canonical(key) for key in reference.state_dict()}
     ours = _theirs(plan, model, {one for several in meanings.values() for one in several})
     weights = {key: ours[one] for key, several in meanings.items() for one in several if one in ours}
     reference.load_state_dict(weights, strict=False, assign=True)

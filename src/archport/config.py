@@ -192,6 +192,11 @@ class Origin:
     alone: bool = False
 
     @property
+    def source(self) -> str | Path | None:
+        """What `load` is to be told to read it again, from its files here; None where there are none."""
+        return self.name if self.alone else self.folder
+
+    @property
     def how(self) -> dict[str, Any]:
         """What `load` is to be told to read the folder in the same way."""
         return {"variant": self.variant, "follow_links": self.follow_links}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .config import DecoderConfig
+from .config import DecoderConfig, required
 from .errors import ConfigError, MappingError, UnsupportedError
 from .files.checkpoint import Checkpoint
 from .mappings import formats as mappings
@@ -52,12 +52,26 @@ def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | Co
     `tied` goes before what any config says of the head.
     """
     kind, said = format_named(checkpoint.format), checkpoint.origin.hf.get("model_type")
+    given = checkpoint.settings
+    if given is not None and (missing := sorted(_needed_by_all(kind) - given.keys())):
+        yield ConfigError(dict.fromkeys(missing, "missing"), f"{checkpoint.weights_name}: {kind.title}'s config")
+        return
     for name, table in sorted(kind.tables, key=lambda pair: pair[0] != said):
         arch = replace(architecture(name), table=table)
         try:
-            yield _of_settings(checkpoint, kind, arch, tied) if checkpoint.settings else _of_hf(checkpoint, arch, tied)
+            own = checkpoint.settings is not None
+            yield _of_settings(checkpoint, kind, arch, tied) if own else _of_hf(checkpoint, arch, tied)
         except ConfigError as error:
             yield error
+
+
+def _needed_by_all(kind: Format) -> set[str]:
+    """The fields without which a config of a format describes no model of any architecture."""
+    needed = [
+        {table.field(ours).spellings[0] for ours in required(architecture(name).config_class) if ours in table.config}
+        for name, table in kind.tables
+    ]
+    return set.intersection(*needed) - kind.defaults.keys()
 
 
 def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied: bool | None) -> Reading:

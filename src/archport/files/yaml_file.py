@@ -9,8 +9,11 @@ from typing import Any
 from ..errors import CheckpointError, in_a_line
 from .strict_json import regular_file
 
+MAX_YAML = 1 << 16  # bytes, far above any config
+MAX_BRACKETS = 500  # of which parsing takes the longer the more are open
 
-def read_yaml(path: Path, limit: int) -> dict[str, Any]:
+
+def read_yaml(path: Path, limit: int = MAX_YAML) -> dict[str, Any]:
     """A YAML object from a file of at most `limit` bytes. Raises: CheckpointError for anything else."""
     import yaml
 
@@ -22,12 +25,15 @@ def read_yaml(path: Path, limit: int) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     if len(raw) > limit:
         raise CheckpointError(f"{path}: found {path.stat().st_size} bytes, expected at most {limit} of YAML")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(raw, yaml.SafeLoader)):
+        if max(map(raw.count, (b"[", b"{", b"- -"))) > MAX_BRACKETS:
+            raise ValueError("brackets nested too deeply")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(raw, loader)):
             raise ValueError("an alias, by which a few bytes may stand for gigabytes")
-        if (node := yaml.compose(raw, yaml.SafeLoader)) is not None:
+        if (node := yaml.compose(raw, loader)) is not None:
             _check_names(node)
-        value = yaml.safe_load(raw)
+        value = yaml.load(raw, loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a YAML object, found {in_a_line(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

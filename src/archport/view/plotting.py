@@ -122,7 +122,7 @@ def draw(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotFiniteWarning)  # reported below
         origin = plan.checkpoint.origin
-        model = port.load(origin.folder, dtype=torch.float32, **origin.how)
+        model = port.load(origin.source, dtype=torch.float32, **origin.how)
     if kind == "attention":
         values, where = probabilities(model, ids, layer), f"in layer {layer}"
     else:

@@ -17,6 +17,7 @@ from ..layers import Decoder
 from ..layers.rotary import Rotary
 from ..parity import references
 from ..parity.counterparts import canonical, counterparts
+from ..registry import Architecture, architecture
 from ..translate.fields import write_config
 from ..translate.layout import Layout
 from ..translate.table import Table
@@ -52,7 +53,7 @@ class Joined:
 
 def joined(subject: Subject) -> Joined:
     """A model's tree and that of transformers' model of the same config, joined and compared. Raises: SourceError."""
-    arch, origin = subject.architecture, subject.plan.checkpoint.origin.hf if subject.plan else None
+    arch, origin = _of_transformers(subject), subject.plan.checkpoint.origin.hf if subject.plan else None
     with torch.device("meta"), without_drawing():
         reference = references.of_config(write_config(arch.table, subject.config, arch.name, origin), torch.float32)
     ours, theirs = list(folded(subject.model)), list(folded(reference))
@@ -88,9 +89,14 @@ def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str,
     return [row for row in rows if depth is None or row["depth"] <= depth]
 
 
+def _of_transformers(subject: Subject) -> Architecture:
+    """The architecture with transformers' table, in whatever format its file is."""
+    return architecture(subject.architecture.name)
+
+
 def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
     """Our paths with those of the reference that do the same; `lines` gives the line each is folded into."""
-    table = subject.architecture.table
+    table = _of_transformers(subject).table
     branches = {ours: [path] for ours, path in counterparts(subject.model, theirs, table).items()}
     spelling = {canonical(table, key): key for key in theirs.state_dict()}
     of_leaves = {
@@ -152,11 +158,14 @@ def _worst(marks: Iterable[str]) -> str:
 
 def _same(subject: Subject) -> dict[str, str]:
     """The mark of each parameter of ours and each joined module without any; of a tiny model that of each row."""
-    arch, table = subject.architecture, subject.architecture.table
-    if subject.at_hand and subject.plan and (folder := subject.plan.checkpoint.origin.folder):
-        how = subject.plan.checkpoint.origin.how
-        reference = references.of_folder(folder, subject.dtype, "eager", how["variant"])
-        return _compared(port.load(folder, dtype=subject.dtype, **how), reference, table)
+    arch = _of_transformers(subject)
+    table = arch.table
+    if subject.at_hand and subject.plan and (source := subject.plan.checkpoint.origin.source):
+        origin = subject.plan.checkpoint.origin
+        model = port.load(source, dtype=subject.dtype, **origin.how)
+        if origin.alone or origin.folder is None:
+            return _compared(model, references.of_tensors(model, subject.dtype, "eager"), table)
+        return _compared(model, references.of_folder(origin.folder, subject.dtype, "eager", origin.variant), table)
     given = {name: getattr(subject.config, name) for name in table.config if not subject.config.follows(name)}
     sizes = given | references.variants(arch)[arch.name]
     reference = references.loud(arch, sizes)
