@@ -73,7 +73,9 @@ def explained_weights(clean: Decoder, agrees: Callable[[Decoder], bool], names: 
 
 def planted(model: Decoder, named: Named) -> Decoder:
     """A copy with the fault, which shares the weights that it cannot change."""
-    holders = [] if isinstance(named.fault.plant, Becomes) else [site.replace(DECODER, "") for site in named.sites]
+    holders = (
+        [] if isinstance(named.fault.plant, Becomes) else ["" if site == DECODER else site for site in named.sites]
+    )
     own = {id(one) for holder in holders for one in model.get_submodule(holder).parameters()}
     guess = copy.deepcopy(model, {id(one): one for one in model.parameters() if id(one) not in own})
     for site in named.sites:
