@@ -4,8 +4,9 @@ VENV := .venv
 # The oldest transformers archport accepts, as pyproject.toml says, and the newest there is, each with its own libraries.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
-# Other libraries whose values are compared with ours.
+# Other libraries whose models are verified: an environment each, for their pins exclude each other.
 PEERS := .venv-peers
+PEER_NAMES := curated_transformers litgpt torchtune transformer_lens x_transformers
 COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py tests/test_verify.py
 # Fuzzed inputs for each kind of file.
 RUNS := 20000
@@ -49,9 +50,17 @@ compat-newest: $(NEWEST)/bin/python
 	@printf '\n== The newest: '; $(NEWEST)/bin/python -m pip freeze | grep '^transformers=='
 	$(NEWEST)/bin/python -m pytest -q -n 2 $(COMPAT_TESTS)
 
-peers: $(PEERS)/ready
-	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q -m peers tests/peers -s
-	HF_HUB_OFFLINE=1 $(PEERS)/bin/python -m pytest -q tests/test_with_others.py tests/test_docs.py -k "lm_eval or with-others"
+# The same checkpoints for all, as files; what comes out is the table in docs/parity.md. All run, whatever one says.
+peers: $(VENV)/ready $(PEER_NAMES:%=$(PEERS)/%/ready)
+	rm -rf $(PEERS)/checkpoints $(PEERS)/results
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.peers.checkpoints $(PEERS)/checkpoints
+	@failed=; for name in $(PEER_NAMES); do \
+	  echo "== $$name"; \
+	  HF_HUB_OFFLINE=1 $(PEERS)/$$name/bin/python -m pytest -q -m peers tests/peers/test_$$name*.py || failed="$$failed $$name"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make peers: failed with$$failed" >&2; exit 1; fi
+	HF_HUB_OFFLINE=1 $(PEERS)/transformer_lens/bin/python -m pytest -q tests/test_with_others.py tests/test_docs.py -k "lm_eval or with-others"
+	$(VENV)/bin/python tools/list_peers.py $(PEERS)/results
 
 fuzz: $(VENV)/ready
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[fuzz]'
@@ -89,10 +98,10 @@ $(OLDEST)/ready: pyproject.toml constraints.txt Makefile
 $(NEWEST)/bin/python:
 	$(PYTHON) -m venv $(NEWEST)
 
-$(PEERS)/ready: pyproject.toml constraints.txt Makefile
-	$(PYTHON) -m venv $(PEERS)
-	sed '/^# From here on/,$$d' constraints.txt > $(PEERS)/constraints.txt
-	$(PEERS)/bin/python -m pip install -q -c $(PEERS)/constraints.txt -e '.[dev,lm-eval]' 'transformer_lens<4'  # 4 has no model of its own
+$(PEERS)/%/ready: tests/peers/%.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)/$*
+	sed '/^# From here on/,$$d' constraints.txt > $(PEERS)/$*/constraints.txt
+	$(PEERS)/$*/bin/python -m pip install -q -c $(PEERS)/$*/constraints.txt -e . pytest -r $<
 	touch $@
 
 clean:

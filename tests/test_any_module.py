@@ -15,6 +15,10 @@ import archport
 from archport import rearranged, sections
 from archport.errors import ArchportError, MappingError, NotFiniteWarning
 from archport.foreign.rows import Rows
+from archport.foreign.sizes import Sizes
+from archport.foreign.tiny import tiny
+from archport.parity.by_name import LOADING, verify_by_name
+from archport.registry import architecture
 
 from .hub_server import REPO
 from .references import VARIANTS, reference
@@ -224,7 +228,7 @@ def test_the_options_of_load_go_for_a_repository(at, folders):
     style = STYLES["neox_heads"]
     hf = reference("gpt_neox", seed=0)
     source = archport.load(folders["main"])
-    module = style.build(archport.foreign.sizes.Sizes(archport.registry.architecture("gpt_neox"), source.config))
+    module = style.build(Sizes(architecture("gpt_neox"), source.config))
     archport.fill(module, REPO, style.rows, revision="main", **at)
     assert torch.equal(module.final_linear.weight, source.head.weight)
     assert hf.config.vocab_size != source.config.vocab_size
@@ -397,20 +401,20 @@ def test_logits_of_the_last_token_alone_settle_too():
 
 
 def command(*words: str):
-    from archport.cli import checkpoints, modules  # noqa: F401  # each adds its commands
+    from archport.cli import modules, parity  # noqa: F401  # each adds its commands
     from archport.cli.app import app
 
-    return CliRunner().invoke(app, ["rows", *words])
+    return CliRunner().invoke(app, words)
 
 
 def test_the_command_prints_rows_to_paste():
-    done = command(f"{ROOT}/docs/examples/nano.py:GPT", "--like", "gpt2")
+    done = command("rows", f"{ROOT}/docs/examples/nano.py:GPT", "--like", "gpt2")
     assert done.exit_code == 0, done.stderr
     rows = eval(done.stdout, {"rearranged": rearranged, "sections": sections})
     assert rows["blocks.{n}.attn.qkv.*"] == rearranged(
         "h.{n}.attn.c_attn.*", "([group k v] kv dim) ... -> (kv [group k v] dim) ..."
     )
-    as_json = json.loads(command(f"{ROOT}/docs/examples/nano.py:GPT", "--like", "gpt2", "--json").stdout)
+    as_json = json.loads(command("rows", f"{ROOT}/docs/examples/nano.py:GPT", "--like", "gpt2", "--json").stdout)
     assert as_json["unsettled"] == []
     assert as_json["rows"]["norm.*"] == "ln_f.*"
     assert as_json["rows"]["blocks.{n}.attn.qkv.*"]["keys"] == ["h.{n}.attn.c_attn.*"]
@@ -419,12 +423,12 @@ def test_the_command_prints_rows_to_paste():
 def test_the_command_takes_sizes_of_a_source_and_says_what_is_not_settled(tmp_path):
     reference("gpt2").save_pretrained(tmp_path / "hf")
     path = str(STYLES["gpt2_dropout"].path)
-    done = command(f"{path}:LanguageModel", str(tmp_path / "hf"))
+    done = command("rows", f"{path}:LanguageModel", str(tmp_path / "hf"))
     assert done.exit_code == 1
     assert '# blocks.{n}.norm_attn.*: "layers.{n}.before_attention.*"; or ' in done.stdout
-    done = command(f"{path}:LanguageModel", str(tmp_path / "hf"), "--forward", f"{path}:forward")
+    done = command("rows", f"{path}:LanguageModel", str(tmp_path / "hf"), "--forward", f"{path}:forward")
     assert done.exit_code == 0, done.stdout
-    done = command(f"{path}:LanguageModel", str(tmp_path / "hf"), "--like", "llama")
+    done = command("rows", f"{path}:LanguageModel", str(tmp_path / "hf"), "--like", "llama")
     assert done.exit_code == 2
     assert "is a gpt2" in done.stderr
 
@@ -474,22 +478,93 @@ def code(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("named", FAULTS)
 def test_what_a_persons_code_does_wrong_is_one_line(named, code, monkeypatch):
-    from archport.foreign.tiny import tiny
-
     monkeypatch.chdir(code)
     path = list(sys.path)
     with pytest.raises(ArchportError) as caught:
-        tiny(named, archport.registry.architecture("gpt2"))
+        tiny(named, architecture("gpt2"))
     assert FAULTS[named] in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert sys.path == path
 
 
 def test_a_module_that_python_finds_is_named_by_its_package(monkeypatch):
-    from archport.foreign.tiny import tiny
-
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
-    found = tiny("nano:GPT", archport.registry.architecture("gpt2"))
+    found = tiny("nano:GPT", architecture("gpt2"))
     assert found.rows.unsettled == ()
     assert found.config.mlp_width == 4 * found.config.width  # as it has it
     assert copy.deepcopy(found.module).eval()(IDS)[1] is None
+
+
+def test_of_a_filled_module_with_wrong_code_the_values_decide():
+    style = changed(NANO, "* (1.0 / math.sqrt(k.size(-1)))", "")
+    hf = style.reference()
+    module = style.made(hf)
+    archport.fill(module, hf, style.rows)
+    rows = archport.find_rows(module, hf)
+    assert rows == style.rows
+    assert rows.unsettled == ()
+    with torch.no_grad():  # and where one tensor is wrong, its code or its likeness does
+        module.transformer.h[1].mlp.c_fc.weight.mul_(2)
+    assert archport.find_rows(module, hf) == style.rows
+
+
+def test_a_class_is_verified_by_its_name(tmp_path):
+    nano = f"{ROOT}/docs/examples/nano.py:GPT"
+    report = verify_by_name(nano, like="gpt2")
+    assert report.ok
+    assert report.never_varied == ("mlp_width", "norm_eps")  # which its code does not ask for
+    hf = reference("gpt2", n_inner=None, layer_norm_epsilon=1e-5)
+    hf.save_pretrained(tmp_path / "hf")
+    report = verify_by_name(nano, tmp_path / "hf", like="gpt2")
+    assert report.ok
+    assert LOADING in report.not_run
+    with pytest.raises(ArchportError, match="model_type: found 'gpt2', expected 'llama'"):
+        verify_by_name(nano, tmp_path / "hf", like="llama")
+    code = (ROOT / "docs/examples/nano.py").read_text()
+    loading = f"""
+def build(config):
+    model = GPT(config)
+    import archport
+    archport.fill(model, {str(tmp_path / "hf")!r}, ROWS)
+    return model
+"""
+    (tmp_path / "own.py").write_text(
+        f"{code}\n\nfrom archport import rearranged\n\nROWS = {Rows(nano_rows())}\n{loading}"
+    )
+    report = verify_by_name(f"{tmp_path}/own.py:build", tmp_path / "hf")
+    assert report.ok
+    assert LOADING not in report.not_run
+
+
+def nano_rows() -> Rows:
+    return tiny(f"{ROOT}/docs/examples/nano.py:GPT", architecture("gpt2")).rows
+
+
+WRONG_NANO = {
+    "no scale": (" / math.sqrt(k.size(-1))", "", "h.0.attn", "not scaled"),
+    "another activation": (', approximate="tanh"', "", "h.0.mlp", "GELU (erf)"),
+    "one norm for two": ("self.mlp(self.ln_2(x))", "self.mlp(self.ln_1(x))", "h.0", "used before the MLP too"),
+    "no last norm": ("self.lm_head(self.ln_f(x))", "self.lm_head(x)", "GPT", "the last norm is not applied"),
+    "no residual": ("x = x + self.attn(self.ln_1(x))", "x = self.attn(self.ln_1(x))", "h.0", "not added to the stream"),
+}
+
+
+@pytest.mark.parametrize("bug", WRONG_NANO)
+def test_the_command_names_what_is_wrong_in_a_persons_code(bug, tmp_path):
+    """Although its rows are not given, and of what is wrong they cannot be proven."""
+    old, new, place, words = WRONG_NANO[bug]
+    code = (ROOT / "docs/examples/nano.py").read_text()
+    assert code.count(old) == 1
+    (tmp_path / "mine.py").write_text(code.replace(old, new))
+    done = command("verify", "--module", f"{tmp_path}/mine.py:GPT", "--like", "gpt2")
+    assert done.exit_code == 1
+    line = next(line for line in done.stdout.splitlines() if line.startswith(place))
+    assert words in line
+
+
+def test_options_of_a_module_that_do_not_go_together_are_wrong_usage():
+    nano = f"{ROOT}/docs/examples/nano.py:GPT"
+    for words in (["--like", "gpt2"], ["--module", nano], ["--module", nano, "--like", "gpt2", "--quick"]):
+        assert command("verify", *words).exit_code == 2
+    report = json.loads(command("verify", "gpt2", "--module", nano, "--json").stdout)
+    assert report["ok"]

@@ -61,6 +61,7 @@ def test_every_option_of_the_command_line_is_in_the_readme():
         "tree",
         "diff",
         "explain",
+        "rows",
         "plot",
         "models",
         "record check",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """verify of a person's own module: a right one is never called wrong, a bug in its code is placed and named."""
 
 import copy
@@ -16,7 +17,7 @@ from archport.errors import MappingError, SourceError
 from .styles import STYLES, Style, changed
 from .styles_bugs import BUGS, Bug
 
-SAMPLE = [at for at in range(0, len(BUGS), 13)]  # of the bugs, in the default run
+SAMPLE = range(0, len(BUGS), 13)  # of the bugs, in the default run
 
 
 @cache
@@ -24,7 +25,7 @@ def reference(variant: str):
     return next(style for style in STYLES.values() if style.variant == variant).reference()
 
 
-def filled(style: Style, rows=None) -> nn.Module:
+def filled(style: Style) -> nn.Module:
     hf = reference(style.variant)
     module = style.made(hf)
     archport.fill(module, hf, STYLES[style.name].rows)
@@ -125,7 +126,7 @@ class WithGraph(Wrapped):
 class WithHook(Wrapped):
     def __init__(self, *given):
         super().__init__(*given)
-        self.register_forward_hook(lambda module, args, result: result + 0)
+        self.register_forward_hook(lambda *given: given[-1] + 0)
 
 
 class SeqFirst(Wrapped):
@@ -252,6 +253,14 @@ def test_what_no_fault_explains_is_noticed_and_placed(what):
     assert "no known fault explains it" in report.fault.words
 
 
+def test_a_tensor_that_gets_no_gradient_is_told():
+    style = changed(STYLES["llama_separate"], "F.silu(self.w1(x)) *", "F.silu(self.w1(x).detach()) *")
+    report = verified(style)
+    assert [check.name for check in report.checks if not check.ok] == ["gradients"]
+    assert report.fault.place == "layers.0.feed_forward.w1.weight"
+    assert "something is detached" in report.fault.words
+
+
 def test_code_that_raises_makes_a_report_that_says_where():
     report = verified(changed(STYLES["gpt2_nano"], "y = att @ v\n", "y = att @ v.mT\n"))
     assert not report.ok
@@ -316,7 +325,7 @@ def test_weights_that_differ_are_told_by_their_names(change):
         change(module)
     report = verified(STYLES["gpt2_nano"], module)
     place, words = WEIGHTS[change]
-    assert [check.name for check in report.checks if not check.ok][0] == "weights"
+    assert next(check.name for check in report.checks if not check.ok) == "weights"
     assert all(check.ok for check in report.checks if check.name.startswith("code"))
     assert report.fault.place in (place, place.removesuffix(".weight"))
     assert words in report.fault.words
@@ -324,10 +333,17 @@ def test_weights_that_differ_are_told_by_their_names(change):
 
 def test_a_head_of_its_own_is_told_where_the_checkpoint_ties_it():
     style = STYLES["gpt2_nano"]
-    style = changed(style, "        self.transformer.wte.weight = self.lm_head.weight\n", "")
-    report = verified(style)
+    untied = changed(style, "        self.transformer.wte.weight = self.lm_head.weight\n", "")
+    module = untied.made(reference(style.variant))
+    archport.fill(module, reference(style.variant), style.rows | {"head.weight": "lm_head.weight"})
+    with torch.no_grad():
+        module.lm_head.weight.mul_(1.5)
+    report = verified(untied, module)
     assert not report.ok
-    assert "lm_head.weight: no row takes it" in report.problems
+    assert report.fault.place == "lm_head.weight"
+    assert report.fault.fault.name == "head untied"
+    assert report.fault.words == "lm_head.weight: in yours the head has weights of its own; gpt2 ties it"
+    assert all(check.ok for check in report.checks if check.name.startswith("code"))
 
 
 # --- what is asked for ---

@@ -22,6 +22,8 @@ from archport.translate.tensors import export_tensors, import_tensor
 
 KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS, LAYERS = 3, 4, 5, 11, 7, 6, 2, 8
 AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS, "n": LAYERS}
+HALF = 3
+AXES["half"] = HALF
 
 
 def numbered(*shape, start=0) -> torch.Tensor:
@@ -135,6 +137,15 @@ def transposed_thirds():
     )
 
 
+def neighbours():
+    """Meta's files and torchtune: the two of a rotary pair are neighbours, where ours are half a head apart."""
+    heads = KV * GROUP
+    theirs = numbered(heads * 2 * HALF, WIDTH)
+    order = [head * 2 * HALF + 2 * pair + one for head in range(heads) for one in range(2) for pair in range(HALF)]
+    row = rearranged("q.*", "(head half two) ... -> (head two half) ...")
+    return {"q.*": row}, {"q.*": theirs}, {"q.*": theirs[order]}
+
+
 CASES = {
     "a key a slot": (*a_key_a_slot(WIDTH), None),
     "a key a slot, of a bias": (*a_key_a_slot(), None),
@@ -150,6 +161,7 @@ CASES = {
     "transposed thirds": (*transposed_thirds(), None),
     "layers of one": (*layers_of_one(), StepKind.IN_PLACE),
     "an axis of one": (*an_axis_of_one(), StepKind.IN_PLACE),
+    "neighbours": (*neighbours(), None),
 }
 
 

@@ -26,6 +26,46 @@ from .references import FAMILIES, OLD, SIZES, hf_dict, reference
 from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
+LINES = (
+    "logits, random ids",
+    "logits, edge ids",
+    "logits, one token",
+    "logits, full context",
+    "logits, many rows",
+    "embeddings, every token",
+    "logits, int32 ids",
+    "logits, run again",
+    "logits, positions given",
+    "logits, cached",
+    "logits, left-padded",
+    "logits, right-padded",
+    "logits, cached, left-padded",
+    "logits, cached, long text",
+    "next tokens",
+    "next tokens, static cache",
+    "greedy tokens",
+    "draws from its logits",
+    "sampled tokens",
+    "ends of texts",
+    "logits, autocast",
+    "logits, train mode",
+    "logits, dropout drawn alike",
+    "modules, one by one",
+    "residual stream",
+    "parameters that train",
+    "loss",
+    "gradients",
+    "gradients, every token",
+    "export",
+    "export, config",
+)
+# Positions, dropout, bfloat16 beside routers: not every architecture has all of them, nor a text past the first ids.
+WHERE_THERE_IS_ONE = {
+    "logits, positions given",
+    "logits, cached, long text",
+    "logits, autocast",
+    "logits, dropout drawn alike",
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -36,22 +76,8 @@ def test_every_variant_of_an_architecture_is_the_reference(name):
     assert len(reports) > 3
     for report in reports:
         assert report.ok, str(report)
-        assert [check.name for check in report.checks] == [
-            "logits, random ids",
-            "logits, edge ids",
-            "logits, one token",
-            "logits, full context",
-            "embeddings, every token",
-            "logits, cached",
-            "logits, left-padded",
-            "greedy tokens",
-            "logits, train mode",
-            "modules, one by one",
-            "residual stream",
-            "loss",
-            "gradients",
-            "export",
-        ]
+        drawn = [check.name for check in report.checks]
+        assert drawn == [line for line in LINES if line in drawn or line not in WHERE_THERE_IS_ONE]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = (
-    r"(?:archport|python benchmarks/verify.py|python tools/(?:count_cases|list_architectures|list_formats).py)[^\n]*?"
-)
+TOOLS = "count_cases|list_architectures|list_formats|list_peers"
+COMMAND = rf"(?:archport|python benchmarks/verify.py|python tools/(?:{TOOLS}).py)[^\n]*?"
 BLOCK = re.compile(rf"<!-- begin: ({COMMAND}) -->\n(.*?)<!-- end -->", re.S)
 # What differs from run to run and from machine to machine.
 MOVING = re.compile(r"^seconds .*$|^(logits|embeddings|modules|residual|loss|gradients),? .*$", re.M)

@@ -1,6 +1,7 @@
 """Which architectures there are: the file name is the registry, and here models and mappings meet."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
@@ -105,6 +106,19 @@ def register(
         raise UnsupportedError({"model_type": f"{name!r} is registered already"})
     data = (sizes or {}, variants or {}, published or {}, faults)
     _registered[name] = Architecture(name, config_class, build, table, *data)
+
+
+@contextmanager
+def standing_in(arch: Architecture) -> Iterator[None]:
+    """Let an architecture stand for the one of its name, for as long as this lasts, in this process."""
+    own = _registered.get(arch.name)
+    _registered[arch.name] = arch
+    try:
+        yield
+    finally:
+        del _registered[arch.name]
+        if own is not None:
+            _registered[arch.name] = own
 
 
 @strict_keywords

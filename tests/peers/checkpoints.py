@@ -22,7 +22,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {}),
     "gpt_neox sequential": ("gpt_neox", {"use_parallel_residual": False}),
     "llama": ("llama", {"head_dim": 12}),
-    "llama, usual base and eps": ("llama", {"head_dim": 12, "rope_theta": 10000.0, "rms_norm_eps": 1e-6}),
+    "llama, base 10000, eps 1e-12": ("llama", {"head_dim": 12, "rope_theta": 10000.0, "rms_norm_eps": 1e-12}),
     "mistral": ("mistral", {"head_dim": 12}),
     "mixtral": ("mixtral", {"head_dim": 12, "sliding_window": None}),
     "qwen2": ("qwen2", {"head_dim": 12, **NO_WINDOW}),

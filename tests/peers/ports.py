@@ -58,7 +58,8 @@ class Port:
     module: nn.Module
     rows: Mapping[str, Cell]
     forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None
-    how: str = ""  # beside the library, for the table
+    how: str = ""  # beside the class, for the table
+    why: str = ""  # it differs, where verify knows only the place
 
 
 def put_down(port: Port, name: str) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def put_down(port: Port, name: str) -> dict[str, Any]:
     with torch.no_grad():
         theirs = run(port.module.eval(), known["ids"])
     largest = known["exact"].abs().max()
-    report = _verified(port, checkpoint)
+    report = archport.verify(port.module, reference=checkpoint.folder, rows=port.rows, forward=port.forward)
     result = {
         "library": port.library,
         "release": version(port.library.replace("_", "-")),
@@ -82,25 +83,14 @@ def put_down(port: Port, name: str) -> dict[str, Any]:
         "error": ((theirs - known["exact"]).abs().max() / largest).item(),
         "reference_error": ((known["single"] - known["exact"]).abs().max() / largest).item(),
         "same": report.ok,
+        "fault": report.fault.fault.name if report.fault and report.fault.fault else None,
         "differs": "" if report.ok else (report.fault.words if report.fault else report.verdict),
+        "why": port.why,
     }
     path = FOLDER / "results" / f"{port.library}.json"
     path.parent.mkdir(exist_ok=True)
     kept = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(kept | {f"{port.how} {name}".strip(): result}, indent=2))
-    print(f"{port.library} {port.how} {name}: {result['error']:.1e}, {report.verdict}\n{report}")
+    path.write_text(json.dumps(kept | {f"{result['class']} {name}": result}, indent=2))
+    print(f"{port.library}, {name}: {result['error']:.1e}\n{report}")
+    assert report.ok == (result["error"] < SAME)
     return result
-
-
-def _verified(port, checkpoint):
-    from archport.parity import references
-    from archport.parity.compare import Comparison
-    from archport.parity.foreign import verify_module
-    from archport.parity.verifying import ids_for
-
-    ours = archport.load(checkpoint.folder, dtype="float32")
-    hf = references.of_folder(checkpoint.folder, torch.float32, "eager")
-    comparison = Comparison(hf, ids_for(ours, None), torch.float32)
-    from archport.registry import architecture
-
-    return verify_module(port.module, comparison, architecture(ours.architecture), port.rows, port.forward)

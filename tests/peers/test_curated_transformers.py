@@ -7,7 +7,7 @@ import torch
 
 from archport.translate.table import rearranged, sections
 
-from .ports import SAME, Checkpoint, Port, put_down
+from .ports import Checkpoint, Port, put_down
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # theirs
 models = pytest.importorskip("curated_transformers.models")
@@ -37,10 +37,14 @@ MODELS = {
     "gpt_neox": ("GPTNeoXCausalLM", ROWS),
     "gpt_neox sequential": ("GPTNeoXCausalLM", ROWS),
     "llama": ("LlamaCausalLM", LLAMA),
-    "llama, usual base and eps": ("LlamaCausalLM", LLAMA),
+    "llama, base 10000, eps 1e-12": ("LlamaCausalLM", LLAMA),
     "falcon": ("FalconCausalLM", ROWS),
     "mpt": ("MPTCausalLM", MPT),
 }
+
+
+# They have no setting for these.
+FAULTS = {"gpt_neox sequential": "parallel for sequential", "llama": "rotary base 10000"}
 
 
 def forward(module, ids):
@@ -58,4 +62,4 @@ def test_causal_models(name):
         state.setdefault("output_embeddings.weight", state["decoder.embeddings.piece_embeddings.weight"])
     model.load_state_dict(state)
     result = put_down(Port("curated_transformers", model, rows, forward), name)
-    assert result["same"] == (result["error"] < SAME)
+    assert (result["same"], result["fault"]) == (name not in FAULTS, FAULTS.get(name))

@@ -8,7 +8,7 @@ import torch
 
 import archport
 
-from ..references import SIZES, hf_dict, reference, sequences
+from ..references import hf_dict, reference, sequences
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # theirs
 PAGE = Path(__file__).parents[2] / "docs" / "observe.md"
@@ -69,7 +69,7 @@ def peer_of(model):
     return peer.eval()
 
 
-@pytest.mark.parametrize("variant", [*SIZES, "gpt_neox sequential"])
+@pytest.mark.parametrize("variant", [*CONFIGS, "gpt_neox sequential"])
 def test_values_are_those_of_their_cache(variant):
     model = reference(variant)
     port, peer = archport.from_state_dict(hf_dict(model), model.state_dict()), peer_of(model)

@@ -20,10 +20,10 @@ from ..translate.pattern import Row
 from ..translate.planning import plan as plan_tensors
 from ..translate.steps import StepKind
 from ..translate.table import Cell, Table
-from ..translate.tensors import export_tensors, import_tensor
+from ..translate.tensors import export_tensors
 from .finding import found
 from .rows import Rows, table_of, unused
-from .sources import plan_of
+from .sources import plan_of, weights_of
 from .theirs import Theirs
 
 
@@ -80,24 +80,16 @@ class Filling:
     @torch.no_grad()
     def execute(self) -> None:
         """Fill the module, a group at a time; what is not finite is warned of."""
-        checkpoint, axes = self.planned.checkpoint, self.planned.tensors.axes
-        steps = {step.name: step for step in self.planned.mapped}
-        tied = self.planned.architecture.table.tied
+        weight = weights_of(self.planned)
         not_finite: list[str] = []
         for names in self.groups:
-            ours = {}
-            for name in names:
-                step = steps[name if name in steps else tied[name]]
-                ours[name], copies = import_tensor(step, axes, checkpoint.read)
-                for copy in copies:
-                    copy.target.copy_(copy.source)
-                    checkpoint.release(copy.source)
+            ours = {name: weight(name) for name in names}
             for key, one in export_tensors(self.table, self.planned.config, ours, present=self.theirs).items():
                 made = one.make()
                 self.theirs.put(key, made)
                 not_finite += [] if is_finite(self.theirs[key]) else [key]
             for tensor in ours.values():
-                checkpoint.release(tensor)
+                self.planned.checkpoint.release(tensor)
         if not_finite:
             warnings.warn(NotFiniteWarning(not_finite, self.theirs.name), stacklevel=4)
 

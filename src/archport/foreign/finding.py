@@ -14,13 +14,12 @@ from ..errors import MappingError
 from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
 from ..load_plan import LoadPlan
-from ..loading import own_weight
 from ..registry import Architecture, skeleton
 from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
 from .running import CodeError, Forward
-from .sources import plan_of
+from .sources import plan_of, weights_of
 from .templates import Template, templates
 from .theirs import Theirs
 from .trial import Trial, views
@@ -28,6 +27,7 @@ from .ways import STANDARD, Sides, Way, parts, patterns
 
 PASSES = 1500  # of a trial, in which one stage is looked for
 KEPT = 6  # choices that a stage leaves to the whole
+KEPT_TENSORS = 8  # of ours, of which several ways are looked at one after the other
 SHOWN = 4  # rows of a part in a line
 NO_ROWS = "no rows were found"
 DIFFERS = "its logits are not ours by any of these rows: its code may differ"
@@ -66,29 +66,20 @@ def find_rows(
 
 def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
     """The rows of a module like a planned checkpoint. Raises: MappingError."""
-    steps = {step.name: step for step in planned.mapped}
-    tied = planned.architecture.table.tied
-
-    @lru_cache(maxsize=32)
-    def weight(name: str) -> Tensor:
-        return own_weight(planned, steps[name if name in steps else tied[name]])
-
-    return rows_like(theirs, planned.architecture, planned.config, forward, weight if by_values else None)
+    weight = lru_cache(maxsize=KEPT_TENSORS)(weights_of(planned)) if by_values else None
+    return rows_like(theirs, planned.architecture, planned.config, forward, weight)
 
 
 def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
     """Whether a module has any matrix of a planned checkpoint where the rows say it is."""
-    steps = {str(step.name): step for step in planned.mapped if len(step.shape) > 1}
-    table = table_of(planned.architecture, rows)
-
-    def weight(name: str) -> Tensor:
-        return own_weight(planned, steps[name])
+    matrices = [str(step.name) for step in planned.mapped if len(step.shape) > 1]
+    table, weight = table_of(planned.architecture, rows), weights_of(planned)
 
     def equal(name: str) -> bool:
         pairs = list(views(table, planned.config, [name], weight, theirs))
         return bool(pairs) and all(_same(*pair) for pair in pairs)
 
-    return any(map(equal, steps))
+    return any(map(equal, matrices))
 
 
 def rows_like(
@@ -101,9 +92,13 @@ def rows_like(
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
     all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
     _require_ways(ours, mine, all_ways, theirs.name)
+    decided = False
     if weights is not None:
-        all_ways = _of_equal_values(all_ways, theirs, arch, cfg, weights)
-    chosen, unsettled = _Search(narrowed(all_ways), theirs, arch, cfg, forward).settled()
+        by_values = _of_equal_values(all_ways, theirs, arch, cfg, weights)
+        all_ways = [equal or ways for equal, ways in zip(by_values, all_ways, strict=True)]
+        decided = all(by_values)
+    search = _Search(narrowed(all_ways), theirs, arch, cfg, forward)
+    chosen, unsettled = search.settled(decided=decided)
     rows = {name: cell for way in chosen for name, cell in way.rows.items()}
     left = [f"{one.name} {one.shape}" for one in mine if not any(one.name in way.takes for way in chosen)]
     if left:
@@ -161,7 +156,7 @@ def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequ
 def _of_equal_values(
     all_ways: Sequence[Sequence[Way]], theirs: Theirs, arch: Architecture, cfg: DecoderConfig, weights: Weights
 ) -> list[list[Way]]:
-    """The ways by which tensors are equal, for parts that have some; all, for a module that holds other weights."""
+    """Of each part the ways by which tensors are equal; none of any, for a module that holds other weights."""
     names = [name for name, _ in skeleton(arch, cfg).named_parameters(remove_duplicate=False)]
 
     def equal(way: Way) -> bool:
@@ -169,8 +164,8 @@ def _of_equal_values(
         return all(_same(*pair) for pair in pairs)
 
     by_values = [[way for way in ways if equal(way)] for ways in all_ways]
-    holds = any(len(key.shape) > 1 for ways in by_values for way in ways for key in way.keys)
-    return [(holds and equal_ones) or list(ways) for equal_ones, ways in zip(by_values, all_ways, strict=True)]
+    matrices = any(len(key.shape) > 1 for ways in by_values for way in ways for key in way.keys)
+    return by_values if matrices else [[] for _ in by_values]
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
@@ -197,11 +192,16 @@ class _Search:
         self.shared = [at for at in self.stages[1] if ".norm." in names[at]]
         self.trial: Trial | None = None
 
-    def settled(self) -> tuple[list[Way], list[str]]:
-        """The ways that were chosen, and a line for each part of which others would do as well."""
+    def settled(self, *, decided: bool) -> tuple[list[Way], list[str]]:
+        """The ways that were chosen, and a line for each part of which others would do as well.
+
+        Where values have `decided` on one way for each part, nothing is run.
+        """
         choice = next(assignments(self.ways), None)
         if choice is None:
             raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
+        if decided and all(len(part) == 1 for part in self.ways):
+            return list(choice), []
         try:
             self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward)
             proven, partial = self._by_running()

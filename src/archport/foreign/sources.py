@@ -1,10 +1,11 @@
 """What a person's own module is filled with: a folder, a Hub id, or a transformers model in memory, planned."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Origin
 from ..errors import SourceError
@@ -12,6 +13,7 @@ from ..files.checkpoint import Checkpoint
 from ..files.in_memory import InMemory
 from ..files.source import open_source
 from ..load_plan import LoadPlan, plan_checkpoint, settle_tie
+from ..translate.tensors import import_tensor
 
 
 def plan_of(
@@ -24,6 +26,22 @@ def plan_of(
     if isinstance(source, nn.Module):
         return settle_tie(plan_checkpoint(_in_memory(source), dtype))
     return settle_tie(plan_checkpoint(open_source(source, revision, headers_only=False, **options), dtype))
+
+
+def weights_of(planned: LoadPlan) -> Callable[[str], Tensor]:
+    """What reads our parameters of a plan one by one, where they lie in the file if they can be used there."""
+    steps = {str(step.name): step for step in planned.mapped}
+    tied, checkpoint = planned.architecture.table.tied, planned.checkpoint
+
+    def weight(name: str) -> Tensor:
+        step = steps[name if name in steps else tied[name]]
+        ours, copies = import_tensor(step, planned.tensors.axes, checkpoint.read)
+        for copy in copies:
+            copy.target.copy_(copy.source)
+            checkpoint.release(copy.source)
+        return ours
+
+    return weight
 
 
 def _in_memory(model: Any) -> Checkpoint:

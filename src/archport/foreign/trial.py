@@ -48,7 +48,7 @@ class Trial:
         self.theirs = Theirs(module)
         self.device = next(iter(self.theirs.parameters.values())).device
         self.port = _loud(arch, cfg).to(self.device)
-        self.loud = {name: one.detach().clone() for name, one in self.port.named_parameters(remove_duplicate=False)}
+        self.loud = {name: one.detach() for name, one in self.port.named_parameters(remove_duplicate=False)}
         self.arch, self.cfg = arch, cfg
         self._pairs: dict[int, tuple[Mapping[str, Cell], list[tuple[Tensor, Tensor]]]] = {}
         generator = torch.Generator().manual_seed(5)
@@ -80,7 +80,8 @@ class Trial:
     def _logits(self, among: frozenset[str]) -> Tensor:
         if among not in self._expected:
             for name, one in self.port.named_parameters():
-                one.copy_(self.loud[name] if name in among else torch.zeros_like(one))
+                loud = self.loud[name]
+                one.data = loud if name in among else loud.new_zeros(()).expand_as(loud)
             self._expected[among] = self.port(self.ids).double()
         return self._expected[among]
 

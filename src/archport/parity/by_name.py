@@ -52,7 +52,8 @@ def verify_by_name(
     how: dict[str, Any] = {"forward": forward, "dtype": dtype, "against": against, "device": device}
     if source is None:
         return _of_architecture(name, architecture(str(like)), rows, how)
-    planned = plan_of(source, "auto", access=HubAccess(None, None, None), **options)
+    opened: dict[str, Any] = {"revision": None, "offline": False} | options
+    planned = plan_of(source, "auto", access=HubAccess(None, None, None), **opened)
     arch = planned.architecture
     if like is not None and architecture(like) != arch:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
@@ -62,7 +63,7 @@ def verify_by_name(
     if not held:
         fill(module, source, chosen, **options)
     report = verify(module, source, rows=chosen, **how, **options)
-    return report if held else replace(report, not_run=(*report.not_run, LOADING))
+    return _with_doubts(report if held else replace(report, not_run=(*report.not_run, LOADING)), chosen)
 
 
 def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | None, how: dict[str, Any]) -> Report:
@@ -73,7 +74,16 @@ def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | N
     fill(module, reference, found_rows)
     report = verify(module.eval(), reference, rows=found_rows, **how)
     unread = tuple(field for field in arch.sizes if field not in sizes or sizes[field] != arch.sizes[field])
-    return replace(report, never_varied=unread)
+    return _with_doubts(replace(report, never_varied=unread), found_rows)
+
+
+def _with_doubts(report: Report, rows: Mapping[str, Cell]) -> Report:
+    """The report, which says of which parts the rows are only the likeliest, unless its logits have proven them."""
+    parts = [line.partition(":")[0] for line in getattr(rows, "unsettled", ()) if line.startswith(("blocks", "embed"))]
+    if report.ok or not parts:
+        return report
+    doubt = f"other rows than the likeliest for {', '.join(parts)} (archport rows prints what else fits)"
+    return replace(report, not_run=(*report.not_run, doubt))
 
 
 def _given(config: DecoderConfig) -> dict[str, Any]:

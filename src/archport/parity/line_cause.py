@@ -17,6 +17,7 @@ from .compare import Comparison
 from .diagnose import Diagnosis, Hypothesis, named
 from .lines import caching, calling, dropout, inside, padding, training
 from .locate import DECODER, TIGHT, relative_error
+from .mistakes import cause_beside
 from .outputs import embedding_gradients, logits
 from .passes import (
     autocast_logits,
@@ -49,6 +50,10 @@ def _every_token(model: Decoder, comparison: Comparison) -> Tensor:
     return gradient
 
 
+def _is_frozen(model: Decoder, comparison: Comparison) -> Tensor:
+    return torch.tensor([float(not training.trained(comparison, model).ok)])
+
+
 # What each line shows of a port in float64.
 SHOWS: dict[str, Shows] = {
     caching.CACHED: lambda model, on: cached_logits(model, on.short),
@@ -68,7 +73,7 @@ SHOWS: dict[str, Shows] = {
     dropout.DROPPED: lambda model, on: dropout.dropped_logits(model, on.short),
     inside.OWN: _widened,
     training.EVERY_TOKEN: _every_token,
-    training.TRAINED: lambda model, _: torch.tensor([float(one.requires_grad) for one in model.parameters()]),
+    training.TRAINED: _is_frozen,
 }
 
 
@@ -77,6 +82,8 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: S
 
     It is planted in `rights`, float64 ports that may be right.
     """
+    if (mistake := cause_beside(check, comparison)) is not None:
+        return named(mistake.place, mistake.fault)
     not_the_line = f"every module agrees, but not the line: {check.name}"
     if check.name not in SHOWS:
         return Diagnosis(check.part, None, f"{check.part}: {not_the_line}") if check.part else None
@@ -90,7 +97,7 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: S
             for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:
                 guess = Hypothesis.of(fault, (site,), right).model
                 if relative_error(shows(guess, comparison), ours) <= apart / 10:
-                    return named(site, fault)
+                    return named(check.part or site, fault)
                 ruled_out[fault.name] = None
     place = check.part or DECODER
     words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"

@@ -209,15 +209,16 @@ def _becomes(kind: type[nn.Module]) -> Callable[[nn.Module], None]:
 def _of_other_layers(model: Decoder, site: str) -> Iterator[Repair]:
     """Parts without weights, such as masks and rotary, that another layer has there: all of them, or one, or none."""
     every = dict(model.named_modules(remove_duplicate=False))
-    if not _number(site) or site not in every:
+    layers = {number: every.get(_in_layer(site, number)) for number in map(str, range(len(model.blocks)))}
+    if not _number(site):
         return
-    names = [name for name, part in every[site]._modules.items() if part is None or not _has_weights(part)]
-    for number in map(str, range(len(model.blocks))):
-        if (other := every.get(_in_layer(site, number))) is not None:
-            parts = {name: other._modules.get(name) for name in names}
-            for some in (names, *([name] for name in names)):
-                words = f"{' and '.join(some)} as in layer {number}"
-                yield Repair(site, words, _sets(**{name: parts[name] for name in some}))
+    there = {number: layer for number, layer in layers.items() if layer is not None}
+    children = [child for layer in there.values() for child in layer.named_children()]
+    names = list(dict.fromkeys(name for name, part in children if not _has_weights(part)))
+    for number, layer in there.items():
+        for some in dict.fromkeys([tuple(names), *((name,) for name in names)]):
+            words = f"{' and '.join(some)} as in layer {number}"
+            yield Repair(site, words, _sets(**{name: getattr(layer, name, None) for name in some}))
     yield from (Repair(site, f"no {name}", _sets(**{name: None})) for name in names)
 
 

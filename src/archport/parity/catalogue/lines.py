@@ -80,5 +80,5 @@ OF_LINES: tuple[Fault, ...] = (
     Fault("a token learns nothing", "the vector of a token gets no gradient", "lets it learn", "Embed(padding=...)",
           Embed, _skips_a_token, where=_skips_no_token, steps=("forward",), line=training.EVERY_TOKEN),
     Fault("a parameter is frozen", "requires_grad is off in a parameter", "trains it", "requires_grad",
-          Attention, _freezes, line=training.TRAINED),
+          Attention, _freezes, shows_at=lambda _: ("embed", "blocks", "norm", "head"), line=training.TRAINED),
 )  # fmt: skip

@@ -53,8 +53,8 @@ class Code:
     def __init__(self, module: nn.Module, forward: Forward | None, weights: Weights, ids: Mapping[str, Tensor]) -> None:
         vocab = weights.config.vocab_size
         self.weights, self.port, self.ids = weights, weights.port, ids
-        self.theirs = Passes(module, forward, vocab, torch.float64)
-        self.own = Passes(module, forward, vocab, None)
+        self.theirs = Passes(module, forward, vocab, dtype=torch.float64, device=self.port.device)
+        self.own = Passes(module, forward, vocab, device=self.port.device)
         self.not_run: list[str] = []
 
     @torch.no_grad()
@@ -124,21 +124,30 @@ class Code:
     def unsteady(self) -> str | None:
         """The first of their modules that makes other numbers in the next run of the same, if there is one."""
         ids = next(iter(self.ids.values()))
-        first, again = self._made(ids), self._made(ids)
-        return next((name for name in first if not _equal(first[name], again.get(name, []))), None)
+        (given, made), (given_again, made_again) = self._ran(ids), self._ran(ids)
+        for name, result in made.items():
+            if not _equal(given[name], given_again.get(name, [])):
+                return name.rpartition(".")[0]
+            if not _equal(result, made_again.get(name, [])):
+                return name
+        return None
 
-    def _made(self, ids: Tensor) -> dict[str, list[Tensor]]:
-        """What each of their modules makes, in the order in which they are done."""
+    def _ran(self, ids: Tensor) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+        """What each of their modules is given and makes, in the order in which they are done."""
+        given: dict[str, list[Tensor]] = {"": []}
         made: dict[str, list[Tensor]] = {}
 
-        def keep(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
+        def before(name: str, _: nn.Module, args: object, kwargs: object) -> None:
+            given[name] = [one.clone() for one in tensors_in((args, kwargs))]
+
+        def after(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
             made[name] = [one.clone() for one in tensors_in(result)]
 
-        with hooked(named(self.own.module), after=keep):
+        with hooked(named(self.own.module), before=before, after=after):
             made[""] = [self.own.run(ids)]
-        return made
+        return given, made
 
-    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis | None:
+    def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis:
         """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
         ids = self._row(line)
         if ids is None:
@@ -164,7 +173,10 @@ class Code:
         if found and self._agrees(found, line):
             return wording.named(found, places, against)
         first = next((one for one in findings if one.differs), None)
-        return None if first is None else wording.unnamed(first, places, ruled_out)
+        if first is None:
+            words = f"{places.whole}: each part that was seen agrees, but not the logits: {line.on}"
+            return Diagnosis(places.whole, None, words)
+        return wording.unnamed(first, places, ruled_out)
 
     def _agrees(self, found: list[Named], line: Line) -> bool:
         """Whether ours with these faults makes their logits as a whole, too."""

@@ -18,17 +18,21 @@ ROUNDED = 2.0**-24  # relative, by float32
 
 
 class Passes:
-    """Passes of a module of a person's: of a copy in eval mode, in another dtype where one is given.
+    """Passes of a module of a person's: of a copy in eval mode on a device, in another dtype where one is given.
 
     `vocab_size` is how logits are known.
     """
 
     def __init__(
-        self, module: nn.Module, forward: Forward | None, vocab_size: int, dtype: torch.dtype | None = None
+        self,
+        module: nn.Module,
+        forward: Forward | None,
+        vocab_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        self.module = copied(module).eval()
-        if dtype is not None:
-            self.module.to(dtype)
+        self.module = copied(module).eval().to(device=device, dtype=dtype)
         self.forward, self.vocab_size = forward, vocab_size
 
     def run(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq or 1, vocab_size)

@@ -47,7 +47,8 @@ class Taps(TorchDispatchMode):
         super().__init__()
         self.places, self.seq = dict(places), seq
         self.shapes, self.starts = shapes, starts_of(shapes)
-        self._bounds = torch.tensor([*self.starts.values()], dtype=torch.float64)
+        device = next(iter(places.values())).device
+        self._bounds = torch.tensor([*self.starts.values()], dtype=torch.float64, device=device)
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self.within: dict[str, str] = {}

@@ -14,6 +14,7 @@ from ...layers import Decoder
 from ...registry import architecture
 from ...translate.table import Cell
 from ..budget import Check, hold
+from ..catalogue import faults_for
 from ..compare import Comparison
 from ..counterparts import counterparts
 from ..diagnose import Diagnosis
@@ -22,12 +23,13 @@ from ..report import Report
 from ..running import RaisedError
 from ..settings import not_finite
 from .code import Code, Line
+from .gradients import gradients
 from .naming import explained_weights
 from .weights import Weights, differences, read
 from .wording import Places
 from .wording import named as in_their_words
 
-NOT_RUN = ("cache", "padding", "generation", "gradients", "export")
+NOT_RUN = ("cache", "padding", "generation", "export")
 SHOWN = 3  # tensors in a line
 NOISE = "makes other numbers in each run, as dropout does that is on in eval mode"
 
@@ -42,7 +44,7 @@ def verify_module(
 
     Raises: MappingError for rows that do not fit, SourceError for a module that has no values.
     """
-    module = unwrapped(module)
+    module, device = unwrapped(module), comparison.short.device
     if empty := [name for name, one in module.named_parameters() if one.is_meta]:
         raise SourceError(f"{type(module).__name__}: {empty[0]} is on meta and has no values")
     arch = architecture(comparison.clean.architecture)
@@ -52,21 +54,34 @@ def verify_module(
     check, fault = _of_weights(weights, comparison.clean, places)
     checks = [check]
     problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
+    if weights.untied:
+        problems.append(own := f"{weights.untied}: in yours the head has weights of its own; {against} ties it")
+        [untied] = [one for one in faults_for(against) if one.name == "head untied"]
+        fault = Diagnosis(weights.untied, untied, own)
+    weights.port.to(device)
     code = Code(module, forward, weights, comparison.ids)
+    not_run = ["train mode, in which it was handed over"] if module.training else []
     try:
-        if (place := code.unsteady()) is not None:
-            problems.append(
-                f"{place or whole} makes other numbers in each run, as dropout does that is on in eval mode"
-            )
+        place = code.unsteady()
         lines = list(code.lines())
-        judged, cause = _of_code(code, lines, places, against)
-        checks += [*judged, *_of_both(lines, comparison)]
-        if cause is not None and (fault is None or cause.fault is not None):
-            fault = cause
+        checks += [line.check for line in lines] + _of_both(lines, comparison)
+        off = [line for line in lines if not line.check.ok]
+        if place is not None:
+            problems.append(noise := f"{place or whole} {NOISE}")
+            fault = Diagnosis(place or whole, None, noise)
+        elif off:
+            cause = code.cause(off[0], places, against)
+            problems += [fault.words] if fault and cause.fault is not None else []
+            fault = cause if fault is None or cause.fault is not None else fault
+        else:
+            last, why_not = _of_gradients(code, lines[0])
+            checks += [last] if last else []
+            not_run += [why_not] if why_not else []
+            fault = fault or (_detached(last.part) if last and not last.ok else None)
     except RaisedError as error:
         problems.append(str(error))
         fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
-    notes = ["train mode, in which it was handed over"] if module.training else []
+    notes: list[str] = []
     if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
         problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
     elif weights.extra:
@@ -78,7 +93,8 @@ def verify_module(
         tuple(checks),
         fault,
         tuple(problems),
-        not_run=(*code.not_run, *notes, *NOT_RUN),
+        not_run=(*code.not_run, *not_run, *NOT_RUN),
+        notes=tuple(notes),
     )
 
 
@@ -99,11 +115,18 @@ def _of_weights(weights: Weights, clean: Decoder, places: Places) -> tuple[Check
     return check, Diagnosis(next(iter(differ)), None, f"weights: {words}{more}")
 
 
-def _of_code(code: Code, lines: list[Line], places: Places, against: str) -> tuple[list[Check], Diagnosis | None]:
-    off = [line for line in lines if not line.check.ok]
-    if not off:
-        return [line.check for line in lines], None
-    return [line.check for line in lines], code.cause(off[0], places, against)
+def _of_gradients(code: Code, line: Line) -> tuple[Check | None, str]:
+    """The line of gradients, or why there is none: a module that only goes forward is no other model."""
+    try:
+        check = gradients(code, line)
+    except RaisedError as error:
+        return None, f"gradients, as {error}"
+    return check, "" if check else "gradients, of which its logits carry none"
+
+
+def _detached(key: str) -> Diagnosis:
+    words = f"{key}: its gradient is another, though all logits agree: something is detached, or computed without one"
+    return Diagnosis(key, None, words)
 
 
 def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:

@@ -12,7 +12,7 @@ from ...files.header import Header
 from ...layers import Decoder
 from ...registry import Architecture, skeleton
 from ...translate.planning import plan
-from ...translate.table import Table
+from ...translate.table import Row, Table
 from ...translate.tensors import export_tensors, import_tensor
 
 
@@ -20,7 +20,8 @@ from ...translate.tensors import export_tensors, import_tensor
 class Weights:
     """What a person's module holds, by the rows of `table`: `named` are all its parameters and buffers.
 
-    `keys` are those that each parameter of ours is made of, `extra` the parameters that no row takes.
+    `keys` are those that each parameter of ours is made of, `extra` the parameters that no row takes; `untied` is the
+    one of these that is a head, where the rows tie it.
     """
 
     table: Table
@@ -29,13 +30,17 @@ class Weights:
     keys: Mapping[str, tuple[str, ...]]
     extra: tuple[str, ...]
     port: Decoder
+    untied: str | None = None
 
 
 def read(module: nn.Module, arch: Architecture, config: DecoderConfig) -> Weights:
     """The weights of a module, in a Decoder of ours in float64. Raises: MappingError with every fault of the rows."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     named = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
-    table, config = _untied_twice(arch.table, config, named)
+    table, config = _tied_as_they_are(arch.table, config, named)
+    own_head = _own_head(table, config, named)
+    if own_head:
+        table, config = replace(table, weights={**table.weights, **own_head}), replace(config, tied=False)
     shape = skeleton(replace(arch, table=table), config)
     names = [name for name, _ in shape.named_parameters(remove_duplicate=False)]
     keys = {name: tuple(dict.fromkeys(key for row in table.rows(name, config) for key in row.keys)) for name in names}
@@ -50,13 +55,14 @@ def read(module: nn.Module, arch: Architecture, config: DecoderConfig) -> Weight
         tensors[step.name or ""] = ours.clone() if ours.data_ptr() in {t.data_ptr() for t in named.values()} else ours
     shape.load_state_dict(tensors, assign=True, strict=False)
     shape.tie()
-    port = shape.to(next(iter(tensors.values())).device).eval().requires_grad_(False)
+    port = shape.eval().requires_grad_(False)
     taken = {id(named[key]) for key in wanted if key in named}
     extra = tuple(name for name, one in parameters.items() if name not in wanted and id(one) not in taken)
-    return Weights(table, config, named, keys, extra, port)
+    untied = keys["head.weight"][0] if own_head else None
+    return Weights(table, config, named, keys, extra, port, untied)
 
 
-def _untied_twice(table: Table, config: DecoderConfig, named: Mapping[str, Tensor]) -> tuple[Table, DecoderConfig]:
+def _tied_as_they_are(table: Table, config: DecoderConfig, named: Mapping[str, Tensor]) -> tuple[Table, DecoderConfig]:
     """The table and config of the module as it is: with one row for a tied head, and tied only where theirs is."""
     rows = dict(table.weights)
     head, embedding = (table.rows(name, config) for name in ("head.weight", "embed.tokens.weight"))
@@ -67,6 +73,17 @@ def _untied_twice(table: Table, config: DecoderConfig, named: Mapping[str, Tenso
     if shared:
         rows = {name: cell for name, cell in rows.items() if name not in ("head.weight", "head.*")}
     return replace(table, weights=rows), replace(config, tied=shared)
+
+
+def _own_head(table: Table, config: DecoderConfig, named: Mapping[str, Tensor]) -> dict[str, Row]:
+    """A row for a head that the rows do not know of, as they tie it: a matrix of its shape that none of them takes."""
+    if not config.tied or table.rows("head.weight", config):
+        return {}
+    sizes = (config.vocab_size, config.width)
+    patterns: dict[tuple[int, ...], str | None] = {sizes: None, sizes[::-1]: "width vocab -> vocab width"}
+    taken = {id(named[key]) for row in table.rows("embed.tokens.weight", config) for key in row.keys if key in named}
+    found = [name for name, one in named.items() if tuple(one.shape) in patterns and id(one) not in taken]
+    return {"head.weight": Row((found[0],), patterns[tuple(named[found[0]].shape)])} if len(found) == 1 else {}
 
 
 def exported(weights: Weights, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +116,7 @@ def differences(weights: Weights, right: Decoder) -> Iterator[Difference]:
     """Each of their tensors that differs from the checkpoint's, given in a port of ours, with the cause if known."""
     expected = exported(weights, dict(right.named_parameters(remove_duplicate=False)))
     for key, tensor in expected.items():
-        theirs = weights.named[key].detach()
+        theirs = weights.named[key].detach().to(tensor.device)
         if torch.equal(tensor.to(theirs.dtype), theirs):
             continue
         error = (theirs.double() - tensor).abs().max().item() / max(tensor.abs().max().item(), 1e-30)
@@ -108,6 +125,8 @@ def differences(weights: Weights, right: Decoder) -> Iterator[Difference]:
 
 def _causes(key: str, theirs: Tensor, right: Tensor, expected: Mapping[str, Tensor]) -> Iterator[str]:
     """What would make theirs of the checkpoint's."""
+    if not theirs.any():
+        yield "is all zeros"
     for dtype in (torch.bfloat16, torch.float16):
         if torch.equal(right.to(dtype).to(theirs.dtype), theirs):
             yield f"is rounded through {str(dtype).removeprefix('torch.')}"
@@ -117,13 +136,12 @@ def _causes(key: str, theirs: Tensor, right: Tensor, expected: Mapping[str, Tens
     alike = (other for other, tensor in expected.items() if other != key and torch.equal(cast(tensor), theirs))
     yield from (f"holds what belongs into {other}" for other in alike)
     for axis, what in zip(range(theirs.ndim), ("rows", "columns"), strict=False):
-        if len({theirs.shape[axis], 1}) > 1 and _same_set(theirs, cast(right), axis):
+        if theirs.shape[axis] > 1 and _same_set(theirs, cast(right), axis):
             yield f"has its {what} in another order"
-    if not theirs.any():
-        yield "is all zeros"
 
 
 def _same_set(one: Tensor, other: Tensor, axis: int) -> bool:
     """Whether two tensors have the same slices, in any order."""
-    sums, others = (tensor.movedim(axis, 0).flatten(1).double().sum(-1).sort().values for tensor in (one, other))
+    rows = (tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1).double() for tensor in (one, other))
+    sums, others = (each.sum(-1).sort().values for each in rows)
     return torch.allclose(sums, others, rtol=1e-9, atol=0)

@@ -95,6 +95,10 @@ BY_NAME: dict[str, Callable[[Comparison, Decoder], Check | Iterator[Check]]] = {
     inside.OWN: inside.own_classes,
     training.EVERY_TOKEN: training.every_token,
     training.TRAINED: training.trained,
+    generating.CHOSEN: lambda comparison, _: generating.chosen(comparison),
+    generating.ENDED: generating.ended,
+    exporting.EXPORTED: exporting.exported,
+    exporting.CONFIG: exporting.config,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...config import dtype_name
-from ...errors import ArchportError
+from ...errors import ArchportError, SourceError
 from ...exporting import outgoing
 from ...files.values import same_bytes
 from ...layers import Decoder
@@ -42,7 +42,10 @@ def config(comparison: Comparison, port: Decoder) -> Check:
     """The config that the port would write, as transformers reads it: the reference's own, and the tensors' dtype."""
     table = architecture(port.architecture).table
     hf, tensors = _outgoing(port)
-    read, theirs = config_as_read(hf), comparison.config
+    try:
+        read, theirs = config_as_read(hf), comparison.config
+    except SourceError as error:
+        raise RaisedError("transformers, given the config to export,", error) from error
     names = [name for name in theirs if table.decides(name) and name not in _free(table)]
     differ = [f"{name} is {read.get(name)!r}, not {theirs[name]!r}" for name in names if read.get(name) != theirs[name]]
     said, held = read.get("dtype", read.get("torch_dtype")), {dtype_name(one.header.dtype) for one in tensors.values()}

@@ -1,6 +1,6 @@
 """Lines about generated tokens: what follows must be as likely by the reference, and drawn as transformers draws it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -36,12 +36,34 @@ def greedy(comparison: Comparison, port: Decoder) -> Check:
 
 def chosen(comparison: Comparison) -> Check:
     """Tokens that are drawn from the reference's own logits, with one seed, by our steps and by transformers'."""
+    rows, ids = _rows(comparison)
+    ways = _ways(comparison)
+    different = [name for name, how in ways.items() if not _drawn_alike(how, ids, rows, choices)]
+    return Check(
+        CHOSEN, float(len(different)), 0.0, 0.0, " and ".join(different), f"{len(rows)} draws in {len(ways)} ways"
+    )
+
+
+def draws_as(comparison: Comparison, probabilities: Callable[[Sampling, Tensor, Tensor], Tensor]) -> bool:
+    """Whether our steps draw in every way as these probabilities do."""
+    rows, ids = _rows(comparison)
+    return all(_drawn_alike(how, ids, rows, probabilities) for how in _ways(comparison).values())
+
+
+def _rows(comparison: Comparison) -> tuple[Tensor, Tensor]:
+    """Logits that the reference made, (draws, vocab_size), and ids that come before each."""
     first = comparison.logits(comparison.reference).float()
     rows = first[:, -max(1, DRAWS // len(first)) :].flatten(0, 1)
-    ids = comparison.first_ids.repeat_interleave(len(rows) // len(first), dim=0)
-    different = [name for name, how in _ways(first).items() if not torch.equal(*_draws(how, ids, rows))]
-    note = f"{len(rows)} draws in each of {len(_ways(first))} ways"
-    return Check(CHOSEN, float(len(different)), 0.0, 0.0, " and ".join(different), note)
+    return rows, comparison.first_ids.repeat_interleave(len(rows) // len(first), dim=0)
+
+
+def _drawn_alike(
+    how: Sampling, ids: Tensor, rows: Tensor, probabilities: Callable[[Sampling, Tensor, Tensor], Tensor]
+) -> bool:
+    """Whether one seed draws the same tokens by our steps and by some probabilities."""
+    ours, theirs = (torch.Generator(rows.device).manual_seed(SEED) for _ in range(2))
+    drawn = torch.multinomial(probabilities(how, ids, rows), 1, generator=theirs).squeeze(-1)
+    return torch.equal(how(rows, ids, ours), drawn)
 
 
 def sampled(comparison: Comparison, port: Decoder) -> Iterator[Check]:
@@ -96,10 +118,9 @@ def _again(comparison: Comparison, text: Tensor, start: int) -> list[Tensor]:
     return [run(model, text)[:, start:-1] for model in (comparison.reference, comparison.exact)]
 
 
-def _ways(rows: Tensor) -> dict[str, Sampling]:
-    """Ways to choose a token in which each step shows: a temperature that makes some tokens about as likely."""
-    top = rows.topk(min(SPREAD, rows.shape[-1])).values
-    flat = max(1e-3, (top[..., 0] - top[..., -1]).mean().item())
+def _ways(comparison: Comparison) -> dict[str, Sampling]:
+    """Ways to choose a token in which each step shows: a temperature makes some tokens about as likely."""
+    flat = _flat(comparison)
     return {
         "temperature and top-k": Sampling(temperature=flat, top_k=4),
         "temperature and top-p": Sampling(temperature=flat, top_k=0, top_p=0.7),
@@ -109,14 +130,14 @@ def _ways(rows: Tensor) -> dict[str, Sampling]:
 
 
 def _all_at_once(comparison: Comparison) -> Sampling:
-    flat = next(iter(_ways(comparison.logits(comparison.reference).float()).values())).temperature
-    return Sampling(temperature=flat, top_k=SPREAD, top_p=0.95, repetition_penalty=1.3)
+    return Sampling(temperature=_flat(comparison), top_k=SPREAD, top_p=0.95, repetition_penalty=1.3)
 
 
-def _draws(how: Sampling, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row by us and by transformers, with one seed."""
-    ours, theirs = (torch.Generator(rows.device).manual_seed(SEED) for _ in range(2))
-    return how(rows, ids, ours), torch.multinomial(choices(how, ids, rows), 1, generator=theirs).squeeze(-1)
+def _flat(comparison: Comparison) -> float:
+    """A temperature at which the likeliest tokens are about as likely."""
+    rows = comparison.logits(comparison.reference).float()
+    top = rows.topk(min(SPREAD, rows.shape[-1])).values
+    return max(1e-3, (top[..., 0] - top[..., -1]).mean().item())
 
 
 def _lost(text: Tensor, rows: Tensor, start: int, how: Sampling, seed: int) -> Tensor:

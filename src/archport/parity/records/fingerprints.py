@@ -82,16 +82,20 @@ def _code(source: str) -> str:
 def _spelt(value: Any) -> Any:
     """Literal data as JSON that is the same wherever the data are; what stands at its default is left out."""
     if is_dataclass(value) and not isinstance(value, type):
-        given = {one.name: getattr(value, one.name) for one in fields(value)}
-        return {one.name: _spelt(given[one.name]) for one in fields(value) if given[one.name] != _default(one)}
-    if hasattr(value, "_field_defaults"):  # of a NamedTuple
-        given = {name: one for name, one in value._asdict().items() if one != value._field_defaults.get(name, MISSING)}
-        return {name: _spelt(one) for name, one in given.items()}
+        defaults = {one.name: _default(one) for one in fields(value)}
+        return _changed({name: getattr(value, name) for name in defaults}, defaults)
+    if hasattr(value, "_asdict"):  # a named tuple
+        return _changed(value._asdict(), value._field_defaults)
     if isinstance(value, Mapping):
         return sorted(([_spelt(key), _spelt(inner)] for key, inner in value.items()), key=repr)
     if isinstance(value, set | frozenset):
         return sorted(map(_spelt, value), key=repr)
     return list(map(_spelt, value)) if isinstance(value, list | tuple) else repr(value)
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not the default."""
+    return {name: _spelt(value) for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 def _default(one: Field[Any]) -> Any:

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models
 
 from archport.translate.table import rearranged
 
-from .ports import SAME, Checkpoint, Port, put_down
+from .ports import Checkpoint, Port, put_down
 from .test_transformer_lens import peer_of
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]  # theirs
@@ -45,7 +45,7 @@ def rows(grouped):
 
 
 def hooked(name, folder):
-    """As they read config.json or, where they cannot from a folder, by the settings of tests/peers/test_transformer_lens.py."""
+    """As they read config.json or, where they cannot from a folder, by the settings that peer_of gives."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     if name in ("gpt2", "gptj"):
         return Port("transformer_lens", peer_of(model), rows(False), how="settings by hand")
@@ -98,7 +98,7 @@ def bridged_rows(kind):
     return made | maps(block, norms) | maps(f"{block}mlp._original_component.", mlp) | maps("", {"head": "lm_head"})
 
 
-def bridged(name, folder, tokenizer):
+def bridged(folder, tokenizer):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     boot = bridges.TransformerBridge.boot_transformers
     peer = boot(str(folder), hf_model=model, tokenizer=tokenizer, device="cpu")
@@ -122,7 +122,8 @@ def folder_of(tmp_path_factory):
 )
 def test_hooked_transformer(name, folder_of):
     result = put_down(hooked(name, folder_of(name)), name)
-    assert result["same"] == (result["error"] < SAME)
+    fault = "rotary base 10000" if name.startswith("gpt_neox") else None  # whatever config.json says
+    assert (result["same"], result["fault"]) == (fault is None, fault)
 
 
 @pytest.fixture(scope="session")
@@ -137,5 +138,4 @@ def tokenizer(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gpt_neox sequential", "llama", "mistral", "qwen2"])
 def test_bridge(name, folder_of, tokenizer):
-    result = put_down(bridged(name, folder_of(name), tokenizer), name)
-    assert result["same"] == (result["error"] < SAME)
+    assert put_down(bridged(folder_of(name), tokenizer), name)["same"]

@@ -1,0 +1,162 @@
+"""What a report's lines beside plain logits see: each has faults that only it shows, and calls no right port wrong."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import archport
+from archport.layers import MLP, Attention
+from archport.parity import kill, references
+from archport.parity.catalogue.lines import OF_LINES
+from archport.parity.lines import BY_NAME, dropout, inside, line
+from archport.parity.lines.dropout import drawn_alike
+from archport.parity.passes import padded_logits
+from archport.parity.reordered import summed_in_pieces
+from archport.parity.verifying import loud_comparison
+from archport.registry import architecture
+
+from .references import SIZES
+
+
+def comparison(name, variant=None):
+    arch = architecture(name)
+    return loud_comparison(name, references.variants(arch)[variant or name])
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return comparison("gpt2")
+
+
+@pytest.fixture
+def port(gpt2):
+    return gpt2.port_of(gpt2.reference)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("gpt2", "mistral") else pytest.mark.families) for name in SIZES],
+)
+def test_each_line_s_faults_are_noticed_placed_and_named(name, monkeypatch):
+    monkeypatch.setattr(kill, "faults_for", lambda _: OF_LINES)
+    kills = kill.kill_table(name).kills
+    assert len(kills) > 12
+    for one in kills:
+        assert (one.noticed, one.located, one.named) == (True, True, one.fault.name), one
+
+
+def test_every_line_by_its_name_has_a_fault():
+    assert BY_NAME.keys() - {fault.line for fault in OF_LINES} == {
+        "draws from its logits", "ends of texts", "export", "export, config"
+    }  # fmt: skip  # whose faults are not in a model
+
+
+def test_a_parameter_that_is_frozen_is_another_model_and_all_of_them_are_not(gpt2, port):
+    assert archport.verify(port.requires_grad_(False), reference=gpt2.reference).ok
+    port.requires_grad_(True).norm.weight.requires_grad_(False)
+    report = archport.verify(port, reference=gpt2.reference)
+    assert [check.name for check in report.checks if not check.ok] == ["parameters that train"]
+    assert report.fault.words.startswith("norm.weight: requires_grad is off in a parameter")
+    assert not port.norm.weight.requires_grad
+
+
+def test_what_makes_no_other_model_is_said_apart_from_the_verdict(gpt2, port):
+    port.train().config = replace(port.config, init_std=0.5)
+    report = archport.verify(port, reference=gpt2.reference)
+    assert report.ok
+    assert port.training
+    assert report.notes == (
+        "handed over in train mode, where it drops numbers: compared in eval mode",
+        "config.init_std is 0.5, the reference's 0.02: it acts on fresh weights only",
+    )
+    assert list(report.notes) == report.to_dict()["notes"] == report.remarks
+    assert report.notes[1] in str(report)
+    assert report.notes[1] in report.to_markdown()
+
+
+class DropsByHand(MLP):
+    """Right, with random numbers of its own."""
+
+    def forward(self, x):
+        made = self.down(self.activation(self.up(x)))
+        if not self.training:
+            return made
+        return made * (torch.rand_like(made) >= self.dropout.p) / (1 - self.dropout.p)
+
+
+class InSinglePrecision(Attention):
+    """Right, with a constant that is kept in float32, and its output cast there and back."""
+
+    def __init__(self, **_):
+        raise NotImplementedError
+
+    def output(self, heads):
+        self.one = torch.tensor(1.0) if not hasattr(self, "one") else self.one
+        return super().output(heads.float().to(heads.dtype) * self.one)
+
+
+@pytest.mark.parametrize("name", ["DropsByHand", "InSinglePrecision"])
+def test_a_right_class_of_one_s_own_is_not_called_wrong(name, gpt2, port):
+    kind = globals()[name]
+    for block in port.blocks:
+        (block.mlp if kind is DropsByHand else block.attn).__class__ = kind
+    assert all(check.ok for check in line(dropout.DROPPED, gpt2, port))
+    [own] = line(inside.OWN, gpt2, port)
+    assert own.ok
+    assert own.port_error < 1e-12
+
+
+def test_dropout_is_drawn_alike_in_any_shape_and_inside_fused_attention():
+    x = torch.randn(2, 3, 4)
+    q, k, v = torch.randn(3, 1, 2, 5, 4).unbind()
+    with drawn_alike() as drawn:
+        assert torch.equal(F.dropout(x, 0.5).flatten(), nn.Dropout(0.5)(x.view(6, 4)).flatten())
+        fused = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3, is_causal=True)
+        scores = (q @ k.transpose(-1, -2) / 2).masked_fill(~torch.ones(5, 5).tril().bool(), -torch.inf)
+        eager = F.dropout(scores.softmax(-1), 0.3) @ v
+    assert drawn.count == 4
+    assert torch.allclose(fused, eager, atol=1e-6)
+    assert (F.dropout(x, 0.5, training=False) == x).all()
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 7])
+def test_a_sum_in_pieces_is_the_same_sum_in_another_order(pieces):
+    x, weight, bias = torch.randn(5, 61), torch.randn(7, 61), torch.randn(7)
+    whole = F.linear(x, weight, bias)
+    with summed_in_pieces(pieces):
+        in_pieces, conv1d = F.linear(x, weight, bias), torch.addmm(bias, x, weight.T)
+    assert torch.equal(in_pieces, conv1d)
+    assert 0 < (in_pieces - whole).abs().max() < 1e-4
+
+
+def test_padding_before_a_row_makes_no_nan_in_the_reference_s_float64():
+    long = comparison("llama", "llama, rotary_scaling longrope")
+    for side in ("left", "right"):
+        apart = padded_logits(long.exact, long.first_ids, side) - padded_logits(long.clean, long.first_ids, side)
+        assert apart.abs().max() < 1e-4
+
+
+def test_the_files_that_a_port_came_from_are_what_it_would_write(tmp_path):
+    folder = archport.export(archport.load(), tmp_path / "model", dtype="bfloat16")
+    report = archport.verify(folder)
+    assert report.ok, str(report)
+    assert report.checks[-1].name == "export, source"
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.families
+def test_compiled_steps_are_the_reference_s():
+    report = archport.verify(compiled=True)
+    assert report.ok
+    assert "next tokens, compiled" in [check.name for check in report.checks]
+
+
+def test_compiled_steps_are_run_only_where_they_are_asked_for(gpt2, port, monkeypatch):
+    monkeypatch.setattr("archport.parity.passes.CompiledStep", None)
+    assert archport.verify(port, reference=gpt2.reference).ok
+    [problem] = archport.verify(port, reference=gpt2.reference, compiled=True).problems
+    assert problem.startswith("a step with a static cache raises TypeError")
