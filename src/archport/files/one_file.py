@@ -38,7 +38,8 @@ def open_file(path: Path, *, name: str, follow_links: bool = False) -> Checkpoin
     inside = {key: _plain(value, path) for key, value in getattr(weights, "settings", {}).items()}
     kind = next((format for key, format in IN_FILE.items() if key in inside), None)
     settings = next((inside[key] for key in IN_FILE if key in inside), None)
-    hf, folder = inside.get("hf_config", {}), None
+    hf: Mapping[str, Any] = inside.get("hf_config", {})
+    folder = None
     if kind is None and (path.parent / LITGPT_CONFIG).exists():
         kind, settings = "litgpt", _plain(read_yaml(beside(LITGPT_CONFIG)), path.with_name(LITGPT_CONFIG))
         noted = settings.get("hf_config")
