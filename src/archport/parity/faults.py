@@ -31,8 +31,8 @@ class Fault:
     line of a report that shows what no module does alone. `weights_only` faults are told from the same ones in code by
     the weights, which differ from the reference's. One that loud numbers drown shows `early`, where the stream is still
     quiet, and is tried in the first part that can have it. `read` says what to plant, given a port and a right one,
-    where a fault has many forms and the port's weights show which. `equivalent` is the reason why it changes nothing, if it
-    does not.
+    where a fault has many forms and the port's weights show which. `equivalent` is the reason why it changes nothing,
+    if it does not.
     """
 
     name: str
