@@ -145,7 +145,7 @@ def test_the_files_that_a_port_came_from_are_what_it_would_write(tmp_path):
     report = archport.verify(folder)
     assert report.ok, str(report)
     assert report.checks[-1].name == "export, source"
-    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.families

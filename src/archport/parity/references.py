@@ -113,7 +113,7 @@ def choices(how: Sampling, ids: Tensor, logits: Tensor) -> Tensor:
 
 def ends(reference: Any, vocab_size: int) -> set[int]:
     """The ids at which the reference ends a text."""
-    value = reference.generation_config.eos_token_id
+    value = getattr(getattr(reference, "generation_config", None), "eos_token_id", None)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     return {token for token in ids if 0 <= token < vocab_size}
 

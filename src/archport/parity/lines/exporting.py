@@ -1,18 +1,19 @@
 """Lines about the way back: the tensors and the config that the port would write, beside the reference and a file."""
 
 from collections.abc import Container, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
-from ...config import dtype_name
-from ...errors import ArchportError, SourceError
+from ...config import DecoderConfig, dtype_name
+from ...errors import ArchportError, ConfigError, SourceError, in_a_line
 from ...exporting import outgoing
 from ...files.values import same_bytes
 from ...layers import Decoder
 from ...load_plan import LoadPlan
-from ...registry import architecture
-from ...translate.table import Table
+from ...registry import Architecture, architecture
+from ...translate.fields import read_config
 from ...translate.tensors import Outgoing
 from ..budget import Check
 from ..compare import Comparison
@@ -40,17 +41,15 @@ def exported(comparison: Comparison, port: Decoder) -> Check:
 
 def config(comparison: Comparison, port: Decoder) -> Check:
     """The config that the port would write, as transformers reads it: the reference's own, and the tensors' dtype."""
-    table = architecture(port.architecture).table
     hf, tensors = _outgoing(port)
     try:
-        read, theirs = config_as_read(hf), comparison.config
+        read = config_as_read(hf)
     except SourceError as error:
         raise RaisedError("transformers, given the config to export,", error) from error
-    names = [name for name in theirs if table.decides(name) and name not in _free(table)]
-    differ = [f"{name} is {read.get(name)!r}, not {theirs[name]!r}" for name in names if read.get(name) != theirs[name]]
+    differ = _unlike(read, comparison.clean.config, architecture(port.architecture))
     said, held = read.get("dtype", read.get("torch_dtype")), {dtype_name(one.header.dtype) for one in tensors.values()}
     differ += [f"dtype is {said}, not {' or '.join(sorted(held))}"] if dtype_of(said) not in held else []
-    return _counted(CONFIG, f"{len(names)} fields", differ, [])
+    return _counted(CONFIG, f"{len(fields(comparison.clean.config))} fields", differ, [])
 
 
 def of_source(port: Decoder, source: LoadPlan) -> Check:
@@ -63,18 +62,25 @@ def of_source(port: Decoder, source: LoadPlan) -> Check:
     mapped = [key for step in source.mapped for key in step.keys]
     missing = [key for key in mapped if key not in there.values()]
     before = files.origin.hf
+    differ += _unlike(hf, source.config, source.architecture)
     differ += [
         f"{name} is {hf.get(name)!r}, not {before[name]!r}"
         for name in before
-        if name not in _free(table) and hf.get(name) != before[name]
+        if name not in FREE and not table.decides(name) and hf.get(name) != before[name]
     ]
     return _counted(SOURCE, f"{len(tensors)} tensors and {len(before)} fields", differ, missing)
 
 
-def _free(table: Table) -> set[str]:
-    """Config fields that do not say what the model is, or only how fresh weights are drawn."""
-    drawn = table.field(DRAWN).spellings if DRAWN in table.config else ()
-    return {*FREE, *(spelling.partition(".")[0] for spelling in drawn)}
+def _unlike(hf: dict[str, Any], right: DecoderConfig, arch: Architecture) -> list[str]:
+    """The fields of a config.json that say another model; one meaning may be written in many ways."""
+    try:
+        ours, _ = read_config(arch.table, arch.config_class, hf, "config to export")
+    except ConfigError as error:
+        return [in_a_line(error)]
+    pairs = {field.name: (getattr(ours, field.name), getattr(right, field.name, None)) for field in fields(ours)}
+    return [
+        f"{name} is {one!r}, not {other!r}" for name, (one, other) in pairs.items() if one != other and name != DRAWN
+    ]
 
 
 def dtype_of(said: Any) -> str:
