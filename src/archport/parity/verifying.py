@@ -1,8 +1,8 @@
 """Verify a source, a model in memory, or every variant of an architecture."""
 
 import copy
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,15 +219,24 @@ def compare(
     notes = tuple(notes_on(port, comparison.clean))
     checks: list[Check] = []
     fault = None
-    try:
+    with _said_in(problems):
         for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
             checks.append(check)
+    with _said_in(problems):
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
-    except (RaisedError, MappingError) as error:
-        problems.append(in_a_line(error))
     dtype = dtype_name(comparison.dtype)
     return Report(name, comparison.described, dtype, tuple(checks), fault, tuple(problems), notes=notes)
+
+
+@contextmanager
+def _said_in(problems: list[str]) -> Iterator[None]:
+    """What the port raises is a problem of it."""
+    try:
+        yield
+    except (RaisedError, MappingError) as error:
+        if (problem := in_a_line(error)) not in problems:
+            problems.append(problem)
 
 
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
