@@ -18,7 +18,8 @@ from torch.nn import functional as F
 import archport
 from archport.converting import tensors_as
 from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
-from archport.files.one_file import LITGPT, LITGPT_CONFIG
+from archport.files.checkpoint import LITGPT_CONFIG
+from archport.files.one_file import LITGPT
 from archport.formats import format_named, formats
 from archport.registry import architecture
 from archport.translate.fields import read_config
@@ -361,6 +362,44 @@ def test_a_fault_of_nanogpt_s_file_is_named(fault, tmp_path):
     change(held)
     torch.save(held, path)
     assert message in refused(path)
+
+
+NESTED: list[Any] = []
+for _ in range(150):
+    NESTED = [NESTED]
+STRANGE = (None, True, -1, 0, 7.5, 1e30, math.nan, math.inf, 1 << 80, "x", [], [1], {}, {1: 2}, torch.ones(3), NESTED)
+STRANGE = (*STRANGE, torch.float16, torch.ones(1))
+
+
+@pytest.mark.parametrize("field", [*ARGS, "bias", "more", 3])
+def test_any_value_of_any_field_loads_or_is_one_error_of_ours(field, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    for value in STRANGE:
+        torch.save(held | {"model_args": {**held["model_args"], field: value}}, path)
+        _loads_or_is_refused(path)
+
+
+@pytest.mark.parametrize("key", ["model_args", "hf_config", "model"])
+def test_any_value_in_the_place_of_a_part_loads_or_is_one_error_of_ours(key, tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    for value in STRANGE:
+        torch.save(held | {key: value}, path)
+        _loads_or_is_refused(path)
+
+
+def _loads_or_is_refused(path: Path) -> None:
+    message = str(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AsideWarning)
+        try:
+            archport.load(path)
+        except ArchportError as error:
+            message = str(error)
+    assert str(path) in message
 
 
 YAML_FAULTS = {

@@ -20,8 +20,17 @@ from archport.translate.steps import StepKind
 from archport.translate.table import Table, only, rearranged, sections
 from archport.translate.tensors import export_tensors, import_tensor
 
-KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS, LAYERS = 3, 4, 5, 11, 7, 6, 2, 8
-AXES = {"kv": KV, "group": GROUP, "dim": DIM, "head": KV * GROUP, "e": EXPERTS, "shard": SHARDS, "n": LAYERS}
+KV, GROUP, DIM, WIDTH, MLP, EXPERTS, SHARDS, LAYERS = 3, 4, 8, 11, 7, 6, 2, 9
+AXES = {
+    "kv": KV,
+    "group": GROUP,
+    "dim": DIM,
+    "head": KV * GROUP,
+    "e": EXPERTS,
+    "shard": SHARDS,
+    "n": LAYERS,
+    "rotary": 6,
+}
 HALF = 3
 AXES["half"] = HALF
 
@@ -115,6 +124,26 @@ def layers_of_one():
     return {"layers.{n}.qkv.*": row}, {"all": theirs}, {f"layers.{n}.qkv.*": theirs[n] for n in range(LAYERS)}
 
 
+def rotary_pairs():
+    """Meta's Llama: in q and k the first 6 of 8 elements of a head lie pair by pair, in ours by halves."""
+    keys, ours = a_key_a_slot(WIDTH)[1:]
+    pairs = torch.tensor([0, 3, 1, 4, 2, 5, 6, 7])
+    theirs = {key: one.view(-1, DIM, WIDTH)[:, pairs].flatten(0, 1) for key, one in keys.items()}
+    theirs["v.*"] = keys["v.*"]
+    row = rearranged(tuple(theirs), f"{QKV} ... -> {QKV} ...; group k: (pair side) -> (side pair)")
+    return {"qkv.*": row}, theirs, ours
+
+
+def rotary_halves():
+    """The other way round, of three keys with as many heads each."""
+    theirs = {f"{slot}.*": numbered(KV * DIM, WIDTH, start=1000 * at) for at, slot in enumerate("qkv")}
+    by_head = {key: one.view(KV, DIM, WIDTH) for key, one in theirs.items()}
+    pairs = torch.tensor([0, 3, 1, 4, 2, 5, 6, 7])
+    ours = [one[head] if key == "v.*" else one[head, pairs] for head in range(KV) for key, one in by_head.items()]
+    row = rearranged(tuple(theirs), "(kv [q k v] dim) ... -> (kv [q k v] dim) ...; q k: (side pair) -> (pair side)")
+    return {"qkv.*": row}, theirs, {"qkv.*": torch.cat(ours)}
+
+
 def an_axis_of_one():
     """minGPT: a table of positions that is a batch of one."""
     theirs = numbered(1, MLP, WIDTH)
@@ -160,6 +189,8 @@ CASES = {
     "experts stacked": (*stacked_experts(), None),
     "transposed thirds": (*transposed_thirds(), None),
     "layers of one": (*layers_of_one(), StepKind.IN_PLACE),
+    "rotary pairs": (*rotary_pairs(), None),
+    "rotary halves": (*rotary_halves(), None),
     "an axis of one": (*an_axis_of_one(), StepKind.IN_PLACE),
     "neighbours": (*neighbours(), None),
 }
@@ -307,6 +338,11 @@ SLIPS = {  # a cell for x.*, and what is said of it
     "rows of no pattern": ("y.{i}.*", "found slots none, expected one a key"),
     "an expert of none": (rearranged("y", "{e} mlp width -> width mlp"), r"found no \{e\} in the name of ours"),
     "an expert's key of none": ("y.{e}.*", r"y.\{e\}.*: found \{e\}, which the name of ours has not"),
+    "pairs of no slot": (rearranged("y.*", f"{FUSED}; q: (pair side) -> (side pair)"), "expected slots of group, k, v"),
+    "pairs that are none": (
+        rearranged("y.*", f"{FUSED}; k: (pair) -> (pair)"),
+        r"found 'k: \(pair\) -> \(pair\)', exp",
+    ),
     "a field misspelt": (only("y.*", gruoped=True), "only for gruoped, expected fields of Config"),
     "a shape that does not fit": (
         rearranged("y.{n}.*", "(mlp width) ... -> (mlp width) ..."),

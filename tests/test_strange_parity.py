@@ -239,8 +239,8 @@ def test_a_field_that_no_variant_varies_is_named(register):
 
 def test_the_commands_say_what_they_did_not_look_at(register, monkeypatch):
     coverage = kill.Coverage("gpt2", 1, 66, ("Gated (blocks.{n}.mlp)",))
-    one = kill.Kill(OWN[0], "gpt2", "blocks.1.mlp", True, "blocks.1.mlp", "silent MLP")
-    monkeypatch.setattr(kill, "kill_table", lambda _: kill.KillTable((one,), coverage))
+    one = kill.Kill(OWN[0], "gpt2", ("blocks.1.mlp",), True, "blocks.1.mlp", "silent MLP")
+    monkeypatch.setattr(kill, "kill_table", lambda _, **__: kill.KillTable((one,), coverage))
     facts = json.loads(CliRunner().invoke(parity.app, ["faults", "gpt2", "--json"]).stdout)
     assert facts["coverage"]["gpt2"]["uncovered"] == ["Gated (blocks.{n}.mlp)"]
     assert facts["score"].endswith("gpt2: 1 of 66 faults can exist here; no fault covers: Gated (blocks.{n}.mlp)")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from tests.formats import digest, numbered, of_each, sizes  # noqa: E402
 
 import archport  # noqa: E402
-from archport.converting import _said  # noqa: E402
+from archport.converting import settings_in  # noqa: E402
 from archport.formats import formats  # noqa: E402
 from archport.registry import architecture  # noqa: E402
 
@@ -57,7 +57,7 @@ def main() -> None:
     for kind, name in of_each():
         if kind in found:
             model = numbered(name, sizes(name, kind))
-            settings = _said(formats()[kind], architecture(name), model.config)[1]
+            settings = settings_in(formats()[kind], architecture(name), model.config)[1]
             tensors = {"litgpt": _litgpt, "transformer_lens": _lens}[kind](model, settings, _reference(model))
             found[kind][name] = digest(tensors)
     configs = {name: [kind, asdict(Config.from_name(name))] for name, kind in PUBLISHED.items()}

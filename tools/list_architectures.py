@@ -74,7 +74,12 @@ def score(counts: dict[str, Any] | None) -> str:
     """What became of the faults that were planted, in figures."""
     if counts is None:
         return "-"
-    return f"{counts['noticed']}, {counts['located']}, {counts['named']} of {counts['planted']}"
+    halves = {"": counts, "in build: ": counts.get("in_build")}
+    return "<br>".join(
+        f"{where}{half['noticed']}, {half['located']}, {half['named']} of {half['planted']}"
+        for where, half in halves.items()
+        if half
+    )
 
 
 if __name__ == "__main__":

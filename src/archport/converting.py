@@ -44,7 +44,7 @@ def write_format(
     kind = format_named(name)
     path = path.expanduser().resolve()
     check_format(path, name, force=force)
-    table, settings = _said(kind, arch, config)
+    table, settings = settings_in(kind, arch, config)
     if table.bias_field is not None:
         settings[table.bias_field] = any(p.detach().any() for n, p in parameters.items() if n.endswith(".bias"))
         parameters = {n: p for n, p in parameters.items() if settings[table.bias_field] or not n.endswith(".bias")}
@@ -69,7 +69,7 @@ def write_format(
     return path
 
 
-def _said(kind: Format, arch: Architecture, config: DecoderConfig) -> tuple[Table, dict[str, Any]]:
+def settings_in(kind: Format, arch: Architecture, config: DecoderConfig) -> tuple[Table, dict[str, Any]]:
     """The table of a format for a model, and its config there. Raises: ExportError."""
     errors = []
     for table in kind.tables_of(arch.name):

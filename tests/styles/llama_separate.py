@@ -1,4 +1,4 @@
-"""Llama in the style of Meta's code: q, k and v apart, grouped heads repeated, RMSNorm of its own, w1 w2 w3."""
+"""Llama in the names of Meta, turned by halves: q, k and v apart, grouped heads repeated, an RMSNorm of its own."""
 
 import math
 

@@ -25,9 +25,10 @@ app = Typer(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
-Source = Annotated[str, Argument(help="a folder or a Hub id", metavar="SOURCE")]
+Source = Annotated[str, Argument(help="a folder, a file of weights or a Hub id", metavar="SOURCE")]
 MaybeSource = Annotated[
-    str | None, Argument(help="a folder or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]")
+    str | None,
+    Argument(help="a folder, a file of weights or a Hub id; without it, the bundled checkpoint", metavar="[SOURCE]"),
 ]
 MaybeArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH", metavar="[SOURCE|ARCH]")]
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")]

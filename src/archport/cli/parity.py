@@ -116,12 +116,15 @@ def faults(
     models: Annotated[
         list[str] | None, Argument(help="architectures, or bundled; all without", metavar="[ARCH]...")
     ] = None,
+    in_build: Annotated[
+        bool, Option("--in-build", help="in the code that makes ports, so that no right port is at hand")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Plant every known port bug, one at a time: is it noticed, located, named?"""
     torch.set_num_threads(1)  # more only get in each other's way on models as small as these
     names = [m if m == kill.BUNDLED else registry.architecture(m).name for m in models or ()]
-    tables = [kill.kill_table(name) for name in names or (*registry.architectures(), kill.BUNDLED)]
+    tables = [kill.kill_table(name, in_build=in_build) for name in names or (*registry.architectures(), kill.BUNDLED)]
     rows = [kill.row(one) for table in tables for one in table.kills]
     if as_json:
         covered = {table.coverage.model: asdict(table.coverage) for table in tables}

@@ -24,6 +24,7 @@ from .values import same_bytes
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+LITGPT_CONFIG = "model_config.yaml"
 MAX_CONFIG = 1 << 20  # far above any published file, far below what would hang or fill the machine
 
 
@@ -74,6 +75,13 @@ class Checkpoint:
         if len(self.names) != 1 or self.origin.name.endswith(self.names[0]):
             return self.origin.name
         return f"{self.origin.name}/{self.names[0]}"
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files that config and weights come from, by their names."""
+        folder, weights = self.origin.folder, {file.path.name: file.path for file in self.files.values()}
+        beside = [] if folder is None else [folder / name for name in (CONFIG, LITGPT_CONFIG)]
+        return {path.name: path for path in beside if path.exists()} | weights
 
     @property
     def mapped(self) -> bool:

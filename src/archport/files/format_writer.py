@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..config import Origin
 from ..errors import ExportError
-from .checkpoint import CONFIG
+from .checkpoint import CONFIG, LITGPT_CONFIG
 from .checkpoint_writer import TensorToWrite, check_folder
 from .choosing import ENDINGS
 from .companions import companions_of, copy_companions
-from .one_file import LITGPT, LITGPT_CONFIG
+from .one_file import LITGPT
 from .write import check_target, whole_file_at, whole_folder
 from .yaml_file import as_yaml
 

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checking import SIMPLE
 from ..config import Origin
 from ..errors import CheckpointError
-from .checkpoint import CONFIG, GENERATION, MAX_CONFIG, Checkpoint, companion, open_weights
+from .checkpoint import CONFIG, GENERATION, LITGPT_CONFIG, MAX_CONFIG, Checkpoint, companion, open_weights
 from .choosing import OF_WEIGHTS
 from .strict_json import read_json
 from .yaml_file import read_yaml
 
 IN_FILE = {"model_args": "nanogpt", "cfg": "transformer_lens"}  # the key of a config, and whose file it is
-LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
+LITGPT = "lit_model.pth"
 NANOGPT = "ckpt.pt"
 
 
@@ -34,14 +35,16 @@ def open_file(path: Path, *, name: str, follow_links: bool = False) -> Checkpoin
 
     weights = open_weights(beside(path.name))
     headers = weights.headers
-    inside: Mapping[str, Any] = getattr(weights, "settings", {})
+    inside = {key: _plain(value, path) for key, value in getattr(weights, "settings", {}).items()}
     kind = next((format for key, format in IN_FILE.items() if key in inside), None)
     settings = next((inside[key] for key in IN_FILE if key in inside), None)
-    hf, folder = inside.get("hf_config", {}), None
+    hf: Mapping[str, Any] = inside.get("hf_config", {})
+    folder = None
     if kind is None and (path.parent / LITGPT_CONFIG).exists():
-        kind, settings = "litgpt", read_yaml(beside(LITGPT_CONFIG))
+        kind, settings = "litgpt", _plain(read_yaml(beside(LITGPT_CONFIG)), path.with_name(LITGPT_CONFIG))
         noted = settings.get("hf_config")
-        hf, folder = (noted.get("config") or {}) if isinstance(noted, Mapping) else {}, path.parent
+        noted = noted.get("config") if isinstance(noted, Mapping) else None
+        hf, folder = noted if isinstance(noted, Mapping) else {}, path.parent
     elif kind is None and (path.parent / CONFIG).exists():
         hf, folder = read_json(beside(CONFIG), MAX_CONFIG), path.parent
     elif kind is None:
@@ -60,3 +63,17 @@ def open_file(path: Path, *, name: str, follow_links: bool = False) -> Checkpoin
         format=kind,
         settings=settings,
     )
+
+
+def _plain(settings: Mapping[Any, Any], path: Path) -> dict[str, Any]:
+    """A config of JSON's values, with words for all others. Raises: CheckpointError for names that are none."""
+    if not all(isinstance(name, str) for name in settings):
+        raise CheckpointError(f"{path}: found a config with a name that is no text, expected names of fields")
+    return {name: value if _is_json(value) else f"a {type(value).__name__}" for name, value in settings.items()}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return SIMPLE[Any].fits(value)
+    except RecursionError:
+        return False

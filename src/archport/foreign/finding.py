@@ -13,8 +13,10 @@ from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
+from ..layers import Rotary
 from ..load_plan import LoadPlan
 from ..registry import Architecture, skeleton
+from ..translate.pattern import TURNS
 from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
@@ -90,7 +92,7 @@ def rows_like(
     Raises: MappingError.
     """
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
-    all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours)))
+    all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours), _turn(arch, cfg)))
     _require_ways(ours, mine, all_ways, theirs.name)
     decided = False
     if weights is not None:
@@ -128,6 +130,12 @@ def _ours(theirs: Theirs, arch: Architecture, cfg: DecoderConfig) -> list[Templa
         if len(alike) < 2:
             del shapes[name]
     return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(model))
+
+
+def _turn(arch: Architecture, cfg: DecoderConfig) -> str | None:
+    """How rotary pairs come to lie as ours do, from the other way; None where there are none."""
+    pairings = {part.pairing for part in skeleton(arch, cfg).modules() if isinstance(part, Rotary)}
+    return TURNS[pairings == {"neighbours"}] if pairings and "rotary" in cfg.axes else None
 
 
 def _theirs(theirs: Theirs, cfg: DecoderConfig) -> list[Template]:

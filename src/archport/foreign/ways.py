@@ -1,7 +1,7 @@
 """The ways in which tensors of a person's module may make those of ours: by shape, class and the module they lie in."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import Any
 
@@ -43,6 +43,7 @@ class Sides:
     theirs: Sequence[Template]
     axes: Mapping[str, int]
     files: Mapping[str, str]
+    turn: str | None = None  # of rotary pairs, from the way that ours does not have
 
     def fitting(self, ours: Template) -> Iterator[tuple[Template, Shape, str]]:
         """Those of theirs that one of ours may be made of: with the shape for one layer, and the index of that."""
@@ -107,11 +108,21 @@ def _of_leaf(sides: Sides, ours: Sequence[Template]) -> Iterator[Way]:
         yield from _pair_fused(sides, ours)
     elif _slot(first) == "qkv" and len(first.shape) in (1, 2):
         fused = list(_fused(sides, first))
-        yield from fused
-        yield from _as_in_files(sides, first, fused)
-        yield from _apart(sides, first)
+        for way in (*fused, *_as_in_files(sides, first, fused), *_apart(sides, first)):
+            yield way
+            yield from _turned(sides, way)
     else:
         yield from _plain(sides, first)
+
+
+def _turned(given: Sides, way: Way) -> Iterator[Way]:
+    """The same where q and k have their rotary pairs as ours do not."""
+    [(name, cell)] = way.rows.items()
+    if given.turn is not None:
+        row = cell if isinstance(cell, Row) else Row((str(cell),), f"{QKV} ... -> {QKV} ...")
+        query, key = ("q", "k") if "[q" in str(row.pattern) or " q " in str(row.pattern) else ("group", "k")
+        turned = replace(row, pattern=f"{row.pattern}; {query} {key}: {given.turn}")
+        yield Way({name: turned}, way.keys, way.unlikely + 0.5, (way.order, "turned"))
 
 
 def _plain(given: Sides, ours: Template) -> Iterator[Way]:

@@ -84,6 +84,11 @@ class RotaryConfig(DecoderConfig):
         return int(self.head_width * self.rotary_fraction)
 
     @property
+    def axes(self) -> dict[str, int]:
+        """Lengths of the axes that the patterns of a key table may name."""
+        return super().axes | {"rotary": self.rotary_width + self.rotary_width % 2}
+
+    @property
     def scaling(self) -> Scaling | None:
         """How rotary frequencies are changed; None where they are not."""
         cfg: Any = self  # faults() has seen to it that what a scaling needs is not None

@@ -31,6 +31,11 @@ class Config(DecoderConfig):
                 f"found {self.rotary_width}, expected an even number up to head width {self.head_width}",
             )
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """Lengths of the axes that the patterns of a key table may name."""
+        return super().axes | {"rotary": self.rotary_width}
+
 
 def build(cfg: Config) -> Decoder:
     """The whole architecture, as a list of parts."""

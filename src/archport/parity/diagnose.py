@@ -50,7 +50,9 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
     wrong = [finding for finding in differences if finding.differs]
     first, most, best = wrong[0], 0, None
     ruled_out: dict[str, None] = {}
-    for hypothesis in _hypotheses(clean, wrong):
+    own = [finding.at for finding in findings(clean, reference, ids) if finding.differs]
+    # Where the port taken for right differs too, it is none: whatever changes nothing would explain all.
+    for hypothesis in _hypotheses(port, clean, wrong) if first.at not in own else ():
         ruled_out[hypothesis.fault.name] = None
         explained = _explained(findings(hypothesis.model, reference, ids), wrong)
         if explained > most and _weights_agree(hypothesis, port, clean):
@@ -65,10 +67,11 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
     return _unnamed(first.place, f"{words}, ruled out", ruled_out)
 
 
-def _hypotheses(clean: Decoder, wrong: Sequence[Finding]) -> Iterator[Hypothesis]:
+def _hypotheses(port: Decoder, clean: Decoder, wrong: Sequence[Finding]) -> Iterator[Hypothesis]:
     """Each fault where it can show at the first place that differs, then wherever something differs."""
-    for fault in faults_for(clean.architecture):
-        if fault.line or fault.equivalent:
+    known = [fault for fault in faults_for(clean.architecture) if not fault.line and not fault.equivalent]
+    for fault in (one if one.read is None else one.read(port, clean) for one in known):
+        if fault is None:
             continue
         sites = fault.sites(clean)
         near = [(site,) for site in sites if fault.shows(site, wrong[0].place)]

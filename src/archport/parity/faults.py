@@ -30,8 +30,9 @@ class Fault:
     `plant` puts it into one of them. `shows_at` are the places where it first shows, given where it is; `line` is the
     line of a report that shows what no module does alone. `weights_only` faults are told from the same ones in code by
     the weights, which differ from the reference's. One that loud numbers drown shows `early`, where the stream is still
-    quiet, and is tried in the first part that can have it. `equivalent` is the reason why it changes nothing, if it
-    does not.
+    quiet, and is tried in the first part that can have it. `read` says what to plant, given a port and a right one,
+    where a fault has many forms and the port's weights show which. `equivalent` is the reason why it changes nothing,
+    if it does not.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Fault:
     line: str = ""
     weights_only: bool = False
     early: bool = False
+    read: "Callable[[Decoder, Decoder], Fault | None] | None" = None
     equivalent: str | None = None
 
     @property
@@ -83,7 +85,7 @@ class Becomes:
 
     def __call__(self, part: nn.Module) -> None:
         """Change the class of a part, in place."""
-        part.__class__ = _above(self.kind, type(part))
+        part.__class__ = _above(self.kind, type(part))  # type: ignore[arg-type]
 
 
 @cache

@@ -44,10 +44,13 @@ def planted_in_build(
 
 
 def changes_weights(fault: Fault, sites: list[str], port: Decoder) -> bool:
-    """Whether planting it gives any parameter other values, or other ones their name."""
+    """Whether planting it gives any parameter other values, or its name to another, or freezes one."""
     faulty = copy.deepcopy(port)
     for site in sites:
         fault.plant_at(faulty, site)
     right = dict(port.named_parameters(remove_duplicate=False))
     own = dict(faulty.named_parameters(remove_duplicate=False))
-    return any(name not in right or not torch.equal(one, right[name]) for name, one in own.items())
+    return any(
+        name not in right or one.requires_grad != right[name].requires_grad or not torch.equal(one, right[name])
+        for name, one in own.items()
+    )

@@ -13,6 +13,8 @@ def numbers_of(comparison: Comparison, site: str, part: nn.Module) -> dict[str, 
     theirs = comparison.theirs(site)
     near = {} if theirs is None else {f"the reference's {name}": one for name, one in _of_module(theirs)}
     config = {f"the reference's config.{name}": one for name, one in _of_mapping(comparison.config)}
+    width = comparison.clean.config.head_width
+    config |= {f"{name} of a head": one * width for name, one in config.items() if 0 < one < 1}
     return near | config | {f"its own {name}": one for name, one in _of_module(part)}
 
 

@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from .running import RaisedError, run
 
 STEPS = 4  # kinds of parts to exchange, each in as many layers as need it
 SURE = 0.25  # of what rounding is allowed: no other number comes as near
+OURS = [kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
 STRUCTURE = (nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList)  # their settings are the shapes of weights
 
 
@@ -37,7 +39,7 @@ class Repair:
 
     site: str
     words: str
-    change: Callable[[nn.Module], None]
+    change: Callable[[Any], object]
     fault: Fault | None = None
     kind: type[nn.Module] | None = None
 
@@ -75,12 +77,15 @@ def _is_right(comparison: Comparison, ids: Tensor) -> bool:
 
 
 def with_own_classes(model: Decoder) -> Iterator[Decoder]:
-    """The model with one kind of part after another of archport's own class, where it is of one above that."""
-    for site in (DECODER, *(name for name, _ in model.named_modules() if name)):
-        own = type(_part(model, site))
-        for repair in _of_class(model, site):
+    """The model with every part of one class after another of archport's own class, where it is of one above that."""
+    sites: dict[type[nn.Module], list[str]] = {}
+    for name, part in model.named_modules():
+        if type(part) not in OURS and not type(part).__module__.startswith("torch."):
+            sites.setdefault(type(part), []).append(name or DECODER)
+    for own, some in sites.items():
+        for repair in _of_class(model, some[0]):
             if repair.kind is not None and issubclass(own, repair.kind):
-                yield repair.made(model, [site])
+                yield repair.made(model, some)
 
 
 def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:
@@ -186,15 +191,13 @@ def _of_catalogue(model: Decoder, place: str) -> Iterator[Repair]:
 
 
 def _of_class(model: Decoder, site: str) -> Iterator[Repair]:
-    """archport's own classes of this kind, or torch's, the nearest ancestors first."""
+    """The classes that a part's own is made of, the nearest first, then archport's others of that kind."""
     own = type(_part(model, site))
-    ours = [kind for name in layers.__all__ if isinstance(kind := getattr(layers, name), type)]
-    family = [kind for kind in own.__mro__[1:] if kind in ours or kind.__module__.startswith("torch.nn.modules.")]
-    family = [kind for kind in family if kind not in (nn.Module, layers.Block)]
-    roots = (
-        (family[-1] if family else own, layers.Block) if issubclass(own, layers.Block) else tuple(family[-1:] or [own])
-    )
-    for kind in dict.fromkeys([*family, *(kind for kind in ours if issubclass(kind, roots) and kind not in roots)]):
+    family = [kind for kind in own.__mro__[1:] if issubclass(kind, nn.Module) and kind not in (nn.Module, layers.Block)]
+    family = [kind for kind in family if not kind.__name__.startswith("_")]
+    root = layers.Block if issubclass(own, layers.Block) else [own, *family][-1]
+    others = [kind for kind in OURS if issubclass(kind, root) and kind is not layers.Block]
+    for kind in dict.fromkeys([*family, *others]):
         if kind is not own:
             yield Repair(site, f"{kind.__name__} in the place of {own.__name__}", _becomes(kind), kind=kind)
 

@@ -219,10 +219,10 @@ def compare(
     notes = tuple(notes_on(port, comparison.clean))
     checks: list[Check] = []
     fault = None
-    with _said_in(problems):
+    with _told(problems):
         for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
             checks.append(check)
-    with _said_in(problems):
+    with _told(problems):
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
     dtype = dtype_name(comparison.dtype)
@@ -230,8 +230,8 @@ def compare(
 
 
 @contextmanager
-def _said_in(problems: list[str]) -> Iterator[None]:
-    """What the port raises is a problem of it."""
+def _told(problems: list[str]) -> Iterator[None]:
+    """Keep for the report that a port raises, or has parameters that its table does not know."""
     try:
         yield
     except (RaisedError, MappingError) as error:

@@ -24,6 +24,7 @@ class Layout:
         self.index, self.counted = int(number) if number else None, counted
         self.theirs, self.ours = pattern.theirs, pattern.ours
         self.slots, self.ours_slots = pattern.slots, pattern.our_slots
+        self.turned, self.pairs_first = pattern.turned, pattern.pairs_first
         self.flat = single(self.theirs)
         distinct, rows = len(set(self.keys)), self.length(self.slots)
         if self.slots and distinct == rows:  # a key a row
@@ -99,7 +100,25 @@ class Layout:
             rows = [len(theirs) * self.length([slot]) // self.length(slots) for slot in slots]
             sections = zip(slots, torch.split(theirs, rows) if len(slots) > 1 else [theirs], strict=True)
             parts = {slot: self._flattened(section, [slot]) for slot, section in sections}
-        yield from ((mine[slot], parts[slot]) for slot in slots if slot in mine)
+        for slot in slots:
+            if slot in mine:
+                pair = mine[slot], parts[slot]
+                yield from self._by_pairs(*pair) if slot.partition(".")[0] in self.turned else [pair]
+
+    def _by_pairs(self, ours: Tensor, theirs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rotary elements of a slot, of which one side has pair by pair and the other by halves, then the rest."""
+        at = self.flat.index("dim")
+        at -= len(self.flat) if "..." in self.flat[:at] else 0
+        size = self.axes.get("rotary", ours.shape[at])
+
+        def by_halves(tensor: Tensor, pairs: bool) -> Tensor:
+            rotary = tensor.narrow(at, 0, size).movedim(at, -1)
+            shape = (*rotary.shape[:-1], *((size // 2, 2) if pairs else (2, size // 2)))
+            return rotary.view(shape).mT if pairs else rotary.view(shape)
+
+        yield by_halves(ours, not self.pairs_first), by_halves(theirs, self.pairs_first)
+        if rest := ours.shape[at] - size:
+            yield ours.narrow(at, size, rest), theirs.narrow(at, size, rest)
 
     def their_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that one of the keys has in the file, for a parameter of this shape.
@@ -132,7 +151,7 @@ class Layout:
 
     def view(self, theirs: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Our parameter in their memory; None where only a copy has our order, or one that a product would copy."""
-        if len(self.keys) > 1:
+        if len(self.keys) > 1 or self.turned:
             return None
         flat = self._flattened(theirs if self.index is None else theirs[self.index], self.slots)
         if self.ours_slots != self.slots:

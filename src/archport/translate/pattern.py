@@ -16,6 +16,7 @@ SLOT = "slot"
 _AXIS = r"(?:\w+|\.\.\.|\[\w+(?: \w+)*\])"
 _GROUP = rf"(?:{_AXIS}|\({_AXIS}(?: {_AXIS})*\))"
 INDEX = re.compile(r"\{[en]\}|[en]=\d+")  # of an expert or a layer, before and after it is known
+TURNS = ("(pair side) -> (side pair)", "(side pair) -> (pair side)")  # of neighbours to halves, of halves to neighbours
 _SIDE = re.compile(rf"{_GROUP}(?: {_GROUP})*")
 
 
@@ -37,6 +38,8 @@ class Pattern:
     """A pattern, parsed: both sides with one axis `slot` in place of the brackets, and what is in the brackets of each.
 
     `index` says which expert or layer is ours, as `e=3`, where their first axis counts them; `{e}` until it is known.
+    In the slots `turned` the rotary elements of `dim` go otherwise: pair by pair in theirs where `pairs_first`, in ours
+    where not, and by halves on the other side.
     """
 
     text: str
@@ -45,6 +48,8 @@ class Pattern:
     ours: str
     slots: tuple[str, ...]
     our_slots: tuple[str, ...]
+    turned: tuple[str, ...] = ()
+    pairs_first: bool = False
 
     @property
     def apart(self) -> bool:
@@ -55,7 +60,8 @@ class Pattern:
 @cache
 def parsed(text: str) -> Pattern:
     """A pattern's parts. Raises: MappingError for what is none."""
-    theirs, arrow, ours = text.partition(" -> ")
+    layout, _, clause = text.partition("; ")
+    theirs, arrow, ours = layout.partition(" -> ")
     if not arrow:
         raise malformed(text, "is no pattern, expected theirs -> ours")
     first, _, rest = theirs.partition(" ")
@@ -76,7 +82,12 @@ def parsed(text: str) -> Pattern:
         raise malformed(text, f"the two sides do not have the same axes, found {found} on one only")
     if unknown := [slot for slot in our_slots if slot not in slots]:
         raise malformed(text, f"found slot {', '.join(unknown)}, expected some of {', '.join(slots)}")
-    return Pattern(text, index, theirs, ours, slots, our_slots)
+    turned, _, turn = clause.partition(": ")
+    which = tuple(turned.split())
+    if clause and (turn not in TURNS or not which or set(which) - set(slots) or "dim" not in single(theirs)):
+        expected = f"expected slots of {', '.join(slots) or 'some'} with dim: {' or '.join(TURNS)}"
+        raise malformed(text, f"found {clause!r}, {expected}")
+    return Pattern(text, index, theirs, ours, slots, our_slots, which, turn == TURNS[0])
 
 
 def malformed(text: str, fault: str) -> MappingError:

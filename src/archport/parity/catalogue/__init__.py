@@ -15,11 +15,21 @@ from .heads import OF_HEADS
 from .lines import OF_LINES
 from .parts import OF_PARTS
 from .streams import OF_STREAMS
+from .weights import OF_WEIGHTS
 from .wiring import HEAD_TIED, HEAD_UNTIED, OF_WIRING
 
 __all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for"]
 
-CATALOGUE: tuple[Fault, ...] = (*OF_PARTS, *OF_ATTENTION, *OF_EXPERTS, *OF_WIRING, *OF_LINES, *OF_HEADS, *OF_STREAMS)
+CATALOGUE: tuple[Fault, ...] = (
+    *OF_PARTS,
+    *OF_ATTENTION,
+    *OF_EXPERTS,
+    *OF_WIRING,
+    *OF_LINES,
+    *OF_HEADS,
+    *OF_STREAMS,
+    *OF_WEIGHTS,
+)
 
 
 def faults_for(name: str) -> tuple[Fault, ...]:

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...layers import (
     ACTIVATIONS,
@@ -30,11 +29,6 @@ MLPS = (ClampedGatedMLP, MLP, GatedMLP)
 ROUNDS_ALIKE = "in float32, where both round alike"
 
 
-def _loses_bits(linear: Any) -> bool:
-    weight: Tensor = linear.weight
-    return not torch.equal(weight, weight.to(torch.bfloat16).to(weight.dtype))
-
-
 def _is_square(linear: Any) -> bool:
     return bool(linear.in_features == linear.out_features > 1)
 
@@ -57,10 +51,6 @@ def _after_the_head(site: str) -> tuple[str, ...]:
 
 def _transposes(linear: nn.Linear) -> None:
     linear.weight.data = linear.weight.data.T.contiguous()
-
-
-def _rounds(linear: nn.Linear) -> None:
-    linear.weight.data = linear.weight.data.to(torch.bfloat16).to(linear.weight.dtype)
 
 
 def _exchanges(mlp: Any) -> None:
@@ -167,6 +157,4 @@ OF_PARTS: tuple[Fault, ...] = (
     bias(MLPS, "mlp.gate", "gate", ()),
     bias(MLPS, "mlp.down", "down", ()),
     bias(Decoder, "head", "head", ("logits",)),
-    Fault("weight rounded through bfloat16", "a weight was rounded through bfloat16", "has all its bits",
-          "the dtype it was loaded in", nn.Linear, _rounds, where=_loses_bits, shows_at=parent),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import SourceError, in_a_line
-from ...files.checkpoint import CONFIG, Checkpoint
+from ...files.checkpoint import Checkpoint
 from ...registry import Architecture
 
 ROOMS = ("archport.layers", "archport.models")  # of archport's own code, what a forward pass runs through
@@ -22,9 +22,8 @@ PIECE = 1 << 20  # bytes read at once
 
 
 def of_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """The SHA-256 of config.json and of each file of weights, as sha256sum prints it and the Hub names large ones."""
-    folder = checkpoint.origin.folder or Path()
-    return {name: _of_file(folder / name) for name in (CONFIG, *checkpoint.names)}
+    """The SHA-256 of the config and of each file of weights, as sha256sum prints it and the Hub names large ones."""
+    return {name: _of_file(path) for name, path in checkpoint.paths.items()}
 
 
 def of_table(arch: Architecture) -> str:

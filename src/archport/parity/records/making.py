@@ -53,7 +53,7 @@ def made(
         not_varied = never_varied(arch)
     else:
         planned = plan(source, headers_only=False, **{**options, "offline": True})  # what verify has just read
-        arch, origin = planned.architecture, planned.checkpoint.origin
+        arch, origin = architecture(planned.architecture.name), planned.checkpoint.origin
         named = {"name": origin.name, "revision": origin.revision, "commit": origin.commit, **origin.how}
         files = fingerprints.of_files(planned.checkpoint)
         not_varied = left_at_default(arch, [_given(planned.config)])
