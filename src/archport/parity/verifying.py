@@ -129,9 +129,10 @@ def _comparison(
     else:
         port = load(reference, **how)
         folder, variant = (port.origin.folder, port.origin.variant) if port.origin else (None, None)
-        if folder is None:
-            raise SourceError(f"{reference}: transformers reads no such source; give its model")
-        reference = references.of_folder(folder, dtype, against, variant)
+        if folder is None or (port.origin is not None and port.origin.alone):
+            reference = references.of_tensors(port, dtype, against)
+        else:
+            reference = references.of_folder(folder, dtype, against, variant)
     comparison = Comparison(copy.deepcopy(reference).to(device), {"": torch.zeros(1, 1, dtype=torch.long)}, dtype)
     comparison.ids = ids_for(port or comparison.clean, folder, device)
     return comparison
