@@ -264,7 +264,13 @@ def test_what_is_not_what_it_should_be_is_said(case):
 # --- its rows found ---
 
 
-@pytest.mark.parametrize("words", [True, False], ids=["by likely names first", "without a look at names"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(True, id="by likely names first"),
+        pytest.param(False, id="without a look at names", marks=pytest.mark.families),
+    ],
+)
 @pytest.mark.parametrize("name", STYLES)
 def test_rows_that_are_found_fill_as_well(name, words, monkeypatch):
     """Settled by running: q, k and v in any order, norms of one shape, gate and up, transposed or not."""
@@ -364,6 +370,17 @@ def test_of_code_that_is_wrong_the_parts_that_are_right_are_settled(name, old, n
         archport.fill(style.made(hf), hf)
 
 
+def test_sizes_that_agree_by_accident_leave_the_rows_to_a_run():
+    """As many tokens as positions, so that a table of one looks like one of the other, and like a head of its own."""
+    for style in (NANO, STYLES["gpt2_stacked"], STYLES["gpt2_inline"]):
+        hf = style.reference(vocab_size=61, n_positions=61, n_inner=60)
+        module, fresh = style.made(hf), style.made(hf).eval()
+        rows = archport.find_rows(module, hf, forward=style.forward)
+        assert rows.unsettled == ()
+        archport.fill(fresh, hf, rows)
+        assert apart(style, fresh, hf) < 1e-4
+
+
 def test_a_module_that_is_something_else_has_no_rows():
     hf = reference("gpt2")
     with pytest.raises(MappingError, match="no rows were found") as caught:
@@ -395,6 +412,24 @@ def test_logits_of_the_last_token_alone_settle_too():
     assert rows.unsettled == ()
     assert rows["blocks.{n}.attn.qkv.*"].keys == ("inner.transformer.h.{n}.attn.c_attn.*",)
     assert archport.find_rows(WithoutCopy(NANO.made(hf)), hf, forward=lambda m, ids: m(ids)).unsettled == ()
+
+
+class InFloat32(nn.Module):
+    """What refuses float64."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids):
+        if next(self.parameters()).dtype == torch.float64:
+            raise RuntimeError("expected float32")
+        return self.inner(ids)
+
+
+def test_code_that_refuses_float64_is_run_in_float32():
+    hf = NANO.reference()
+    assert archport.find_rows(InFloat32(NANO.made(hf)), hf).unsettled == ()
 
 
 # --- the command ---

@@ -17,7 +17,7 @@ from archport.errors import MappingError, SourceError
 from .styles import STYLES, Style, changed
 from .styles_bugs import BUGS, Bug
 
-SAMPLE = range(0, len(BUGS), 13)  # of the bugs, in the default run
+SAMPLE = range(0, len(BUGS), 17)  # of the bugs, in the default run
 
 
 @cache
@@ -138,7 +138,10 @@ HARD = [Locked, OfFixedLength, OfLastToken, WithTargets, WithoutGradient, InNest
 
 
 @pytest.mark.parametrize("kind", HARD)
-@pytest.mark.parametrize("name", ["gpt2_nano", "llama_separate", "gptj_neighbours"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2_nano", *(pytest.param(one, marks=pytest.mark.families) for one in ("llama_separate", "gptj_neighbours"))],
+)
 def test_a_module_that_is_hard_to_handle_is_the_same_model(name, kind):
     style = STYLES[name]
     module = kind(filled(style), style.forward)
@@ -243,7 +246,9 @@ UNNAMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", UNNAMED)
+@pytest.mark.parametrize(
+    "what", ["a constant", *(pytest.param(one, marks=pytest.mark.families) for one in [*UNNAMED][1:])]
+)
 def test_what_no_fault_explains_is_noticed_and_placed(what):
     name, old, new, place = UNNAMED[what]
     report = verified(changed(STYLES[name], old, new))

@@ -90,12 +90,12 @@ def test_a_bug_in_build_is_named(bug, monkeypatch):
 
 def test_a_bug_in_build_that_nobody_knows_is_said_by_what_mends_it(monkeypatch):
     model = reference("gpt2")
-    monkeypatch.setattr(gpt2, "LayerNorm", lambda width, eps: nn.LayerNorm(width, eps=eps + 0.07))
+    monkeypatch.setattr(gpt2, "LayerNorm", lambda width, eps: nn.LayerNorm(width, eps=0.07))  # noqa: ARG005
     found = cause(model, port_of(model))
     assert found.fault is None
     assert found.words == (
         "blocks.0.norm_attn: the reference's logits come out with blocks.0.norm_attn: "
-        "LayerNorm.eps 3e-05, the reference's eps, in the place of 0.07003"
+        "LayerNorm.eps 3e-05, the reference's eps, in the place of 0.07"
     )
 
 

@@ -50,7 +50,8 @@ def test_a_lookup_wrong_for_one_rare_token(hf, port, quick):
     used = {token for ids in ids_for(port, None).values() for token in ids.flatten().tolist()}
     port.embed.tokens.__class__ = OneTokenWrong
     port.embed.tokens.wrong = next(token for token in range(port.config.vocab_size) if token not in used)
-    assert failing(archport.verify(port, reference=hf, quick=quick)) == ["embeddings, every token"]
+    lines = ["embeddings, every token"] if quick else ["embeddings, every token", "gradients, every token"]
+    assert failing(archport.verify(port, reference=hf, quick=quick)) == lines
 
 
 def test_a_config_that_says_another_model(hf, port):
@@ -75,12 +76,13 @@ class TwiceInTraining(MLP):
 
 def test_code_that_is_wrong_in_train_mode_only(hf, port):
     port.blocks[1].mlp.__class__ = TwiceInTraining
-    assert failing(archport.verify(port, reference=hf)) == ["logits, train mode"]
+    assert failing(archport.verify(port, reference=hf)) == ["logits, train mode", "logits, dropout drawn alike"]
 
 
 class Detached(MLP):
     def forward(self, x):
-        return nn.functional.linear(self.activation(self.up(x)), self.down.weight, self.down.bias.detach())
+        hidden = self.activation(self.up(x))
+        return self.dropout(nn.functional.linear(hidden, self.down.weight, self.down.bias.detach()))
 
 
 def test_a_parameter_that_gets_no_gradient(hf, port):

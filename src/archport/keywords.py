@@ -16,6 +16,9 @@ def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
     parameters = signature(function).parameters.items()
     known = [name for name, parameter in parameters if parameter.kind in kinds and name != "self"]
 
+    if any(parameter.kind is Parameter.VAR_KEYWORD for _, parameter in parameters):
+        return function  # whose others are known to what they are handed on to
+
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:

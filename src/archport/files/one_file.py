@@ -44,7 +44,7 @@ def open_file(path: Path, *, name: str, follow_links: bool = False) -> Checkpoin
         kind, settings = "litgpt", _plain(read_yaml(beside(LITGPT_CONFIG)), path.with_name(LITGPT_CONFIG))
         noted = settings.get("hf_config")
         noted = noted.get("config") if isinstance(noted, Mapping) else None
-        hf, folder = noted if isinstance(noted, Mapping) else {}, path.parent
+        hf, folder = dict(noted) if isinstance(noted, Mapping) else {}, path.parent
     elif kind is None and (path.parent / CONFIG).exists():
         hf, folder = read_json(beside(CONFIG), MAX_CONFIG), path.parent
     elif kind is None:

@@ -24,7 +24,7 @@ from .running import CodeError, Forward
 from .sources import plan_of, weights_of
 from .templates import Template, templates
 from .theirs import Theirs
-from .trial import Trial, views
+from .trial import APART, Trial, views
 from .ways import STANDARD, Sides, Way, parts, patterns
 
 PASSES = 1500  # of a trial, in which one stage is looked for
@@ -126,8 +126,9 @@ def _ours(theirs: Theirs, arch: Architecture, cfg: DecoderConfig) -> list[Templa
     shapes = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
     once = {name for name, _ in model.named_parameters()}
     for name in shapes.keys() - once:
-        alike = [one for one in theirs.parameters.values() if sorted(one.shape) == sorted(shapes[name])]
-        if len(alike) < 2:
+        size = sorted(shapes[name])
+        needed = sum(sorted(shapes[one]) == size for one in once)
+        if sum(sorted(one.shape) == size for one in theirs.parameters.values()) <= needed:
             del shapes[name]
     return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(model))
 
@@ -210,12 +211,17 @@ class _Search:
             raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
         if decided and all(len(part) == 1 for part in self.ways):
             return list(choice), []
-        try:
-            self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward)
-            proven, partial = self._by_running()
-        except CodeError as error:
+        failed: CodeError | None = None
+        for dtype in APART:  # some code refuses float64
+            try:
+                self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward, dtype)
+                proven, partial = self._by_running()
+                break
+            except CodeError as error:
+                failed = failed or error
+        else:
             several = self._open(self.ways)
-            return list(choice), [*several, f"not settled by running it: {error}"] if several else []
+            return list(choice), [*several, f"not settled by running it: {failed}"] if several else []
         if proven is not None:
             return proven, []
         likeliest = next(assignments(partial), choice)

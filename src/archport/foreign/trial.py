@@ -16,7 +16,8 @@ from .running import CodeError, Forward, copied, logits_of
 from .theirs import Theirs
 
 TOKENS = 9
-APART = 1e-4  # of the largest logit: what rounds to float32 inside is far below, other weights are far above
+# Of the largest logit: what rounds to float32 inside, or in all it does, is far below, other weights are far above.
+APART = {torch.float64: 1e-4, torch.float32: 1e-3}
 
 
 def views(
@@ -32,17 +33,25 @@ def views(
 
 
 class Trial:
-    """A copy of a module and our model of the same sizes, both in float64, with loud weights in ours.
+    """A copy of a module, in `dtype`, and our model of the same sizes, in float64, with loud weights in ours.
 
     Raises: CodeError for a module that cannot be copied or run.
     """
 
-    def __init__(self, theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Forward | None) -> None:
+    def __init__(
+        self,
+        theirs: Theirs,
+        arch: Architecture,
+        cfg: DecoderConfig,
+        forward: Forward | None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.dtype = dtype
         self.forward, self.vocab = forward, cfg.vocab_size
         if any(one.is_meta for one in (*theirs.parameters.values(), *theirs.buffers.values())):
             raise CodeError(f"{theirs.name}: is on meta, and cannot be run")
         try:
-            module = copied(theirs.module).double().eval()
+            module = copied(theirs.module).to(dtype).eval()
         except Exception as error:  # it is somebody else's code
             raise CodeError(f"{theirs.name}: cannot be copied: {in_a_line(error)}") from None
         self.theirs = Theirs(module)
@@ -68,7 +77,7 @@ class Trial:
                 theirs.copy_(ours)
         found = logits_of(self.theirs.module, self.ids, self.vocab, self.forward)
         expected = self._logits(frozenset(among))[:, -found.shape[1] :]
-        return bool((found - expected).abs().max() <= APART * expected.abs().max())
+        return bool((found - expected).abs().max() <= APART[self.dtype] * expected.abs().max())
 
     def _views(self, rows: Mapping[str, Cell]) -> list[tuple[Tensor, Tensor]]:
         if id(rows) not in self._pairs:  # the rows are kept with them, and so their id

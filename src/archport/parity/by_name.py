@@ -55,7 +55,7 @@ def verify_by_name(
     opened: dict[str, Any] = {"revision": None, "offline": False} | options
     planned = plan_of(source, "auto", access=HubAccess(None, None, None), **opened)
     arch = planned.architecture
-    if like is not None and architecture(like) != arch:
+    if like is not None and architecture(like).name != arch.name:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
     module = made(name, Sizes(arch, planned.config)).eval()
     chosen = rows if rows is not None else found(Theirs(module), planned, forward)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -73,7 +74,9 @@ def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check])
     return None
 
 
-def _of_lines(comparison: Comparison, port: Decoder, failed: Sequence[Check]) -> Diagnosis | None:
-    rights = [comparison.clean, *with_own_classes(comparison.clean)] if failed else []
-    causes = (cause_of_line(check, port, comparison, rights) for check in failed)
-    return next((cause for cause in causes if cause is not None), None)
+def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
+    for check in failed:
+        rights = chain([comparison.clean], with_own_classes(comparison.clean))
+        if (cause := cause_of_line(check, port, comparison, rights)) is not None:
+            return cause
+    return None

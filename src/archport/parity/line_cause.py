@@ -5,7 +5,7 @@ must show what the port shows.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from .passes import (
     positioned_logits,
     stepped_logits,
 )
+from .running import RaisedError
 from .widened import widened
 
 Shows = Callable[[Decoder, Comparison], Tensor]
@@ -77,7 +78,7 @@ SHOWS: dict[str, Shows] = {
 }
 
 
-def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: Sequence[Decoder]) -> Diagnosis | None:
+def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: Iterable[Decoder]) -> Diagnosis | None:
     """The fault that explains a line that fails while every module agrees, and else where the line is worst.
 
     It is planted in `rights`, float64 ports that may be right.
@@ -91,7 +92,10 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: S
     ours = shows(copy.deepcopy(port).to(torch.float64), comparison)
     ruled_out: dict[str, None] = {}
     for right in rights:
-        apart = relative_error(shows(right, comparison), ours)
+        try:
+            apart = relative_error(shows(right, comparison), ours)
+        except RaisedError:  # so that it is not right
+            continue
         for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
             sites = fault.sites(right) if fault.line == check.name else []
             for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:

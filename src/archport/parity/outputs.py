@@ -132,6 +132,6 @@ def embedding_gradients(model: nn.Module, reader: str, names: Sequence[str], ids
             generator = torch.Generator().manual_seed(number)
             backward((read * torch.randn(read.shape, generator=generator).to(read)).sum())
     weights = [model.get_parameter(f"{name}.weight") for name in names]
-    made = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    made = [torch.zeros_like(w) if w.grad is None else w.grad.to_dense() for w in weights]
     model.zero_grad(set_to_none=True)
     return made

@@ -79,8 +79,8 @@ def rearranged(keys: str | tuple[str, ...], pattern: str) -> Row:
     the others. Where theirs has the brackets as an axis by itself, as in `"[gate up] mlp ... -> ([gate up] mlp) ..."`,
     a key of several is one row of that axis, and is without it; with `{i}`, a key is as many as its slot has rows. A
     pattern that starts with `{e}` takes one expert out of the first axis of a tensor of all, one with `{n}` one layer;
-    an axis `1` has that length. After a semicolon stand slots whose rotary elements lie otherwise:
-    `group k: (pair side) -> (side pair)` for q and k with each pair together in theirs and by halves in ours.
+    an axis `1` has that length. After a semicolon stand slots whose rotary elements lie otherwise: `group k: (pair
+    side) -> (side pair)` for q and k with each pair together in theirs and by halves in ours.
     """
     return Row((keys,) if isinstance(keys, str) else keys, " ".join(pattern.split()))
 

@@ -18,6 +18,9 @@ OF_STREAMS: tuple[Fault, ...] = (
     class_fault("one norm for both branches", "the norm before attention is used before the MLP too",
                 "has another there", "the Block class", SequentialBlock, faulty.OneNormInSequence,
                 steps=("add_attention",)),
+    class_fault("second norm for both branches", "the norm before the MLP is used before attention too",
+                "has another there", "the Block class", SequentialBlock, faulty.SecondNormInSequence,
+                steps=("add_attention",)),
     class_fault("norm missing", "the norm is not applied", "applies it", "the Block class",
                 (nn.LayerNorm, RMSNorm), faulty.Unnormed),
 )  # fmt: skip

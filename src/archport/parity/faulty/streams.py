@@ -44,6 +44,14 @@ class OneNormInSequence(Block):
         return x + self.mlp(self.norm_attn(x))
 
 
+class SecondNormInSequence(Block):
+    """The norm before the MLP is used before attention too."""
+
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        x = x + self.attn(self.norm_mlp(x), context)
+        return x + self.mlp(self.norm_mlp(x))
+
+
 class Unnormed(nn.Module):
     """Norms nothing."""
 

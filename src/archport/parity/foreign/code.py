@@ -1,7 +1,7 @@
 """Is the code the same? A person's module in float64 against our port of its own weights, as a whole, then by parts."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -164,9 +164,9 @@ class Code:
             if has_constants:
                 allowed = loosened(allowed, trace, self._trace(looked_at, ids)[1])
 
-        def compare(model: Decoder) -> list[Finding]:
+        def compare(model: Decoder, may_differ: Collection[tuple[str, str]] | None = None) -> list[Finding]:
             with mode():
-                return compared(model, trace, ids, allowed)
+                return compared(model, trace, ids, allowed, may_differ)
 
         findings = compare(self.port)
         found, ruled_out = explained(self.port, compare, findings)

@@ -1,6 +1,6 @@
 """Where do a person's module and our port of its weights part? Ours is fed what theirs was, part by part."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from ...layers import Decoder
 from ...observing import hooked
 from ..counterparts import first_tensor, with_first_tensor
 from ..locate import DECODER, in_place_of, relative_error
-from ..running import run
+from ..running import Stop, run
 from .passes import Passes, named
 from .tapping import Taps, Trace
 from .weights import Weights, places
@@ -110,9 +110,16 @@ def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]
 
 @torch.no_grad()
 def compared(
-    model: Decoder, trace: Trace, ids: Tensor, limits: Mapping[tuple[str, str], float] = MappingProxyType({})
+    model: Decoder,
+    trace: Trace,
+    ids: Tensor,
+    limits: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    may_differ: Collection[tuple[str, str]] | None = None,
 ) -> list[Finding]:
-    """Ours beside theirs, in the order ours runs: each part is fed what theirs was."""
+    """Ours beside theirs, in the order ours runs: each part is fed what theirs was.
+
+    Raises: Stop at the first that differs and is not among those that `may_differ`, where they are given.
+    """
     findings: list[Finding] = []
     first = _first_maps(model)
     done: set[tuple[str, str]] = set()  # a part that ours runs again is looked at once, as theirs was
@@ -122,6 +129,8 @@ def compared(
         findings.append(
             Finding(name, side, ours.clone(), error, limits.get((name, side), TIGHT), _suspects(name, side, trace))
         )
+        if may_differ is not None and findings[-1].differs and findings[-1].at not in may_differ:
+            raise Stop
 
     def given(side: str, name: str) -> Tensor | None:
         kept = trace.inputs if side == "input" else trace.outputs

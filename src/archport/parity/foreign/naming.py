@@ -5,7 +5,7 @@ The one under which all of ours agrees with theirs, part by part and as a whole,
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ from ..locate import DECODER
 from .locating import Finding
 from .numbers import number_faults
 
-Compare = Callable[[Decoder], list[Finding]]
+Place = tuple[str, str]
+Compare = Callable[[Decoder, Collection[Place]], list[Finding]]
 AT_ONCE = 3  # bugs that are told apart in one module
 
 
@@ -30,28 +31,31 @@ class Named:
 
 
 def explained(clean: Decoder, compare: Compare, findings: Sequence[Finding]) -> tuple[list[Named], list[str]]:
-    """The faults that together explain every finding, none if they do not, and the names of those ruled out."""
+    """The faults that together explain every finding, none if they do not, and the names of those ruled out.
+
+    Each must mend the first place that differs and spoil none. `compare` may stop at one that differs and is not among
+    those it is given.
+    """
     model, found, ruled_out = clean, list[Named](), dict[str, None]()
     for _ in range(AT_ONCE):
-        left = {one.at for one in findings if one.differs}
+        differing = [one for one in findings if one.differs]
+        if not differing:
+            return found, [*ruled_out]
         best: tuple[int, Named, Decoder, list[Finding]] | None = None
-        for named in _hypotheses(model, [one for one in findings if one.differs]):
+        for named in _hypotheses(model, differing):
             guess = planted(model, named)
-            again = _quietly(compare, guess)
-            still = {one.at for one in again or () if one.differs}
-            if again is None or not still < left:
+            again = _quietly(compare, guess, [one.at for one in differing[1:]])
+            if again is None:
                 ruled_out[named.fault.name] = None
-            elif best is None or len(still) < best[0]:
-                best = len(still), named, guess, again
+            elif best is None or sum(one.differs for one in again) < best[0]:
+                best = sum(one.differs for one in again), named, guess, again
             if best is not None and not best[0]:
                 break
         if best is None:
             return [], [*ruled_out]
-        remaining, named, model, findings = best
+        _, named, model, findings = best
         found.append(named)
-        if not remaining:
-            return found, [*ruled_out]
-    return [], [*ruled_out]
+    return ([], [*ruled_out]) if any(one.differs for one in findings) else (found, [*ruled_out])
 
 
 def explained_weights(clean: Decoder, agrees: Callable[[Decoder], bool], names: Iterable[str]) -> Named | None:
@@ -68,18 +72,21 @@ def explained_weights(clean: Decoder, agrees: Callable[[Decoder], bool], names: 
 
 
 def planted(model: Decoder, named: Named) -> Decoder:
-    """A copy with the fault, which shares the weights of all other parts."""
-    own = {id(one) for site in named.sites if site != DECODER for one in model.get_submodule(site).parameters()}
+    """A copy with the fault, which shares the weights that it cannot change."""
+    holders = (
+        [] if isinstance(named.fault.plant, Becomes) else ["" if site == DECODER else site for site in named.sites]
+    )
+    own = {id(one) for holder in holders for one in model.get_submodule(holder).parameters()}
     guess = copy.deepcopy(model, {id(one): one for one in model.parameters() if id(one) not in own})
     for site in named.sites:
         named.fault.plant_at(guess, site)
     return guess
 
 
-def _quietly(compare: Compare, guess: Decoder) -> list[Finding] | None:
+def _quietly(compare: Compare, guess: Decoder, may_differ: Collection[Place]) -> list[Finding] | None:
     try:
-        return compare(guess)
-    except Exception:  # a fault that this model cannot run with
+        return compare(guess, may_differ)
+    except Exception:  # it differs elsewhere, or is a fault that this model cannot run with
         return None
 
 
@@ -87,14 +94,17 @@ def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> list[Named]:
     """Each fault at all places that differ; then at those of one kind, as all norms before attention; then at each."""
     suspects = {suspect for one in differing for suspect in one.suspects}
     together, by_kind, alone = [], [], []
+    first = differing[0].suspects
     for fault in (*faults_for(model.architecture), *number_faults(model)):
         if fault.equivalent or fault.line or fault.weights_only:
             continue
         sites = tuple(site for site in fault.sites(model) if any(_shows(fault, site, one) for one in suspects))
+        if not any(_shows(fault, site, one) for site in sites for one in first):
+            continue
         kinds: dict[str, list[str]] = {}
         for site in sites:
             kinds.setdefault(re.sub(r"\d+", "{n}", site), []).append(site)
-        together += [Named(fault, sites)] if sites else []
+        together.append(Named(fault, sites))
         by_kind += [Named(fault, tuple(some)) for some in kinds.values() if len(kinds) > 1]
         alone += [Named(fault, (site,)) for site in sites if len(sites) > len(kinds)]
     return [*together, *by_kind, *alone]

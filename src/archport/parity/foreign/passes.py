@@ -93,10 +93,11 @@ def named(module: nn.Module) -> dict[str, nn.Module]:
 
 class _Widened(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {name: _wider(value) for name, value in (kwargs or {}).items()}
         if func is Tensor.float:
             return args[0].double()
-        return func(*map(_wider, args), **kwargs)
+        if kwargs:
+            kwargs = {name: _wider(value) for name, value in kwargs.items()}
+        return func(*map(_wider, args), **(kwargs or {}))
 
 
 def _wider(value: Any) -> Any:
