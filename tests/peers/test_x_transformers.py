@@ -41,6 +41,8 @@ ROWS |= {"norm.weight": "attn_layers.final_norm.g", "head.weight": "to_logits.we
 
 
 ALIKE = ("llama, base 10000, eps 1e-12",)
+
+
 WHY = "norms and rotary have an eps and a base of their own, with no setting"
 
 

@@ -1,7 +1,7 @@
 """Do the gradients of a person's module agree with those of our port of its weights, tensor by tensor?"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..budget import Check, by_severity
@@ -19,7 +19,9 @@ def gradients(code: Code, line: Line) -> Check | None:
     Raises: RaisedError where the backward pass raises.
     """
     ids = code.ids[line.on][:1]
-    code.port.embed.tokens.padding_idx = None  # which is not trained, and theirs need not know
+    for one in (*code.port.modules(), *code.theirs.module.modules()):
+        if isinstance(one, nn.Embedding):
+            one.padding_idx = None  # which is not trained, and theirs need not know, or may
     model, port = code.theirs.module.requires_grad_(True), code.port.requires_grad_(True)
     try:
         with torch.enable_grad(), line.mode():

@@ -32,7 +32,8 @@ class Passes:
         device: torch.device,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.module = copied(module).eval().to(device=device, dtype=dtype)
+        self.module = copied(module).eval()
+        nn.Module.to(self.module, device=device, dtype=dtype)  # theirs may take other arguments
         self.forward, self.vocab_size = forward, vocab_size
 
     def run(self, ids: Tensor) -> Tensor:  # (batch, seq) -> (batch, seq or 1, vocab_size)
