@@ -13,6 +13,7 @@ from ..passes import (
     long_pieces,
     padded_logits,
     padded_pieces,
+    padded_row,
     padded_rows,
     pieces,
     step_pieces,
