@@ -5,7 +5,6 @@ there and wherever else it differs what the port makes, and leaves nothing unexp
 fault; of several, it is the one that explains most.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..layers import Decoder
 from .catalogue import faults_for
+from .copying import copied
 from .faults import Fault
 from .locate import Finding, Trace, findings, relative_error
 
@@ -39,7 +39,7 @@ class Hypothesis:
     @classmethod
     def of(cls, fault: Fault, sites: Sequence[str], clean: Decoder) -> "Hypothesis":
         """Plant a fault in a copy of a right port."""
-        model = copy.deepcopy(clean)
+        model = copied(clean)
         for site in sites:
             fault.plant_at(model, site)
         return cls(fault, tuple(sites), model)

@@ -1,6 +1,5 @@
 """What of a port can be exchanged at a place: classes, known faults, parts of other layers, the reference's numbers."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from .. import layers
 from ..layers import Decoder
 from .catalogue import faults_for
 from .compare import Comparison
+from .copying import copied
 from .faults import Fault
 from .locate import DECODER, Finding
 from .reference_numbers import FORMS, in_form, is_number, numbers_of
@@ -34,7 +34,7 @@ class Repair:
 
     def made(self, model: Decoder, sites: Sequence[str]) -> Decoder:
         """A copy of a model with the part exchanged at some sites, sharing what it does not change."""
-        repaired = copy.deepcopy(model, {} if self.fault else {id(one): one for one in model.parameters()})
+        repaired = copied(model, () if self.fault else model.parameters())
         for part in {id(part): part for part in (part_at(repaired, site) for site in sites)}.values():  # each once
             if self.fault is None or self.fault.can_exist_in(part):
                 self.change(part)
