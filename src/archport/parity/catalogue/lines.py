@@ -25,8 +25,8 @@ def _drops(part: Any) -> bool:
     return bool(part.dropout.p)
 
 
-def _freezes(attention: Any) -> None:
-    attention.qkv.weight.requires_grad_(False)
+def _freezes(attention: nn.Module) -> None:
+    next(attention.parameters()).requires_grad_(False)
 
 
 def _skips_a_token(embed: Any) -> None:
