@@ -12,7 +12,7 @@ from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..registry import Architecture
 from ..translate.table import Cell
 from .filling import matched
-from .finding import differing, rows_like
+from .finding import Bugs, differing, rows_like
 from .importing import made
 from .rows import Rows
 from .running import CodeError, Forward, logits_of
@@ -36,7 +36,13 @@ class Tiny(NamedTuple):
     refused: str = ""
 
 
-def tiny(name: str, arch: Architecture, forward: Forward | None = None, rows: Mapping[str, Cell] | None = None) -> Tiny:
+def tiny(
+    name: str,
+    arch: Architecture,
+    forward: Forward | None = None,
+    rows: Mapping[str, Cell] | None = None,
+    bugs: Bugs | None = None,
+) -> Tiny:
     """A module at the sizes that the architecture is tested at, with the default of each that its code never asks for.
 
     `rows` are its own, where they are known. Code need not ask for each size: it may have 4 * width, or an epsilon, of
@@ -55,7 +61,7 @@ def tiny(name: str, arch: Architecture, forward: Forward | None = None, rows: Ma
             module = made(name, Sizes(arch, config))
             theirs = Theirs(module)
             if rows is None:
-                found = rows_like(theirs, arch, config, forward)
+                found = rows_like(theirs, arch, config, forward, bugs=bugs)
             else:
                 matched(theirs, arch, config, rows)
                 found = Rows(rows, differing(theirs, arch, config, Rows(rows), forward))

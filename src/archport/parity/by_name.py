@@ -22,6 +22,7 @@ from ..keywords import strict_keywords
 from ..registry import Architecture, architecture
 from ..translate.table import Cell
 from . import references
+from .foreign.bugs import with_bugs
 from .report import Report
 from .verifying import verify
 
@@ -58,7 +59,7 @@ def verify_by_name(
     if like is not None and architecture(like).name != arch.name:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
     module = made(name, Sizes(arch, planned.config)).eval()
-    chosen = rows if rows is not None else found(Theirs(module), planned, forward)
+    chosen = rows if rows is not None else found(Theirs(module), planned, forward, bugs=with_bugs)
     held = holds(Theirs(module), planned, chosen)
     if not held:
         fill(module, source, chosen, **options)
@@ -68,7 +69,7 @@ def verify_by_name(
 
 def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | None, how: dict[str, Any]) -> Report:
     """Against a tiny loud model, at the sizes of the tests; those that its code never asks for are in the verdict."""
-    one = tiny(name, arch, how["forward"], rows)
+    one = tiny(name, arch, how["forward"], rows, with_bugs)
     reference = references.loud(arch, _given(one.config), how["against"])
     fill(one.module, reference, one.rows)
     report = verify(one.module.eval(), reference, rows=one.rows, **how)
