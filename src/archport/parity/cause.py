@@ -17,7 +17,7 @@ from .lines.calling import AGAIN
 from .lines.forward import EMBEDDINGS
 from .lines.inside import OWN
 from .locate import ALLOWANCE, DECODER, EPS, Finding, Trace, findings, holds
-from .repair import mended_by, repaired, with_own_classes
+from .repair import mended_by, repaired, with_own_classes, with_their_padding
 from .settings import Problem
 
 
@@ -114,7 +114,8 @@ def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check])
 
 def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
     for check in failed:
-        rights = chain([comparison.clean], with_own_classes(comparison.clean))
+        clean = comparison.clean
+        rights = chain([clean], with_own_classes(clean), with_their_padding(clean, comparison.theirs("embed.tokens")))
         if (cause := cause_of_line(check, port, comparison, rights)) is not None:
             return cause
     return None
