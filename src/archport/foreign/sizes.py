@@ -27,7 +27,7 @@ OTHERS = {
 class Sizes(Mapping[str, Any]):
     """The sizes of a model of an architecture: as attributes or keys, by our names, Hugging Face's or other people's.
 
-    `bias` says whether linear maps of attention have one, as nanoGPT asks.
+    `bias` says whether linear maps of attention have one, as nanoGPT asks. `read` are the names that were asked for.
     """
 
     def __init__(self, arch: Architecture, config: DecoderConfig) -> None:
@@ -42,9 +42,16 @@ class Sizes(Mapping[str, Any]):
         values["bias"] = any(name.endswith("qkv.bias") for name, _ in skeleton(arch, config).named_parameters())
         values["model_type"] = arch.name
         self._values = values
+        self.read: set[str] = set()
+
+    def differs(self, other: "Sizes") -> bool:
+        """Whether code that asked for the same of another model was told something else."""
+        return any(self._values.get(name) != other._values.get(name) for name in self.read)
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        value = self._values[name]
+        self.read.add(name)
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -56,5 +63,5 @@ class Sizes(Mapping[str, Any]):
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._values:
-            return self._values[name]
+            return self[name]
         raise AttributeError(f"the sizes of {self._values['model_type']} have no {name}{nearest(name, self._values)}")

@@ -14,8 +14,11 @@ from ..config import dtype_name
 from ..dtypes import to_dtype
 from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
-from ..foreign import find_rows
+from ..files.hub.access import HubAccess
+from ..foreign.finding import found
 from ..foreign.running import Forward
+from ..foreign.sources import plan_of
+from ..foreign.theirs import Theirs
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
@@ -27,6 +30,7 @@ from . import references
 from .budget import Check
 from .cause import find_cause
 from .compare import Comparison
+from .foreign.bugs import with_bugs
 from .foreign.verifying import verify_module
 from .lines import all_lines
 from .report import Report
@@ -74,7 +78,8 @@ def verify(
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
         if rows is None:
-            rows = find_rows(model, reference, forward=forward, **how)
+            planned = plan_of(reference, "auto", access=HubAccess(None, None, None), **how)
+            rows = found(Theirs(model), planned, forward, bugs=with_bugs)
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
