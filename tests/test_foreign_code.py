@@ -154,6 +154,9 @@ def _inner(cell):
     return f"inner.{cell}" if isinstance(cell, str) else replace(cell, keys=tuple(f"inner.{key}" for key in cell.keys))
 
 
+INNER = {ours: _inner(cell) for ours, cell in STYLES["gpt2_nano"].rows.items()}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_in_another_dtype_is_held_to_its_own(dtype):
     style = STYLES["gpt2_inline"]
@@ -271,6 +274,7 @@ def test_code_that_raises_makes_a_report_that_says_where():
     assert not report.ok
     assert report.fault.place == "transformer.h.0.attn"
     [problem] = report.problems
+    assert report.fault.words == f"{problem}, so nothing after it was run"
     assert problem.startswith("transformer.h.0.attn (gpt2_nano.py, line 49) raises RuntimeError: ")
     assert "\n" not in problem
 
@@ -280,6 +284,69 @@ def test_dropout_that_stays_on_is_said():
     assert not report.ok
     assert report.fault.place.startswith("transformer.h.0.attn")
     assert "makes other numbers in each run" in report.fault.words
+
+
+ROUNDS = {
+    "autocast": ("att = F.softmax(att, dim=-1)", "att = F.softmax(att, dim=-1)\n        with torch.autocast('cpu', torch.bfloat16):\n            v = (att @ v).to(v.dtype)\n        att = torch.eye(T).to(v)", "transformer.h.0.attn"),
+    "half of float32": ("x = self.transformer.ln_f(x)", "x = self.transformer.ln_f(x.half().float() if x.dtype == torch.float32 else x)", "transformer.ln_f"),
+    "overflow": ("x = self.transformer.ln_f(x)", "x = self.transformer.ln_f(x * 1e38 * 1e38 / 1e38 / 1e38)", "transformer.ln_f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ROUNDS)
+def test_what_only_its_own_dtype_rounds_is_noticed(what):
+    old, new, place = ROUNDS[what]
+    report = verified(changed(STYLES["gpt2_nano"], old, new))
+    assert [check.name for check in report.checks if not check.ok] == ["rounding"]
+    assert report.fault.words.startswith(f"{report.fault.place}: in float32 it is ")
+    assert report.fault.place in (place, place.rpartition(".")[0])
+
+
+def test_another_dtype_than_asked_for_is_said():
+    style = STYLES["gpt2_inline"]
+    module = style.made(reference(style.variant)).bfloat16()
+    archport.fill(module, reference(style.variant), style.rows)
+    report = verified(style, module)
+    assert not report.ok
+    assert report.fault.words.endswith("dtype='bfloat16' allows what bfloat16 rounds")
+    assert verified(style, module, dtype="bfloat16").ok
+
+
+def test_which_positions_were_compared_is_said():
+    style = STYLES["gpt2_nano"]
+    report = verified(style, OfLastToken(filled(style), style.forward), rows=INNER, forward=None)
+    assert "logits of tokens before the last, which it does not give" in report.not_run
+    assert not any("before the last" in line for line in verified(style).not_run)
+
+
+REFUSES = {
+    "few tokens": "ids.shape[1] <= 16",
+    "one row": "len(ids) == 1",
+}
+
+
+@pytest.mark.parametrize("what", REFUSES)
+def test_ids_that_are_refused_are_cut_and_said(what):
+    class Refuses(Wrapped):
+        def forward(self, ids):
+            assert eval(REFUSES[what]), "no"
+            return super().forward(ids)
+
+    style = STYLES["gpt2_nano"]
+    report = verified(style, Refuses(filled(style), style.forward), rows=INNER, forward=None)
+    assert report.ok, str(report)
+    assert any(line.startswith("random ids: ") and "; it was given (" in line for line in report.not_run)
+
+
+def test_logits_of_another_shape_for_some_ids_make_a_report():
+    class Cuts(Wrapped):
+        def forward(self, ids):
+            return super().forward(ids)[:1] if ids.shape[1] == 32 else super().forward(ids)
+
+    style = STYLES["gpt2_nano"]
+    report = verified(style, Cuts(filled(style), style.forward), rows=INNER, forward=None)
+    assert not report.ok
+    assert report.fault.words.startswith("for ids (2, 32), Cuts: gives back (1, 32, ")
 
 
 # --- weights ---

@@ -1,5 +1,6 @@
 """Files of nanoGPT, litgpt and TransformerLens: in, out, every pair of them, and what training libraries save."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -24,6 +25,8 @@ from archport.formats import format_named, formats
 from archport.registry import architecture
 from archport.translate.fields import read_config
 from archport.translate.formats import settings_of
+from archport.view.subjects import subject
+from archport.view.tensor_differences import tensors
 
 from .formats import common_sizes, digest, loud, numbered, of_each, sizes, variants
 
@@ -161,6 +164,28 @@ def test_an_activation_that_nanogpt_has_not_is_said_and_kept(tmp_path):
         archport.export(model, tmp_path / "x.pt", format="nanogpt")
     again = archport.load(tmp_path / "x.pt")
     assert torch.equal(again(ids(model)), model(ids(model)))
+
+
+def test_files_of_any_two_formats_are_compared_number_by_number(tmp_path):
+    paths = {}
+    for bias in (True, False):
+        (folder := tmp_path / str(bias)).mkdir()
+        nano(folder / "ckpt.pt", bias=bias)
+        paths[bias] = folder / "ckpt.pt"
+        model = archport.load(paths[bias])
+        paths["hf", bias] = archport.export(model, folder / "hf")
+        paths["lens", bias] = archport.export(model, folder / "lens.pt", format="transformer_lens")
+    read = {name: subject(str(path), headers_only=False) for name, path in paths.items()}
+    loaded = {name: dict(archport.load(path).named_parameters()) for name, path in paths.items()}
+    for one, other in itertools.product(read, repeat=2):
+        expected = {name: torch.equal(tensor, loaded[other][name]) for name, tensor in loaded[one].items()}
+        assert {row["tensor"]: row["same"] for row in tensors(read[one], read[other])} == expected
+    held = torch.load(paths[True])
+    held["model"]["transformer.h.1.mlp.c_fc.weight"][3, 5] += 0.25
+    torch.save(held, tmp_path / "changed.pt")
+    changed = subject(str(tmp_path / "changed.pt"), headers_only=False)
+    differing = [row for row in tensors(read["hf", True], changed) if not row["same"]]
+    assert [(row["tensor"], row["largest"]) for row in differing] == [("blocks.1.mlp.up.weight", 0.25)]
 
 
 # --- build, and transformers' names ---

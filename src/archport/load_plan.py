@@ -184,7 +184,7 @@ def _equal(plan: LoadPlan, head: TensorStep, embedding: TensorStep) -> bool:
         return same_values(read(head.keys[0]), read(embedding.keys[0]), plan.dtype)
     step = replace(head, shape=embedding.shape, dtype=plan.dtype, pattern=row.pattern)
     right = Layout(row, plan.tensors.axes).their_shape(head.keys[0], step.shape) == head.shape
-    return right and same_values(_made(plan, step), _made(plan, embedding), plan.dtype)
+    return right and same_values(made(plan, step), made(plan, embedding), plan.dtype)
 
 
 def _check_spare(plan: LoadPlan) -> None:
@@ -192,19 +192,19 @@ def _check_spare(plan: LoadPlan) -> None:
     faults = []
     for step in plan.of_kind(StepKind.SPARE):
         other = plan.architecture.table.repeated(step.name or "")
-        found = _made(plan, step)
+        found = made(plan, step)
         if other is None and found.any():
             faults.append(
                 f"{' and '.join(step.keys)}: found numbers, expected zeros: {plan.architecture.name} has none"
             )
-        elif other is not None and not torch.equal(found, _made(plan, (same := _step_of(plan, other)))):
+        elif other is not None and not torch.equal(found, made(plan, (same := _step_of(plan, other)))):
             faults.append(f"{step.keys[0]}: found other numbers than in {same.keys[0]}, which it should repeat")
     if faults:
         raise MappingError(faults, plan.checkpoint.origin.name)
 
 
-def _made(plan: LoadPlan, step: TensorStep) -> Tensor:
-    """The tensor that a step describes."""
+def made(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """The tensor that a step of a plan describes."""
     tensor, copies = import_tensor(step, plan.tensors.axes, plan.checkpoint.read)
     for copy in copies:
         copy.target.copy_(copy.source)

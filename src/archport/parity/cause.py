@@ -15,7 +15,7 @@ from .diagnose import Diagnosis, diagnose, named
 from .line_cause import cause_of_line
 from .lines.forward import EMBEDDINGS
 from .locate import ALLOWANCE, EPS, Finding, Trace, findings
-from .repair import mended_by, repaired, with_own_classes
+from .repair import mended_by, repaired, with_own_classes, with_their_padding
 
 
 def find_cause(comparison: Comparison, port: Decoder, checks: Iterable[Check] = ()) -> Diagnosis | None:
@@ -76,7 +76,8 @@ def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check])
 
 def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
     for check in failed:
-        rights = chain([comparison.clean], with_own_classes(comparison.clean))
+        clean = comparison.clean
+        rights = chain([clean], with_own_classes(clean), with_their_padding(clean, comparison.theirs("embed.tokens")))
         if (cause := cause_of_line(check, port, comparison, rights)) is not None:
             return cause
     return None

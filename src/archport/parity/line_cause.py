@@ -98,10 +98,11 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: I
             continue
         for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
             sites = fault.sites(right) if fault.line == check.name else []
-            for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:
-                guess = Hypothesis.of(fault, (site,), right).model
+            near = sites if not check.part else [one for one in sites if fault.shows(one, check.part)]
+            for some in dict.fromkeys([*((site,) for site in near), tuple(near)] if near else []):
+                guess = Hypothesis.of(fault, some, right).model
                 if relative_error(shows(guess, comparison), ours) <= apart / 10:
-                    return named(check.part or site, fault)
+                    return named(check.part or some[0], fault)
                 ruled_out[fault.name] = None
     place = check.part or DECODER
     words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"

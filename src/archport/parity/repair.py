@@ -5,6 +5,7 @@ parts are exchanged where the port differs, in each layer that does, for archpor
 knows, for the parts of other layers and for the reference's own numbers, until nothing differs any more.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 
@@ -56,6 +57,15 @@ def with_own_classes(model: Decoder) -> Iterator[Decoder]:
         for repair in of_class(model, some[0]):
             if repair.kind is not None and issubclass(own, repair.kind):
                 yield repair.made(model, some)
+
+
+def with_their_padding(model: Decoder, theirs: nn.Module | None) -> Iterator[Decoder]:
+    """The model with the reference's token whose vector gets no gradient, where it has another."""
+    ours = model.embed.tokens
+    if isinstance(theirs, nn.Embedding) and isinstance(ours, nn.Embedding) and theirs.padding_idx != ours.padding_idx:
+        other = copy.deepcopy(model)
+        other.embed.tokens.padding_idx = theirs.padding_idx  # type: ignore[assignment]
+        yield other
 
 
 def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:

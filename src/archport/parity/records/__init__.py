@@ -2,6 +2,6 @@
 
 from .making import made, verified
 from .record import Record, read
-from .standing import Standing, standing
+from .holding import Standing, standing
 
 __all__ = ["Record", "Standing", "made", "read", "standing", "verified"]
