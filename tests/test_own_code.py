@@ -1,20 +1,15 @@
 """A person's own code in styles and with mistakes that a stranger brought: rows, sizes, bad input."""
 
-import json
 from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 from typer.testing import CliRunner
 
-import archport
-from archport import rearranged, sections
-from archport.errors import ArchportError, MappingError, SourceError
 from archport.parity.by_name import verify_by_name
 
-from .styles import STYLES, Style, changed
+from .styles import STYLES, Style
 
 ROOT = Path(__file__).parents[1]
 LLAMA, NANO = STYLES["llama_separate"], STYLES["gpt2_nano"]
@@ -53,8 +48,8 @@ KEYS_AND_VALUES = {
         ("xk = xk.view", "xk = xk.reshape"),
     ],
     "gpt2_nano": [
-        ("self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)", "self.q = nn.Linear(config.n_embd, config.n_embd)\n"
-         "        self.kv = nn.Linear(config.n_embd, 2 * config.n_embd)"),
+        ("self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)",
+         "self.q, self.kv = (nn.Linear(config.n_embd, many * config.n_embd) for many in (1, 2))"),
         ("q, k, v = self.c_attn(x).split(C, dim=2)", "q, (k, v) = self.q(x), self.kv(x).chunk(2, -1)"),
     ],
 }  # fmt: skip
