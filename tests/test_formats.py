@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import archport
-from archport.converting import tensors_as
+from archport.converting import settings_in, tensors_as
 from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
 from archport.files.checkpoint import LITGPT_CONFIG
 from archport.files.one_file import LITGPT
@@ -192,16 +192,79 @@ def test_files_of_any_two_formats_are_compared_number_by_number(tmp_path):
 
 
 def test_build_understands_nanogpt_s_five_fields_and_transformers_and_names_others():
-    five = {name: value for name, value in ARGS.items() if name != "dropout"}
-    hf = {"n_positions": 29, **{name: value for name, value in five.items() if name != "block_size"}}
+    hf = {"n_positions": 29, **FOUR}
     ours = {"context": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24}
-    configs = [archport.build("gpt2", values, device="meta").config for values in (five, ARGS, hf, ours)]
+    configs = [archport.build("gpt2", values, device="meta").config for values in (FIVE, ARGS, hf, ours)]
     assert {(c.context, c.vocab_size, c.layers, c.heads, c.width) for c in configs} == {(29, 71, 2, 3, 24)}
     assert [config.activation for config in configs] == ["gelu", "gelu", "gelu_tanh", "gelu_tanh"]
-    with pytest.raises(ConfigError, match="block_size: no such field: it is nanoGPT's name for context"):
-        archport.build("gpt2", {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24})
-    with pytest.raises(ConfigError, match="bias: found False, expected True: gpt2 has biases here"):
-        archport.build("gpt2", {**ARGS, "bias": False})
+
+
+FIVE = {name: value for name, value in ARGS.items() if name != "dropout"}
+FOUR = {name: value for name, value in FIVE.items() if name != "block_size"}
+IN_NO_LIBRARY_S_NAMES: dict[str, tuple[str, dict[Any, Any], str]] = {
+    "ours with one of nanoGPT": (
+        "gpt2",
+        {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "two contexts": ("gpt2", FIVE | {"n_positions": 64}, "block_size: no such field: it is nanoGPT's name for context"),
+    "two of one length": ("gpt2", FIVE | {"n_positions": 29}, "block_size: no such field: it is nanoGPT's name"),
+    "transformers' activation": (
+        "gpt2",
+        FIVE | {"activation_function": "gelu"},
+        "block_size: no such field: it is nano",
+    ),
+    "one of ours": ("gpt2", FIVE | {"context": 29}, "context: no such field: nanoGPT calls it block_size"),
+    "one of ours in transformers'": (
+        "gpt2",
+        FOUR | {"n_positions": 29, "tied": False},
+        "tied: no such field: it is arch",
+    ),
+    "an odd one": ("gpt2", FIVE | {"foo": 1}, "gpt2, in the names of nanoGPT: foo: no such field"),
+    "a misspelt one": ("gpt2", FIVE | {"n_heads": 3}, "n_heads: no such field"),
+    "no context": ("gpt2", FOUR | {"blocksize": 29}, "blocksize: no such field; nearest: block_size"),
+    "a model_type": (
+        "gpt2",
+        FIVE | {"model_type": "gpt2"},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "for a Llama": ("llama", FIVE, "llama, in the names of litgpt: padded_vocab_size: missing, it gives vocab_size"),
+    "biases perhaps": ("gpt2", FIVE | {"bias": "no"}, "bias: found 'no', expected True or False"),
+    "no name": ("gpt2", FIVE | {3: 1}, "3: no name of a field, expected text"),
+    "what nobody wrote": (
+        "llama",
+        {"padded_vocab_size": 71, **FIVE},
+        "mlp_class_name: missing, and litgpt's default does not fit: found 'GptNeoxMLP', archport builds 'LLaMAMLP'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_NO_LIBRARY_S_NAMES)
+def test_a_config_in_the_names_of_no_library_says_which_one_is_wrong(case):
+    name, values, message = IN_NO_LIBRARY_S_NAMES[case]
+    with pytest.raises(ConfigError) as error:
+        archport.build(name, values, device="meta")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in of_each() if pair[0] == "litgpt" or pair[1] == "gpt2"])
+def test_build_takes_what_a_format_writes(kind, name):
+    config = architecture(name).config_class(**sizes(name, kind))
+    settings = next(
+        settings_of(table, config, kind) for table in formats()[kind].tables_of(name) if _writable(table, config)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built = archport.build(name, settings, device="meta").config
+    assert settings_in(format_named(kind), architecture(name), built)[1] == settings
+
+
+def test_nanogpt_s_args_without_biases_build_what_such_a_file_loads_as(tmp_path):
+    nano(tmp_path / "ckpt.pt", bias=False)
+    with pytest.warns(AsideWarning, match="bias: found False, but gpt2 has biases here: they are zeros at first"):
+        model = archport.build("gpt2", {**ARGS, "bias": False})
+    assert model.config == archport.load(tmp_path / "ckpt.pt").config
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith(".bias"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])

@@ -111,33 +111,6 @@ def _reading(
     return Reading(arch, config, hf, unknown, {"without_biases": settings.get(arch.table.bias_field or "") is False})
 
 
-def written_for(arch: Architecture, values: Mapping[str, Any]) -> tuple[Format, Table] | None:
-    """The format, with its table, that knows all fields of a config, of which transformers does not know some.
-
-    Raises: ConfigError for a model without biases, which has tensors and no config of ours.
-    """
-    if all(arch.table.knows(str(name)) or hasattr(arch.config_class, str(name)) for name in values):
-        return None
-    for kind in formats().values():
-        for table in kind.tables_of(arch.name):
-            if all(table.knows(str(name)) for name in values):
-                if values.get(table.bias_field or "") is False:
-                    said = f"found False, expected True: {arch.name} has biases here, which a file without has as zeros"
-                    raise ConfigError({str(table.bias_field): said}, f"config of {arch.name}")
-                return kind, table
-    return None
-
-
-def meant(arch: Architecture, name: str) -> str:
-    """What a field that is not ours is called here, as a hint; empty where no format has it."""
-    for kind in formats().values():
-        for table in kind.tables_of(arch.name):
-            for ours in table.config:
-                if name in table.field(ours).spellings:
-                    return f": it is {kind.title}'s name for {ours}"
-    return ""
-
-
 def in_another_format(
     error: MappingError, checkpoint: Checkpoint, arch: Architecture, config: DecoderConfig
 ) -> MappingError:
