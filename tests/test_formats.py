@@ -158,6 +158,48 @@ def test_transformers_config_and_nanogpt_s_tensors_are_told_apart(tmp_path):
         assert torch.equal(again(ids(ours)), theirs(ids(ours)))
 
 
+@pytest.mark.parametrize("function", ["gelu_new", "gelu"])
+def test_another_activation_in_transformers_config_than_in_nanogpt_is_warned_of(function, tmp_path):
+    theirs = nano(tmp_path / "ckpt.pt")
+    hf = {**archport.load(tmp_path / "ckpt.pt").origin.hf, "activation_function": function}
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.from_state_dict(hf, theirs.state_dict(), format="nanogpt")
+    said = "activation is 'gelu_tanh' in this config, and 'gelu' in nanoGPT: taken as the config says"
+    assert [said in str(one.message) for one in warned] == [True] * (function == "gelu_new")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("nanogpt", "gpt2"), ("litgpt", "llama"), ("transformer_lens", "gpt2")])
+def test_what_came_without_its_format_or_from_a_key_too_far_out_says_so(kind, name):
+    model = loud(name, sizes(name, kind))
+    table, settings = settings_in(format_named(kind), architecture(name), model.config)
+    made = tensors_as(table, model.config, dict(model.named_parameters(remove_duplicate=False)))
+    held = {key: one.make() for key, one in made.items()}
+    with pytest.raises(ConfigError) as error:
+        archport.from_state_dict(settings, held)
+    title = format_named(kind).title
+    assert f'this is {title}\'s format: archport.from_state_dict(config, state_dict, format="{kind}")' in str(
+        error.value
+    )
+    assert "config.json" not in str(error.value)
+    with pytest.raises(CheckpointError, match="tensors that have values: pass what lies under 'model'"):
+        archport.from_state_dict(settings, {"model": held, "step": 3}, format=kind)
+
+
+def test_no_message_names_a_config_json_that_is_not_there(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    held["model"]["transformer.ln_f.weight"] = held["model"]["transformer.ln_f.weight"].half()
+    held["model"].pop("transformer.wte.weight")
+    torch.save(held, path)
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.load(path)
+    assert len(warned) == 2
+    assert not any("config.json" in str(one.message) for one in warned)
+    torch.save({**held, "hf_config": {"model_type": "gpt2", "torch_dtype": "int8"}}, path)
+    assert "config.json" not in refused(path)
+
+
 def test_an_activation_that_nanogpt_has_not_is_said_and_kept(tmp_path):
     model = loud("gpt2", sizes("gpt2", "nanogpt") | {"activation": "gelu_tanh"})
     with pytest.warns(AsideWarning, match="activation is 'gelu_tanh' in this model, and 'gelu' in nanoGPT"):

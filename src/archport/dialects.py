@@ -137,8 +137,8 @@ def _of_format(arch: Architecture, ways: list[Way], values: Mapping[str, Any]) -
             errors.append(type(error)(said, where))
             continue
         if table.bias_field is not None and values.get(table.bias_field) is False:
-            said = f"found False, but {arch.name} has biases here: they are zeros at first, and training changes them"
-            warnings.warn(AsideWarning(f"{where}: {table.bias_field}: {said}"), stacklevel=5)
+            zeros = f"found False, but {arch.name} has biases here: they are zeros at first, and training changes them"
+            warnings.warn(AsideWarning(f"{where}: {table.bias_field}: {zeros}"), stacklevel=5)
         return config
     raise min(errors, key=lambda error: len(error.faults))
 

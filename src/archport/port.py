@@ -19,6 +19,7 @@ from .files.in_memory import InMemory
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
 from .files.source import open_adapter, open_source
+from .files.state_dicts import wrapping
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .load_plan import LoadPlan, plan_checkpoint
@@ -142,7 +143,9 @@ def from_state_dict(
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
-        raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
+        key = wrapping(state_dict)
+        inside = "" if key is None else f": pass what lies under {key!r}"
+        raise CheckpointError(f"state_dict: expected a mapping of names to tensors that have values{inside}")
     memory = InMemory(state_dict)
     config = as_dict(hf_config)
     own = format is not None and config.get("model_type") is None
