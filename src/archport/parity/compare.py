@@ -194,7 +194,8 @@ class Comparison:
         first = line(self.reference)
         if first.ok or not math.isfinite(first.port_error):
             return first
-        for self._rounding, rounding in self._roundings():
+        for name, rounding in self._roundings():
+            self._rounding = name
             try:
                 with rounding:
                     again = line(self.reference)

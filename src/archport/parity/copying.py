@@ -20,7 +20,8 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
         return memo[id(module)]
     if hasattr(type(module), "__deepcopy__"):
         return copy.deepcopy(module, memo)
-    made = memo[id(module)] = type(module).__new__(type(module))
+    kind: Any = type(module)
+    made = memo[id(module)] = kind.__new__(kind)
     # Parts first, so that whatever else refers to one finds its copy.
     parts = {name: part if part is None else _copied(part, memo) for name, part in module._modules.items()}
     own = {name: _of_value(value, memo) for name, value in vars(module).items() if name != "_modules"}

@@ -64,7 +64,7 @@ def with_their_padding(model: Decoder, theirs: nn.Module | None) -> Iterator[Dec
     ours = model.embed.tokens
     if isinstance(theirs, nn.Embedding) and isinstance(ours, nn.Embedding) and theirs.padding_idx != ours.padding_idx:
         other = copy.deepcopy(model)
-        other.embed.tokens.padding_idx = theirs.padding_idx  # type: ignore[assignment]
+        other.embed.tokens.padding_idx = theirs.padding_idx
         yield other
 
 

@@ -15,10 +15,11 @@ from ..dtypes import to_dtype
 from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
 from ..files.hub.access import HubAccess
-from ..foreign.finding import found
-from ..foreign.running import Forward
+from ..foreign.finding import NO_ROWS, found
+from ..foreign.rows import Rows, unused
+from ..foreign.running import Forward, require_forward
 from ..foreign.sources import plan_of
-from ..foreign.theirs import Theirs
+from ..foreign.theirs import Theirs, unwrapped
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
@@ -86,10 +87,20 @@ def verify(
     device = to_device(device)
     how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
+        require_forward(forward)
+        rows = rows if rows is None or isinstance(rows, Rows) else Rows(rows)
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
         if rows is None:
             planned = plan_of(reference, "auto", access=HubAccess(None, None, None), **how)
-            rows = found(Theirs(model), planned, forward, bugs=with_bugs)
+            try:
+                rows = found(Theirs(model), planned, forward, bugs=with_bugs, spare=True)
+            except MappingError as error:
+                name, against = type(unwrapped(model)).__name__, comparison.described
+                return Report(name, against, dtype_name(comparison.dtype), (), problems=(NO_ROWS, *error.faults))
+        clean, arch = comparison.clean, architecture(comparison.clean.architecture)
+        names = [name for name, _ in clean.named_parameters(remove_duplicate=False)]
+        if extra := [*unused(rows, [*names, *arch.table.tied], arch, clean.config)]:
+            raise MappingError(extra, f"rows of {type(unwrapped(model)).__name__}", "nothing was compared")
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
