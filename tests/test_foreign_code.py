@@ -2,6 +2,7 @@
 """verify of a person's own module: a right one is never called wrong, a bug in its code is placed and named."""
 
 import copy
+import re
 import threading
 from dataclasses import replace
 from functools import cache
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import archport
 from archport.errors import MappingError, SourceError
+from archport.parity.foreign.tapping import Taps
 
 from .styles import STYLES, Style, changed
 from .styles_bugs import BUGS, Bug
@@ -245,6 +247,7 @@ UNNAMED = {
     "a constant": ("gpt2_conv1d", "0.7978845608028654", "0.79788", "h.0"),
     "a factor": ("gpt2_nano", "att = F.softmax(att, dim=-1)", "att = F.softmax(att * 1.001, dim=-1)", "transformer.h.0.attn"),
     "the base": ("llama_separate", "args.head_dim, args.rope_theta", "args.head_dim, args.rope_theta * 1.0001", "layers.0.attention"),
+    "heads in another order": ("gpt2_einsum", "z, self.W_O)", "z, self.W_O.flip(0))", "blocks.0"),
     "where eps is": ("llama_fused", " + self.eps).sqrt()", ").sqrt() + self.eps", "blocks.0.norm_1"),
 }  # fmt: skip
 
@@ -259,6 +262,34 @@ def test_what_no_fault_explains_is_noticed_and_placed(what):
     assert report.fault.place == place
     assert report.fault.fault is None
     assert "no known fault explains it" in report.fault.words
+
+
+def test_a_scale_outside_the_embedding_is_not_blamed_for_what_is_wrong_with_it():
+    style = changed(STYLES["gemma_outside"], "math.sqrt(self.tok.embedding_dim)", "5.6875")
+    words = verified(style).fault.words
+    assert words.startswith("tok: what layers.0 is fed (24, ")
+    assert re.search(r"it is [01]\.\d+ times what it should be", words)
+
+
+def test_logits_that_are_a_multiple_are_told():
+    report = verified(changed(STYLES["gemma_outside"], "self.tok.weight.T", "self.tok.weight.T * 0.5"))
+    assert report.fault.place == "Gemma"
+    assert "it is 0.5 times what it should be" in report.fault.words
+
+
+@pytest.mark.parametrize("seq", [24, 7])
+def test_raw_matrices_are_seen_where_the_stream_has_their_shape(seq):
+    heads, width, size = 3, 24, 8
+    weight, positions = nn.Parameter(torch.randn(heads, width, size)), nn.Parameter(torch.randn(1, width, width))
+    shapes = {"embed.positions.weight": (width, width), "blocks.0.attn.qkv.weight": (heads * size, width)}
+    at = torch.arange(2 * width**2, dtype=torch.float64).view(2, width, width)
+    places = {id(positions): at[:1], id(weight): at[1].view(heads, size, width).mT}
+    with torch.no_grad(), Taps(places, shapes, seq) as taps:
+        stream = torch.randn(1, seq, width) + positions[:, :seq]
+        made = torch.einsum("btw,hwd->bhtd", stream, weight)
+    trace = taps.trace()
+    assert torch.equal(trace.inputs["blocks.0.attn.qkv"], stream[0])
+    torch.testing.assert_close(trace.outputs["blocks.0.attn.qkv"], made[0].transpose(0, 1).flatten(1))
 
 
 def test_a_tensor_that_gets_no_gradient_is_told():

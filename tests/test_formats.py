@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import archport
-from archport.converting import tensors_as
+from archport.converting import settings_in, tensors_as
 from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
 from archport.files.checkpoint import LITGPT_CONFIG
 from archport.files.one_file import LITGPT
@@ -158,6 +158,48 @@ def test_transformers_config_and_nanogpt_s_tensors_are_told_apart(tmp_path):
         assert torch.equal(again(ids(ours)), theirs(ids(ours)))
 
 
+@pytest.mark.parametrize("function", ["gelu_new", "gelu"])
+def test_another_activation_in_transformers_config_than_in_nanogpt_is_warned_of(function, tmp_path):
+    theirs = nano(tmp_path / "ckpt.pt")
+    hf = {**archport.load(tmp_path / "ckpt.pt").origin.hf, "activation_function": function}
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.from_state_dict(hf, theirs.state_dict(), format="nanogpt")
+    said = "activation is 'gelu_tanh' in this config, and 'gelu' in nanoGPT: taken as the config says"
+    assert [said in str(one.message) for one in warned] == [True] * (function == "gelu_new")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("nanogpt", "gpt2"), ("litgpt", "llama"), ("transformer_lens", "gpt2")])
+def test_what_came_without_its_format_or_from_a_key_too_far_out_says_so(kind, name):
+    model = loud(name, sizes(name, kind))
+    table, settings = settings_in(format_named(kind), architecture(name), model.config)
+    made = tensors_as(table, model.config, dict(model.named_parameters(remove_duplicate=False)))
+    held = {key: one.make() for key, one in made.items()}
+    with pytest.raises(ConfigError) as error:
+        archport.from_state_dict(settings, held)
+    title = format_named(kind).title
+    assert f'this is {title}\'s format: archport.from_state_dict(config, state_dict, format="{kind}")' in str(
+        error.value
+    )
+    assert "config.json" not in str(error.value)
+    with pytest.raises(CheckpointError, match="tensors that have values: pass what lies under 'model'"):
+        archport.from_state_dict(settings, {"model": held, "step": 3}, format=kind)
+
+
+def test_no_message_names_a_config_json_that_is_not_there(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    held["model"]["transformer.ln_f.weight"] = held["model"]["transformer.ln_f.weight"].half()
+    held["model"].pop("transformer.wte.weight")
+    torch.save(held, path)
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.load(path)
+    assert len(warned) == 2
+    assert not any("config.json" in str(one.message) for one in warned)
+    torch.save({**held, "hf_config": {"model_type": "gpt2", "torch_dtype": "int8"}}, path)
+    assert "config.json" not in refused(path)
+
+
 def test_an_activation_that_nanogpt_has_not_is_said_and_kept(tmp_path):
     model = loud("gpt2", sizes("gpt2", "nanogpt") | {"activation": "gelu_tanh"})
     with pytest.warns(AsideWarning, match="activation is 'gelu_tanh' in this model, and 'gelu' in nanoGPT"):
@@ -192,16 +234,79 @@ def test_files_of_any_two_formats_are_compared_number_by_number(tmp_path):
 
 
 def test_build_understands_nanogpt_s_five_fields_and_transformers_and_names_others():
-    five = {name: value for name, value in ARGS.items() if name != "dropout"}
-    hf = {"n_positions": 29, **{name: value for name, value in five.items() if name != "block_size"}}
+    hf = {"n_positions": 29, **FOUR}
     ours = {"context": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24}
-    configs = [archport.build("gpt2", values, device="meta").config for values in (five, ARGS, hf, ours)]
+    configs = [archport.build("gpt2", values, device="meta").config for values in (FIVE, ARGS, hf, ours)]
     assert {(c.context, c.vocab_size, c.layers, c.heads, c.width) for c in configs} == {(29, 71, 2, 3, 24)}
     assert [config.activation for config in configs] == ["gelu", "gelu", "gelu_tanh", "gelu_tanh"]
-    with pytest.raises(ConfigError, match="block_size: no such field: it is nanoGPT's name for context"):
-        archport.build("gpt2", {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24})
-    with pytest.raises(ConfigError, match="bias: found False, expected True: gpt2 has biases here"):
-        archport.build("gpt2", {**ARGS, "bias": False})
+
+
+FIVE = {name: value for name, value in ARGS.items() if name != "dropout"}
+FOUR = {name: value for name, value in FIVE.items() if name != "block_size"}
+IN_NO_LIBRARY_S_NAMES: dict[str, tuple[str, dict[Any, Any], str]] = {
+    "ours with one of nanoGPT": (
+        "gpt2",
+        {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "two contexts": ("gpt2", FIVE | {"n_positions": 64}, "block_size: no such field: it is nanoGPT's name for context"),
+    "two of one length": ("gpt2", FIVE | {"n_positions": 29}, "block_size: no such field: it is nanoGPT's name"),
+    "transformers' activation": (
+        "gpt2",
+        FIVE | {"activation_function": "gelu"},
+        "block_size: no such field: it is nano",
+    ),
+    "one of ours": ("gpt2", FIVE | {"context": 29}, "context: no such field: nanoGPT calls it block_size"),
+    "one of ours in transformers'": (
+        "gpt2",
+        FOUR | {"n_positions": 29, "tied": False},
+        "tied: no such field: it is arch",
+    ),
+    "an odd one": ("gpt2", FIVE | {"foo": 1}, "gpt2, in the names of nanoGPT: foo: no such field"),
+    "a misspelt one": ("gpt2", FIVE | {"n_heads": 3}, "n_heads: no such field"),
+    "no context": ("gpt2", FOUR | {"blocksize": 29}, "blocksize: no such field; nearest: block_size"),
+    "a model_type": (
+        "gpt2",
+        FIVE | {"model_type": "gpt2"},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "for a Llama": ("llama", FIVE, "llama, in the names of litgpt: padded_vocab_size: missing, it gives vocab_size"),
+    "biases perhaps": ("gpt2", FIVE | {"bias": "no"}, "bias: found 'no', expected True or False"),
+    "no name": ("gpt2", FIVE | {3: 1}, "3: no name of a field, expected text"),
+    "what nobody wrote": (
+        "llama",
+        {"padded_vocab_size": 71, **FIVE},
+        "mlp_class_name: missing, and litgpt's default does not fit: found 'GptNeoxMLP', archport builds 'LLaMAMLP'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_NO_LIBRARY_S_NAMES)
+def test_a_config_in_the_names_of_no_library_says_which_one_is_wrong(case):
+    name, values, message = IN_NO_LIBRARY_S_NAMES[case]
+    with pytest.raises(ConfigError) as error:
+        archport.build(name, values, device="meta")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in of_each() if pair[0] == "litgpt" or pair[1] == "gpt2"])
+def test_build_takes_what_a_format_writes(kind, name):
+    config = architecture(name).config_class(**sizes(name, kind))
+    settings = next(
+        settings_of(table, config, kind) for table in formats()[kind].tables_of(name) if _writable(table, config)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built = archport.build(name, settings, device="meta").config
+    assert settings_in(format_named(kind), architecture(name), built)[1] == settings
+
+
+def test_nanogpt_s_args_without_biases_build_what_such_a_file_loads_as(tmp_path):
+    nano(tmp_path / "ckpt.pt", bias=False)
+    with pytest.warns(AsideWarning, match="bias: found False, but gpt2 has biases here: they are zeros at first"):
+        model = archport.build("gpt2", {**ARGS, "bias": False})
+    assert model.config == archport.load(tmp_path / "ckpt.pt").config
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith(".bias"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])

@@ -47,6 +47,7 @@ def test_a_strange_decoder_is_the_reference(strange, dtype, lines):  # noqa: F81
         assert len(report.checks) == lines
 
 
+@pytest.mark.families
 def test_what_the_catalogue_can_say_of_a_strange_decoder(strange):  # noqa: F811
     table = kill.kill_table(strange)
     for one in table.kills:

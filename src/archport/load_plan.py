@@ -11,7 +11,7 @@ from .dtypes import chosen, several
 from .errors import ConfigError, MappingError, UnsupportedError
 from .files.checkpoint import Checkpoint
 from .files.values import same_values
-from .formats import Reading, in_another_format, readings
+from .formats import Reading, in_another_format, in_another_library_s_names, readings
 from .recognising import recognised
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import config_notes, read_config, remote_code, require_language_model
@@ -90,9 +90,11 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     if checkpoint.format is not None:
         return _of_format(checkpoint, dtype, tied)
     if checkpoint.origin.hf.get("model_type") is None:
-        return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
-    origin, hf = checkpoint.origin, checkpoint.origin.hf
-    where = f"{origin.name}/config.json"
+        try:
+            return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
+        except ConfigError as error:
+            raise in_another_library_s_names(error, checkpoint) from None
+    hf, where = checkpoint.origin.hf, checkpoint.config_name
     try:
         arch = architecture(hf["model_type"])
     except UnsupportedError as error:
@@ -134,7 +136,9 @@ def _of_format(checkpoint: Checkpoint, dtype: torch.dtype | str, tied: bool | No
             except (ConfigError, MappingError) as error:
                 errors.append(error)
             else:
-                return replace(plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *plan.notes))
+                return replace(
+                    plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *reading.notes, *plan.notes)
+                )
         else:
             errors.append(reading)
     raise min(errors, key=lambda error: (isinstance(error, ConfigError), len(error.faults)))
@@ -167,7 +171,7 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
             if plan.checkpoint.format is not None:  # which has no field for it
                 return replace(untied, settled=True)
-            said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
+            said = f"the config ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
             note = f"{plan.checkpoint.weights_name}: {said}"
             return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)

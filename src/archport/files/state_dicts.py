@@ -52,6 +52,12 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
     return tensors, tuple(notes), settings
 
 
+def wrapping(state: Any) -> str | None:
+    """The key that a whole state_dict lies under, in what a training library saves; None where there is none."""
+    given = state if isinstance(state, Mapping) else {}
+    return next((key for key in WRAPPERS if isinstance(given.get(key), Mapping) and _tensors(given[key])), None)
+
+
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 

@@ -22,9 +22,9 @@ from ..translate.pattern import TURNS
 from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
-from .running import CodeError, Forward
+from .running import CodeError, Forward, require_forward
 from .sources import plan_of, weights_of
-from .templates import Template, templates
+from .templates import NUMBER, Template, templates
 from .theirs import Theirs
 from .trial import APART, Trial, views
 from .ways import STANDARD, Sides, Way, parts, patterns
@@ -63,6 +63,7 @@ def find_rows(
 
     Raises: MappingError where a parameter of ours can be none of the module's, and whatever `load` raises.
     """
+    require_forward(forward)
     theirs = Theirs(module)
     how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
     access = HubAccess(token, cache_dir, endpoint)
@@ -70,11 +71,17 @@ def find_rows(
 
 
 def found(
-    theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True, bugs: Bugs | None = None
+    theirs: Theirs,
+    planned: LoadPlan,
+    forward: Forward | None,
+    *,
+    by_values: bool = True,
+    bugs: Bugs | None = None,
+    spare: bool = False,
 ) -> Rows:
     """The rows of a module like a planned checkpoint. Raises: MappingError."""
     weight = lru_cache(maxsize=KEPT_TENSORS)(weights_of(planned)) if by_values else None
-    return rows_like(theirs, planned.architecture, planned.config, forward, weight, bugs)
+    return rows_like(theirs, planned.architecture, planned.config, forward, weight, bugs, spare=spare)
 
 
 def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
@@ -96,8 +103,12 @@ def rows_like(
     forward: Forward | None,
     weights: Weights | None = None,
     bugs: Bugs | None = None,
+    *,
+    spare: bool = False,
 ) -> Rows:
     """The rows of a module like an architecture of these sizes; `weights` are those that it may hold.
+
+    It may have tensors to `spare`, which no row takes.
 
     Of a module that has other logits than ours by any rows, `bugs` makes models with which it may have them in common.
 
@@ -105,7 +116,7 @@ def rows_like(
     """
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
     all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours), _turn(arch, cfg)))
-    _require_ways(ours, mine, all_ways, theirs.name)
+    _require_ways(ours, mine, all_ways, theirs.name, cfg.layers)
     decided = False
     if weights is not None:
         by_values = _of_equal_values(all_ways, theirs, arch, cfg, weights)
@@ -114,8 +125,8 @@ def rows_like(
     search = _Search(narrowed(all_ways), theirs, arch, cfg, forward, bugs)
     chosen, unsettled = search.settled(decided=decided)
     rows = {name: cell for way in chosen for name, cell in way.rows.items()}
-    left = [f"{one.name} {one.shape}" for one in mine if not any(one.name in way.takes for way in chosen)]
-    if left:
+    taken = {name for way in chosen for name in way.takes}
+    if (left := [f"{one.name} {one.shape}" for one in mine if one.name not in taken]) and not spare:
         raise MappingError([f"{one}: no parameter of {arch.name} is like it" for one in left], theirs.name, NO_ROWS)
     in_order = {one.name: rows[one.name] for one in ours if one.name in rows}
     return Rows(compact(in_order), unsettled)
@@ -165,13 +176,28 @@ def _kinds(model: nn.Module) -> dict[str, str]:
     return kinds
 
 
-def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str) -> None:
+def _of_count(mine: Sequence[Template], layers: int) -> list[str]:
+    """A line where the module has blocks, but not as many as there are layers."""
+    numbers: dict[str, set[int]] = {}  # behind a beginning
+    for one in mine:
+        if number := NUMBER.search(one.name):
+            numbers.setdefault(one.name[: number.start()], set()).add(int(number[0]))
+    most = max(numbers, key=lambda name: sum(one.name.startswith(name) for one in mine), default="")
+    count = len(numbers.get(most, ()))
+    if not most or count == layers or numbers[most] != set(range(count)):
+        return []
+    return [f"{most.rstrip('._')}: found {count} block{'s' * (count > 1)}, expected {layers}"]
+
+
+def _require_ways(
+    ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str, layers: int
+) -> None:
     """Raises: MappingError with each part of ours that can be none of theirs."""
     made = {name for part in ways for way in part for name in way.rows}
     faults = [f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made]
     if faults:
         shapes = ", ".join(f"{one.name} {one.shape}" for one in mine)
-        raise MappingError([*faults, f"the module has {shapes}"], where, NO_ROWS)
+        raise MappingError([*_of_count(mine, layers), *faults, f"the module has {shapes}"], where, NO_ROWS)
 
 
 def _of_equal_values(
@@ -228,7 +254,8 @@ class _Search:
         """
         choice = next(assignments(self.ways), None)
         if choice is None:
-            raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
+            fault = f"no choice of its tensors makes all those of {self.arch.name}: is it to be like another model?"
+            raise MappingError([fault], self.theirs.name, NO_ROWS)
         if decided and all(len(part) == 1 for part in self.ways):
             return list(choice), []
         failed: CodeError | None = None

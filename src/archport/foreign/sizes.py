@@ -9,11 +9,11 @@ from ..translate.planning import nearest
 
 # Names in the style of nanoGPT, of Meta's code and of TransformerLens, by ours.
 OTHERS = {
-    "vocab_size": ("d_vocab", "padded_vocab_size"),
-    "context": ("block_size", "n_ctx", "max_seq_len", "seq_len"),
-    "width": ("n_embd", "dim", "d_model", "embed_dim"),
-    "layers": ("n_layer", "n_layers", "num_layers"),
-    "heads": ("n_head", "n_heads", "num_heads"),
+    "vocab_size": ("d_vocab", "padded_vocab_size", "n_vocab", "vocab"),
+    "context": ("block_size", "n_ctx", "max_seq_len", "seq_len", "ctx_len", "context_length", "n_positions"),
+    "width": ("n_embd", "dim", "d_model", "embed_dim", "hidden_size"),
+    "layers": ("n_layer", "n_layers", "num_layers", "depth", "num_hidden_layers"),
+    "heads": ("n_head", "n_heads", "num_heads", "num_attention_heads"),
     "kv_heads": ("n_kv_heads", "n_kv_head", "num_kv_heads", "n_query_groups"),
     "head_width": ("head_dim", "d_head", "head_size"),
     "mlp_width": ("hidden_dim", "d_mlp", "n_inner", "d_ff"),

@@ -62,7 +62,7 @@ def verify_by_name(
     chosen = rows if rows is not None else found(Theirs(module), planned, forward, bugs=with_bugs)
     held = holds(Theirs(module), planned, chosen)
     if not held:
-        fill(module, source, chosen, **options)
+        fill(module, source, dict(chosen), **options)
     report = verify(module, source, rows=chosen, **how, **options)
     return _with_doubts(report if held else replace(report, not_run=(*report.not_run, LOADING)), chosen)
 
@@ -71,7 +71,7 @@ def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | N
     """Against a tiny loud model, at the sizes of the tests; those that its code never asks for are in the verdict."""
     one = tiny(name, arch, how["forward"], rows, with_bugs)
     reference = references.loud(arch, _given(one.config), how["against"])
-    fill(one.module, reference, one.rows)
+    fill(one.module, reference, dict(one.rows))
     report = verify(one.module.eval(), reference, rows=one.rows, **how)
     own = {field: getattr(one.config, field) for field in one.fixed}
     where = tuple(f"{field} is {value}" for field, value in own.items() if value is not None)

@@ -16,7 +16,7 @@ from .boundaries import is_sum_or_multiple
 from .compare import Comparison
 from .diagnose import Diagnosis
 from .exchanges import OURS, Repair, in_layer, layer_number, of_class, part_at, repairs_at
-from .locate import DECODER, LOOSE, Finding, Trace, findings, relative_error
+from .locate import DECODER, LOOSE, Finding, Trace, findings, holds, relative_error
 from .running import RaisedError, run
 
 STEPS = 4  # kinds of parts to exchange, each in as many layers as need it
@@ -135,14 +135,10 @@ def _sites(model: Decoder, site: str, wrong: Sequence[Finding]) -> list[list[str
     same = {layer_number(one.module) for one in wrong if (in_layer(one.module, layer), *one.at[1:]) == first.at}
     near = [name for name in parts if _in_any(name) == _in_any(site) and layer_number(name) in same]
     places = {one.place for one in wrong}
-    alike = [name for name in parts if any(_holds(name, place) or _holds(place, name) for place in places)]
+    alike = [name for name in parts if any(holds(name, place) or holds(place, name) for place in places)]
     return [near or [site], [name for name in alike if type(parts[name]) is kind]]
 
 
 def _in_any(module: str) -> str:
     """The same module in any layer, and of any of several alike."""
     return re.sub(r"\.\d+(?=\.|$)", ".{n}", module)
-
-
-def _holds(holder: str, module: str) -> bool:
-    return f"{module}.".startswith(f"{holder}.")

@@ -54,7 +54,7 @@ class Report:
     @property
     def remarks(self) -> list[str]:
         """Lines beside the verdict: where and what is wrong, and what was not looked at."""
-        found = [self.fault.words] if self.fault else []
+        found = [self.fault.words] if self.fault and self.fault.words not in self.problems else []
         left_out = {"never varied": self.never_varied, "not run": self.not_run}
         return [*found, *self.notes, *(f"{what}: {', '.join(names)}" for what, names in left_out.items() if names)]
 

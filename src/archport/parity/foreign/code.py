@@ -19,7 +19,7 @@ from ..locate import EPS, relative_error
 from ..outputs import logits
 from ..running import RaisedError
 from . import wording
-from .locating import TIGHT, TIMES, Finding, compared, limits, loosened, traced
+from .locating import TIGHT, TIMES, Finding, compared, drawn_as_theirs, limits, loosened, traced
 from .naming import Named, explained, planted
 from .passes import Passes, named, nudged, widened
 from .tapping import Trace
@@ -206,6 +206,12 @@ class Code:
         with torch.no_grad(), nudged(self.theirs.module) as has_constants:
             if has_constants:
                 allowed = loosened(allowed, trace, self._trace(looked_at, ids)[1])
+
+        def seen(trace: Trace) -> list[Finding]:
+            with mode():
+                return compared(self.port, trace, ids, allowed)
+
+        trace = drawn_as_theirs(trace, seen(trace), seen)
 
         def compare(model: Decoder, may_differ: Collection[tuple[str, str]] | None = None) -> list[Finding]:
             with mode():
