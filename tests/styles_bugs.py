@@ -165,6 +165,13 @@ BUGS = (
          "layers.0.attention_norm"),
     _bug("RMS norm", "gpt2_einsum", "        residual = residual - residual.mean(dim=-1, keepdim=True)\n", "", "blocks.0.ln1"),
     _bug("norm without bias", "gpt2_inline", " * g + b", " * g", "stack_0"),
+    # another boundary, which is no bug
+    _bug("norm weights from zero", "gemma_outside", "1 + self.weight", "self.weight", "layers.0.norm_1"),
+    _bug(ERF, "gemma_outside", ', approximate="tanh"', "", "layers.0.mlp"),
+    _bug("embedding not scaled", "gemma_outside", " * math.sqrt(self.tok.embedding_dim)", "", "tok | Gemma"),
+    # seen where raw matrices are used
+    _bug("norm eps 1e-12", "gpt2_einsum", "+ self.eps", "+ 1e-12", "blocks.0.ln1"),
+    _bug("rotary inverted", "gemma_outside", "torch.cat((-two, one), dim=-1)", "torch.cat((two, -one), dim=-1)", "layers.0.att"),
     # layers
     _bug("last block dropped", "gpt2_nano", "for block in self.transformer.h:", "for block in self.transformer.h[:-1]:", "GPT"),
 )  # fmt: skip

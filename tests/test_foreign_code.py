@@ -2,6 +2,7 @@
 """verify of a person's own module: a right one is never called wrong, a bug in its code is placed and named."""
 
 import copy
+import re
 import threading
 from dataclasses import replace
 from functools import cache
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import archport
 from archport.errors import MappingError, SourceError
+from archport.parity.foreign.tapping import Taps
 
 from .styles import STYLES, Style, changed
 from .styles_bugs import BUGS, Bug
@@ -154,6 +156,9 @@ def _inner(cell):
     return f"inner.{cell}" if isinstance(cell, str) else replace(cell, keys=tuple(f"inner.{key}" for key in cell.keys))
 
 
+INNER = {ours: _inner(cell) for ours, cell in STYLES["gpt2_nano"].rows.items()}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_module_in_another_dtype_is_held_to_its_own(dtype):
     style = STYLES["gpt2_inline"]
@@ -242,6 +247,7 @@ UNNAMED = {
     "a constant": ("gpt2_conv1d", "0.7978845608028654", "0.79788", "h.0"),
     "a factor": ("gpt2_nano", "att = F.softmax(att, dim=-1)", "att = F.softmax(att * 1.001, dim=-1)", "transformer.h.0.attn"),
     "the base": ("llama_separate", "args.head_dim, args.rope_theta", "args.head_dim, args.rope_theta * 1.0001", "layers.0.attention"),
+    "heads in another order": ("gpt2_einsum", "z, self.W_O)", "z, self.W_O.flip(0))", "blocks.0"),
     "where eps is": ("llama_fused", " + self.eps).sqrt()", ").sqrt() + self.eps", "blocks.0.norm_1"),
 }  # fmt: skip
 
@@ -258,6 +264,34 @@ def test_what_no_fault_explains_is_noticed_and_placed(what):
     assert "no known fault explains it" in report.fault.words
 
 
+def test_a_scale_outside_the_embedding_is_not_blamed_for_what_is_wrong_with_it():
+    style = changed(STYLES["gemma_outside"], "math.sqrt(self.tok.embedding_dim)", "5.6875")
+    words = verified(style).fault.words
+    assert words.startswith("tok: what layers.0 is fed (24, ")
+    assert re.search(r"it is [01]\.\d+ times what it should be", words)
+
+
+def test_logits_that_are_a_multiple_are_told():
+    report = verified(changed(STYLES["gemma_outside"], "self.tok.weight.T", "self.tok.weight.T * 0.5"))
+    assert report.fault.place == "Gemma"
+    assert "it is 0.5 times what it should be" in report.fault.words
+
+
+@pytest.mark.parametrize("seq", [24, 7])
+def test_raw_matrices_are_seen_where_the_stream_has_their_shape(seq):
+    heads, width, size = 3, 24, 8
+    weight, positions = nn.Parameter(torch.randn(heads, width, size)), nn.Parameter(torch.randn(1, width, width))
+    shapes = {"embed.positions.weight": (width, width), "blocks.0.attn.qkv.weight": (heads * size, width)}
+    at = torch.arange(2 * width**2, dtype=torch.float64).view(2, width, width)
+    places = {id(positions): at[:1], id(weight): at[1].view(heads, size, width).mT}
+    with torch.no_grad(), Taps(places, shapes, seq) as taps:
+        stream = torch.randn(1, seq, width) + positions[:, :seq]
+        made = torch.einsum("btw,hwd->bhtd", stream, weight)
+    trace = taps.trace()
+    assert torch.equal(trace.inputs["blocks.0.attn.qkv"], stream[0])
+    torch.testing.assert_close(trace.outputs["blocks.0.attn.qkv"], made[0].transpose(0, 1).flatten(1))
+
+
 def test_a_tensor_that_gets_no_gradient_is_told():
     style = changed(STYLES["llama_separate"], "F.silu(self.w1(x)) *", "F.silu(self.w1(x).detach()) *")
     report = verified(style)
@@ -271,6 +305,7 @@ def test_code_that_raises_makes_a_report_that_says_where():
     assert not report.ok
     assert report.fault.place == "transformer.h.0.attn"
     [problem] = report.problems
+    assert report.fault.words == f"{problem}, so nothing after it was run"
     assert problem.startswith("transformer.h.0.attn (gpt2_nano.py, line 49) raises RuntimeError: ")
     assert "\n" not in problem
 
@@ -280,6 +315,69 @@ def test_dropout_that_stays_on_is_said():
     assert not report.ok
     assert report.fault.place.startswith("transformer.h.0.attn")
     assert "makes other numbers in each run" in report.fault.words
+
+
+ROUNDS = {
+    "autocast": ("att = F.softmax(att, dim=-1)", "att = F.softmax(att, dim=-1)\n        with torch.autocast('cpu', torch.bfloat16):\n            v = (att @ v).to(v.dtype)\n        att = torch.eye(T).to(v)", "transformer.h.0.attn"),
+    "half of float32": ("x = self.transformer.ln_f(x)", "x = self.transformer.ln_f(x.half().float() if x.dtype == torch.float32 else x)", "transformer.ln_f"),
+    "overflow": ("x = self.transformer.ln_f(x)", "x = self.transformer.ln_f(x * 1e38 * 1e38 / 1e38 / 1e38)", "transformer.ln_f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ROUNDS)
+def test_what_only_its_own_dtype_rounds_is_noticed(what):
+    old, new, place = ROUNDS[what]
+    report = verified(changed(STYLES["gpt2_nano"], old, new))
+    assert [check.name for check in report.checks if not check.ok] == ["rounding"]
+    assert report.fault.words.startswith(f"{report.fault.place}: in float32 it is ")
+    assert report.fault.place in (place, place.rpartition(".")[0])
+
+
+def test_another_dtype_than_asked_for_is_said():
+    style = STYLES["gpt2_inline"]
+    module = style.made(reference(style.variant)).bfloat16()
+    archport.fill(module, reference(style.variant), style.rows)
+    report = verified(style, module)
+    assert not report.ok
+    assert report.fault.words.endswith("dtype='bfloat16' allows what bfloat16 rounds")
+    assert verified(style, module, dtype="bfloat16").ok
+
+
+def test_which_positions_were_compared_is_said():
+    style = STYLES["gpt2_nano"]
+    report = verified(style, OfLastToken(filled(style), style.forward), rows=INNER, forward=None)
+    assert "logits of tokens before the last, which it does not give" in report.not_run
+    assert not any("before the last" in line for line in verified(style).not_run)
+
+
+REFUSES = {
+    "few tokens": "ids.shape[1] <= 16",
+    "one row": "len(ids) == 1",
+}
+
+
+@pytest.mark.parametrize("what", REFUSES)
+def test_ids_that_are_refused_are_cut_and_said(what):
+    class Refuses(Wrapped):
+        def forward(self, ids):
+            assert eval(REFUSES[what]), "no"
+            return super().forward(ids)
+
+    style = STYLES["gpt2_nano"]
+    report = verified(style, Refuses(filled(style), style.forward), rows=INNER, forward=None)
+    assert report.ok, str(report)
+    assert any(line.startswith("random ids: ") and "; it was given (" in line for line in report.not_run)
+
+
+def test_logits_of_another_shape_for_some_ids_make_a_report():
+    class Cuts(Wrapped):
+        def forward(self, ids):
+            return super().forward(ids)[:1] if ids.shape[1] == 32 else super().forward(ids)
+
+    style = STYLES["gpt2_nano"]
+    report = verified(style, Cuts(filled(style), style.forward), rows=INNER, forward=None)
+    assert not report.ok
+    assert report.fault.words.startswith("for ids (2, 32), Cuts: gives back (1, 32, ")
 
 
 # --- weights ---

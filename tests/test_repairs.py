@@ -195,7 +195,24 @@ def slots(change):
     return changed
 
 
+def one_rounded(path):
+    def change(port):
+        weight = port.get_parameter(path)
+        weight.data = weight.data.bfloat16().to(weight.dtype)
+
+    return change
+
+
+def matrices_rounded(port):
+    for parameter in port.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.half().to(parameter.dtype)
+
+
 WEIGHTS = {
+    "weight": (one_rounded("blocks.1.mlp.up.weight"), "blocks.1.mlp.up: a weight was rounded through bfloat16"),
+    "bias": (one_rounded("blocks.1.attn.qkv.bias"), "blocks.1.attn.qkv: a weight was rounded through bfloat16"),
+    "matrices": (matrices_rounded, "all weights were rounded through float16"),
     "bfloat16": (rounded(torch.bfloat16), "all weights were rounded through bfloat16"),
     "float16": (rounded(torch.float16), "all weights were rounded through float16"),
     "reverse": (ordered(2, 1, 0), "the blocks are in the order 2, 1, 0"),

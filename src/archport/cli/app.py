@@ -22,8 +22,8 @@ app = Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Source = Annotated[str, Argument(help="a folder, a file of weights or a Hub id", metavar="SOURCE")]
 MaybeSource = Annotated[
@@ -94,7 +94,7 @@ def print_table(
     `headings` are for columns that are not headed by their name.
     """
     seen = sys.stdout.isatty()  # a pipe has no width, whatever the environment says of a terminal around it
-    console = Console(highlight=False, markup=False, force_terminal=seen)
+    console = Console(highlight=False, markup=False, emoji=False, force_terminal=seen)
     for kept in range(len(spare), -1, -1):
         gone = [name for name in rows[0] if name in spare[kept:]]
         table = Table(box=None, pad_edge=False)

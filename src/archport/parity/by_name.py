@@ -22,6 +22,7 @@ from ..keywords import strict_keywords
 from ..registry import Architecture, architecture
 from ..translate.table import Cell
 from . import references
+from .foreign.bugs import with_bugs
 from .report import Report
 from .verifying import verify
 
@@ -58,23 +59,26 @@ def verify_by_name(
     if like is not None and architecture(like).name != arch.name:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
     module = made(name, Sizes(arch, planned.config)).eval()
-    chosen = rows if rows is not None else found(Theirs(module), planned, forward)
+    chosen = rows if rows is not None else found(Theirs(module), planned, forward, bugs=with_bugs)
     held = holds(Theirs(module), planned, chosen)
     if not held:
-        fill(module, source, chosen, **options)
+        fill(module, source, dict(chosen), **options)
     report = verify(module, source, rows=chosen, **how, **options)
     return _with_doubts(report if held else replace(report, not_run=(*report.not_run, LOADING)), chosen)
 
 
 def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | None, how: dict[str, Any]) -> Report:
-    """Against a tiny loud model, at the sizes of the tests or, where only these are right, at plain ones."""
-    config, module, found_rows = tiny(name, arch, how["forward"], rows)
-    sizes = _given(config)
-    reference = references.loud(arch, sizes, how["against"])
-    fill(module, reference, found_rows)
-    report = verify(module.eval(), reference, rows=found_rows, **how)
-    unread = tuple(field for field in arch.sizes if field not in sizes or sizes[field] != arch.sizes[field])
-    return _with_doubts(replace(report, never_varied=unread), found_rows)
+    """Against a tiny loud model, at the sizes of the tests; those that its code never asks for are in the verdict."""
+    one = tiny(name, arch, how["forward"], rows, with_bugs)
+    reference = references.loud(arch, _given(one.config), how["against"])
+    fill(one.module, reference, dict(one.rows))
+    report = verify(one.module.eval(), reference, rows=one.rows, **how)
+    own = {field: getattr(one.config, field) for field in one.fixed}
+    where = tuple(f"{field} is {value}" for field, value in own.items() if value is not None)
+    if one.refused:
+        refused = f"at the sizes that it asks for it has no rows, these lines are of plainer ones: {one.refused}"
+        report = replace(report, problems=(*report.problems, refused))
+    return _with_doubts(replace(report, never_varied=one.fixed, where=where), one.rows)
 
 
 def _with_doubts(report: Report, rows: Mapping[str, Cell]) -> Report:

@@ -1,31 +1,35 @@
 """Is the code the same? A person's module in float64 against our port of its own weights, as a whole, then by parts."""
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ...config import dtype_name
 from ...foreign.running import Forward, tensors_in
 from ...layers import Decoder
 from ...observing import hooked
-from ..budget import Check
+from ..budget import Check, by_severity
 from ..diagnose import Diagnosis
 from ..locate import EPS, relative_error
 from ..outputs import logits
 from ..running import RaisedError
 from . import wording
-from .locating import TIGHT, TIMES, Finding, compared, limits, loosened, traced
+from .locating import TIGHT, TIMES, Finding, compared, drawn_as_theirs, limits, loosened, traced
 from .naming import Named, explained, planted
 from .passes import Passes, named, nudged, widened
 from .tapping import Trace
 from .weights import Weights
 
+Rounds = Callable[[Tensor], float]
 Mode = Callable[[], AbstractContextManager[None]]
 MODES: tuple[Mode, ...] = (nullcontext, widened)
 SHORT = 24  # tokens that are looked at part by part
+FEW = 8  # tokens, for a module that takes no more
 SMALL, SMOOTH = 1e-13, 1e-9  # a change of a weight, relative, and what logits change by where nothing rounds
 NOTE = "float64, against archport's port of your weights"
 
@@ -40,6 +44,7 @@ class Line:
     mode: Mode
     own: float  # what their own dtype rounds
     theirs: Tensor
+    ids: Tensor
 
     @property
     def check(self) -> Check:
@@ -55,6 +60,8 @@ class Code:
         self.weights, self.port, self.ids = weights, weights.port, ids
         self.theirs = Passes(module, forward, vocab, dtype=torch.float64, device=self.port.device)
         self.own = Passes(module, forward, vocab, device=self.port.device)
+        kinds = {one.dtype for one in self.own.module.parameters() if one.is_floating_point()}
+        self.dtype = max(kinds, key=lambda dtype: torch.finfo(dtype).eps)
         self.not_run: list[str] = []
 
     @torch.no_grad()
@@ -63,16 +70,28 @@ class Code:
         refused: list[RaisedError] = []
         ran = False
         for name, ids in self.ids.items():
-            try:
-                yield self._line(name, ids)
-                ran = True
-            except RaisedError as error:
-                if not isinstance(error.__cause__, AssertionError):
-                    raise
-                refused.append(error)
-                self.not_run.append(f"{name}: {error}")
+            line = self._taken(name, ids)
+            if isinstance(line, RaisedError):
+                refused.append(line)
+                tried = (self._taken(name, part) for part in (ids[:1], ids[:, :FEW], ids[:1, :FEW]))
+                part = next((one for one in tried if isinstance(one, Line)), None)
+                self.not_run.append(f"{name}: {line}" + (f"; it was given {tuple(part.ids.shape)}" if part else ""))
+                if part is None:
+                    continue
+                line = part
+            yield line
+            ran = True
         if not ran:
             raise refused[0]
+
+    def _taken(self, name: str, ids: Tensor) -> Line | RaisedError:
+        """A line, or what its code asserts of ids. Raises: RaisedError for all else."""
+        try:
+            return self._line(name, ids)
+        except RaisedError as error:
+            if not isinstance(error.__cause__, AssertionError):
+                raise
+            return error
 
     def _line(self, name: str, ids: Tensor) -> Line:
         rounded = self.own.run(ids)
@@ -89,7 +108,7 @@ class Code:
                 continue
             error = relative_error(theirs, (exact if mode is nullcontext else ours)[:, -theirs.shape[1] :])
             own = relative_error(rounded, theirs)
-            tried.append(Line(name, error, limit, mode, own, theirs))
+            tried.append(Line(name, error, limit, mode, own, theirs, ids))
             if error <= limit:
                 break
         best = min(tried, key=lambda line: line.error, default=None)
@@ -118,13 +137,12 @@ class Code:
         """For a module that does not run in float64: beside what its own dtype makes of ours."""
         rounding = relative_error(logits(copy.deepcopy(self.port).to(theirs.dtype), ids), exact)
         error = relative_error(theirs, exact[:, -theirs.shape[1] :])
-        return Line(name, error, TIMES * max(EPS, rounding), nullcontext, error, theirs)
+        return Line(name, error, TIMES * max(EPS, rounding), nullcontext, error, theirs, ids)
 
     @torch.no_grad()
-    def unsteady(self) -> str | None:
+    def unsteady(self, ids: Tensor) -> str | None:
         """The first of their modules that makes other numbers in the next run of the same, if there is one."""
-        ids = next(iter(self.ids.values()))
-        (given, made), (given_again, made_again) = self._ran(ids), self._ran(ids)
+        (given, made), (given_again, made_again) = self._ran(self.own, ids), self._ran(self.own, ids)
         for name, result in made.items():
             if not _equal(given[name], given_again.get(name, [])):
                 return name.rpartition(".")[0]
@@ -132,7 +150,7 @@ class Code:
                 return name
         return None
 
-    def _ran(self, ids: Tensor) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    def _ran(self, passes: Passes, ids: Tensor) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
         """What each of their modules is given and makes, in the order in which they are done."""
         given: dict[str, list[Tensor]] = {"": []}
         made: dict[str, list[Tensor]] = {}
@@ -143,9 +161,34 @@ class Code:
         def after(name: str, _: nn.Module, __: object, ___: object, result: object) -> None:
             made[name] = [one.clone() for one in tensors_in(result)]
 
-        with hooked(named(self.own.module), before=before, after=after):
-            made[""] = [self.own.run(ids)]
+        with hooked(named(passes.module), before=before, after=after):
+            made[""] = [passes.run(ids)]
         return given, made
+
+    def rounding(self, lines: Sequence[Line], reference: Rounds) -> Check:
+        """How far they are from their float64 selves in the dtype that they are in, relative, for the worst of lines.
+
+        `reference` says how far off another module of that dtype is, on some ids.
+        """
+        checks = []
+        for line in lines:
+            theirs = reference(line.ids)
+            limit = TIMES * (theirs + torch.finfo(self.dtype).eps)
+            note = f"{dtype_name(self.dtype)}, against your float64"
+            checks.append(Check("rounding", line.own, theirs, limit, line.on, note))
+        return max(checks, key=by_severity)
+
+    @torch.no_grad()
+    def rounds_in(self, line: Line, limit: float) -> str:
+        """The first of their modules that makes other numbers in their own dtype than in float64, "" for the whole."""
+        with line.mode():
+            exact = self._ran(self.theirs, line.ids)
+        (given, made), (given_exactly, made_exactly) = self._ran(self.own, line.ids), exact
+        for name, ones in made.items():
+            if not _error(ones, made_exactly.get(name, [])) <= limit:
+                is_given_right = _error(given[name], given_exactly.get(name, [])) <= limit
+                return name if is_given_right else name.rpartition(".")[0]
+        return ""
 
     def cause(self, line: Line, places: wording.Places, against: str) -> Diagnosis:
         """Where the code differs and, if a known fault explains all of it, which that is. Raises: RaisedError."""
@@ -163,6 +206,12 @@ class Code:
         with torch.no_grad(), nudged(self.theirs.module) as has_constants:
             if has_constants:
                 allowed = loosened(allowed, trace, self._trace(looked_at, ids)[1])
+
+        def seen(trace: Trace) -> list[Finding]:
+            with mode():
+                return compared(self.port, trace, ids, allowed)
+
+        trace = drawn_as_theirs(trace, seen(trace), seen)
 
         def compare(model: Decoder, may_differ: Collection[tuple[str, str]] | None = None) -> list[Finding]:
             with mode():
@@ -183,7 +232,7 @@ class Code:
         model = self.port
         for one in found:
             model = planted(model, one)
-        ours = [self._ours(mode, self.ids[line.on], model)[:, -line.theirs.shape[1] :] for mode in MODES]
+        ours = [self._ours(mode, line.ids, model)[:, -line.theirs.shape[1] :] for mode in MODES]
         limit = max(line.limit, TIMES * relative_error(*ours))
         return relative_error(line.theirs, ours[MODES.index(line.mode)]) <= limit
 
@@ -197,8 +246,7 @@ class Code:
 
     def _row(self, line: Line) -> Tensor | None:
         """One row of ids on which they differ, short if that is enough; None where each row alone agrees."""
-        ids = self.ids[line.on]
-        rows = ids.split(1)
+        rows = line.ids.split(1)
         for row in (*(row[:, :SHORT] for row in rows), *(row for row in rows if row.shape[-1] > SHORT)):
             with line.mode():
                 error = relative_error(theirs := self.theirs.run(row), logits(self.port, row)[:, -theirs.shape[1] :])
@@ -210,6 +258,12 @@ class Code:
 def _is_seen(name: str) -> bool:
     """Whether a module is looked at as a whole: a norm of the stream, or a block."""
     return name.rpartition(".")[2].startswith("norm") or name.count(".") == 1
+
+
+def _error(some: list[Tensor], others: list[Tensor]) -> float:
+    """How far apart two lists of tensors are; a NaN is infinitely far."""
+    errors = [relative_error(one, other) for one, other in zip(some, others, strict=False)]
+    return max((float("inf") if math.isnan(error) else error for error in errors), default=0.0)
 
 
 def _equal(some: list[Tensor], others: list[Tensor]) -> bool:

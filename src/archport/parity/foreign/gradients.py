@@ -18,7 +18,7 @@ def gradients(code: Code, line: Line) -> Check | None:
 
     Raises: RaisedError where the backward pass raises.
     """
-    ids = code.ids[line.on][:1]
+    ids = line.ids[:1]
     for one in (*code.port.modules(), *code.theirs.module.modules()):
         if isinstance(one, nn.Embedding):
             one.padding_idx = None  # which is not trained, and theirs need not know, or may

@@ -1,6 +1,6 @@
 """Where do a person's module and our port of its weights part? Ours is fed what theirs was, part by part."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -20,13 +20,15 @@ from .weights import Weights, places
 
 TIGHT = 1e-10  # relative, in float64: sums in any order agree to it
 TIMES = 8  # what rotary tables in float32 make of ours, theirs may be off by as a multiple
+BY_FAR = 10  # times
 
 
 @dataclass(frozen=True)
 class Finding:
     """A part of ours that was fed what theirs was, and how far it is from theirs: `side` input or output.
 
-    `suspects` are our parts, the likeliest first, one of which is to blame if it differs.
+    `suspects` are our parts, the likeliest first, one of which is to blame if it differs. `factor` is what theirs is of
+    ours, where it is that everywhere.
     """
 
     module: str
@@ -35,6 +37,7 @@ class Finding:
     error: float
     limit: float
     suspects: tuple[str, ...]
+    factor: float | None = None
 
     @property
     def differs(self) -> bool:
@@ -84,9 +87,9 @@ def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tens
                 made.setdefault(ours, given.reshape(seq, -1).clone())
 
     with hooked(named(theirs.module), before=enter, after=leave), taps:
-        theirs.run(ids)
-    seen = taps.trace()
-    return _joined(seen, taken, made)
+        made_of_all = theirs.run(ids)[0]
+    seen = _joined(taps.trace(), taken, made)
+    return replace(seen, outputs={**seen.outputs, DECODER: made_of_all})
 
 
 def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> Trace:
@@ -125,10 +128,10 @@ def compared(
     done: set[tuple[str, str]] = set()  # a part that ours runs again is looked at once, as theirs was
 
     def compare(name: str, side: str, ours: Tensor, theirs: Tensor) -> None:
-        error = relative_error(ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours, theirs)
-        findings.append(
-            Finding(name, side, ours.clone(), error, limits.get((name, side), TIGHT), _suspects(name, side, trace))
-        )
+        ours = ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours
+        error, limit = relative_error(ours, theirs), limits.get((name, side), TIGHT)
+        factor = _factor(ours, theirs, limit) if error > limit else None
+        findings.append(Finding(name, side, ours.clone(), error, limit, _suspects(name, side, done), factor))
         if may_differ is not None and findings[-1].differs and findings[-1].at not in may_differ:
             raise Stop
 
@@ -141,8 +144,8 @@ def compared(
         ours, theirs = first_tensor(args or kwargs), given("input", name)
         if theirs is None or not isinstance(ours, Tensor) or not ours.is_floating_point() or (name, "input") in done:
             return None
-        done.add((name, "input"))
         compare(name, "input", ours, theirs)
+        done.add((name, "input"))
         put = in_place_of(ours, theirs[None])
         return (with_first_tensor(args, put), kwargs) if args else (args, with_first_tensor(kwargs, put))
 
@@ -150,16 +153,42 @@ def compared(
         ours, theirs = first_tensor(result), given("output", name)
         if theirs is None or not isinstance(ours, Tensor) or (name, "output") in done:
             return None
-        done.add((name, "output"))
         compare(name, "output", ours, theirs)
+        done.add((name, "output"))
         return with_first_tensor(result, in_place_of(ours, theirs[None]))
 
     inner = {one for maps in first.values() for one in maps}
     modules = {name: one for name, one in model.named_modules() if name and name not in inner}
     outer = {name: one for name, one in model.named_modules() if name in inner}
     with hooked(modules, before=before, after=after), hooked(outer, after=after):
-        run(model, ids)
+        result = run(model, ids)
+    theirs = trace.outputs[DECODER]
+    compare(DECODER, "output", result[0, -len(theirs) :], theirs)
     return findings
+
+
+def _factor(ours: Tensor, theirs: Tensor, limit: float) -> float | None:
+    """What theirs is of ours, if it is that everywhere."""
+    if ours.shape != theirs.shape:
+        return None
+    factor = (ours * theirs).sum() / ours.square().sum()
+    return factor.item() if relative_error(ours * factor, theirs) <= limit else None
+
+
+def drawn_as_theirs(trace: Trace, findings: list[Finding], compare: Callable[[Trace], list[Finding]]) -> Trace:
+    """The trace without what theirs makes inside another boundary than ours, as where it scales outside the embedding.
+
+    That is so where what comes next agrees if ours goes on, or comes nearer by far, and differs if theirs does.
+    """
+    differing = {one.at: one.error for one in findings if one.differs}
+    for one, following in pairwise(findings):
+        if one.side == "output" and {one.at, following.at} <= differing.keys():
+            less = replace(trace, outputs={name: made for name, made in trace.outputs.items() if name != one.module})
+            still = {other.at: other.error for other in compare(less) if other.differs}
+            nearer = still.get(following.at, 0.0) * BY_FAR < following.error
+            if nearer and still.keys() <= differing.keys() - {one.at}:
+                trace, differing = less, still
+    return trace
 
 
 def limits(one: list[Finding], other: list[Finding]) -> dict[tuple[str, str], float]:
@@ -189,16 +218,23 @@ def _first_maps(model: Decoder) -> dict[str, list[str]]:
     return first
 
 
-def _suspects(name: str, side: str, trace: Trace) -> tuple[str, ...]:
+def _suspects(name: str, side: str, done: Collection[tuple[str, str]]) -> tuple[str, ...]:
+    """What may be to blame, given what was compared before: all since then, so the block, if much of it was not."""
     path = name.split(".")
-    before = _before(name)
+    if name == DECODER:
+        return (DECODER,)
+    before, block = _before(name), ".".join(path[:2])
+    inside = any(one.startswith(f"{block}.") for one, _ in done)
     if side == "output":
-        known = name in trace.inputs or "norm" not in path[-1]
-        return (name,) if known else (name, *before)
-    if name.startswith("blocks."):
-        holder = ".".join(path[:-1])
-        return before if len(path) == 2 else (holder,) if len(path) > 3 else (holder, *before)
-    return before
+        if (name, "input") in done or "norm" not in path[-1]:
+            return (name,)
+        return (block, name, *before) if inside and path[0] == "blocks" else (name, *before)
+    if path[0] != "blocks" or len(path) == 2:
+        return before
+    holder = ".".join(path[:-1])
+    if len(path) > 3:
+        return (holder,) if (holder, "input") in done else (block, holder, *before)
+    return (holder, *before)
 
 
 def _before(name: str) -> tuple[str, ...]:

@@ -14,7 +14,16 @@ from ...observing import hooked
 from ..running import RaisedError
 
 WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+FEW = 3  # tokens
 ROUNDED = 2.0**-24  # relative, by float32
+
+
+class OtherShapeError(RaisedError):
+    """Logits of another shape than asked for, by a module that gives the right one for other ids."""
+
+    def __init__(self, where: str, ids: Tensor, error: CodeError) -> None:
+        Exception.__init__(self, f"for ids {tuple(ids.shape)}, {str(error).partition(': forward=')[0]}")
+        self.where = where
 
 
 class Passes:
@@ -42,11 +51,20 @@ class Passes:
             return logits_of(self.module, ids, self.vocab_size, self.forward)
         except CodeError as error:
             if not isinstance(error.__cause__, Exception):
+                if self._makes_logits(ids[:1, :FEW]):
+                    raise OtherShapeError(type(self.module).__name__, ids, error) from None
                 raise SourceError(str(error)) from None
             place = self._inside(ids)
             raised = RaisedError(f"{place} ({line_of(error.__cause__)})", error.__cause__)
             raised.where = place
             raise raised from error.__cause__
+
+    def _makes_logits(self, ids: Tensor) -> bool:
+        """Whether it does so for other ids, so that where they are found is not what is wrong."""
+        with suppress(CodeError), torch.no_grad():
+            logits_of(self.module, ids, self.vocab_size, self.forward)
+            return True
+        return False
 
     def _inside(self, ids: Tensor) -> str:
         """The innermost of its modules that runs when it raises."""

@@ -81,12 +81,14 @@ class Taps(TorchDispatchMode):
         elif name in PRODUCTS:
             self._multiplied(args[-2:], args[0] if len(args) > 2 else None, result)
         elif name in COPIES:
-            self.places[id(result)] = self.places[id(placed[0])]
+            at = self.places[id(placed[0])]
+            self.places[id(result)] = at.contiguous() if result.is_contiguous() else at  # as what views it expects
         elif name in MOVES and len(placed) == len(tensors):
             self._moved(func, args, kwargs, result)
         elif isinstance(result, Tensor):
             one = self.places[id(placed[0])]
-            if result.shape == one.shape:
+            others = [other.numel() for other in tensors if id(other) not in self.places]
+            if result.shape == one.shape and max(others, default=0) < one.numel():  # or it is a stream of that shape
                 self.places[id(result)] = one
             elif name.startswith(("mul", "add")):
                 self._met(one, [other for other in tensors if other is not placed[0]], result)

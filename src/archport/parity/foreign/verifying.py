@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...config import dtype_name
 from ...errors import SourceError
@@ -18,7 +19,8 @@ from ..catalogue import faults_for
 from ..compare import Comparison
 from ..counterparts import counterparts
 from ..diagnose import Diagnosis
-from ..outputs import logits
+from ..locate import relative_error
+from ..outputs import logits, with_parameters
 from ..report import Report
 from ..running import RaisedError
 from ..settings import not_finite
@@ -53,7 +55,8 @@ def verify_module(
     places = Places(weights, counterparts(weights.port, module, weights.table), whole)
     check, fault = _of_weights(weights, comparison.clean, places)
     checks = [check]
-    problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
+    tensors = ((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    problems = [one.words for one in not_finite(tensors)]
     if weights.untied:
         problems.append(own := f"{weights.untied}: in yours the head has weights of its own; {against} ties it")
         [untied] = [one for one in faults_for(against) if one.name == "head untied"]
@@ -62,9 +65,13 @@ def verify_module(
     code = Code(module, forward, weights, comparison.ids)
     not_run = ["train mode, in which it was handed over"] if module.training else []
     try:
-        place = code.unsteady()
         lines = list(code.lines())
+        place = code.unsteady(lines[0].ids)
         checks += [line.check for line in lines] + _of_both(lines, comparison)
+        rounding = _of_rounding(code, lines, comparison, place is None)
+        checks += [rounding] if rounding else []
+        if any(line.theirs.shape[1] < line.ids.shape[1] for line in lines):
+            not_run.append("logits of tokens before the last, which it does not give")
         off = [line for line in lines if not line.check.ok]
         if place is not None:
             problems.append(noise := f"{place or whole} {NOISE}")
@@ -77,10 +84,13 @@ def verify_module(
             last, why_not = _of_gradients(code, lines[0])
             checks += [last] if last else []
             not_run += [why_not] if why_not else []
+            if rounding and not rounding.ok:
+                fault = fault or _rounded(code, lines, rounding, whole)
             fault = fault or (_detached(last.part) if last and not last.ok else None)
+            fault = fault or (_of_dtype(code, comparison, whole) if not all(check.ok for check in checks) else None)
     except RaisedError as error:
         problems.append(str(error))
-        fault = Diagnosis(error.where, None, f"{error.where}: it raises, so nothing after it was run")
+        fault = Diagnosis(error.where, None, f"{error}, so nothing after it was run")
     notes: list[str] = []
     if problems or not all(check.ok for check in checks):  # where all agrees, they do nothing
         problems += [f"{name}: no row takes it" for name in weights.extra if weights.named[name].any()]
@@ -124,6 +134,38 @@ def _of_gradients(code: Code, line: Line) -> tuple[Check | None, str]:
     return check, "" if check else "gradients, of which its logits carry none"
 
 
+def _of_rounding(code: Code, lines: list[Line], comparison: Comparison, steady: bool) -> Check | None:
+    """How much their own dtype rounds, beside the reference in it; None where no number says how much it may."""
+    if not steady or code.dtype == torch.float64 or (comparison.chooses and code.dtype != torch.float32):
+        return None
+    reference = comparison.reference
+    if code.dtype != comparison.dtype:
+        reference = with_parameters(reference, code.dtype)
+    exact = with_parameters(comparison.reference, torch.float64)
+
+    def off(ids: Tensor) -> float:
+        return relative_error(logits(reference, ids), logits(exact, ids))
+
+    return code.rounding(lines, off)
+
+
+def _rounded(code: Code, lines: list[Line], check: Check, whole: str) -> Diagnosis:
+    line = next(one for one in lines if one.on == check.part)
+    place = code.rounds_in(line, check.budget) or whole
+    off = f"{check.port_error:.1e} off its own float64 self, the reference {check.reference_error:.1e}"
+    words = f"{place}: in {dtype_name(code.dtype)} it is {off}: it rounds further, or overflows, as half precision does"
+    return Diagnosis(place, None, words)
+
+
+def _of_dtype(code: Code, comparison: Comparison, whole: str) -> Diagnosis | None:
+    """Its weights are the checkpoint's, rounded to its own dtype, which the comparison's is finer than."""
+    if torch.finfo(code.dtype).eps <= torch.finfo(comparison.dtype).eps:
+        return None
+    own, asked = dtype_name(code.dtype), dtype_name(comparison.dtype)
+    words = f"{whole}: its weights are {own}, and {asked} is asked for: dtype={own!r} allows what {own} rounds"
+    return Diagnosis(whole, None, words)
+
+
 def _detached(key: str) -> Diagnosis:
     words = f"{key}: its gradient is another, though all logits agree: something is detached, or computed without one"
     return Diagnosis(key, None, words)
@@ -134,8 +176,6 @@ def _of_both(lines: list[Line], comparison: Comparison) -> list[Check]:
     checks = []
     for line in lines:
         seq = line.theirs.shape[1]
-        reference, exact = (
-            logits(model, comparison.ids[line.on])[:, -seq:] for model in (comparison.reference, comparison.exact)
-        )
+        reference, exact = (logits(model, line.ids)[:, -seq:] for model in (comparison.reference, comparison.exact))
         checks.append(hold(f"logits, {line.on}", line.theirs, reference, exact, comparison.dtype))
     return checks

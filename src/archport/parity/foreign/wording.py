@@ -74,8 +74,10 @@ def unnamed(first: Finding, places: Places, ruled_out: Sequence[str]) -> Diagnos
     """The words for a difference that no fault explains."""
     part = first.suspects[0]
     shape = tuple(first.ours.shape)
-    what = "what it makes" if first.module == part else f"what {places.said(first.module)} is fed"
+    whose = "it" if first.module == part else places.said(first.module)
+    what = f"what {whose} makes" if first.side == "output" else f"what {whose} is fed"
     error = f"{what} {shape} differs by {first.error:.1e} of the largest element"
+    error += f", it is {first.factor:.4g} times what it should be," if first.factor is not None else ""
     out = ", ".join(ruled_out) or "none"
     words = f"{places.said(part)}: {error} from our port of your weights; no known fault explains it, ruled out: {out}"
     return Diagnosis(places(part), None, words, tuple(ruled_out))
