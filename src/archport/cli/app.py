@@ -36,6 +36,7 @@ MaybeArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH",
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")]
 Dtype = Annotated[str, Option(help="auto, float32, float16 (fp16, half), bfloat16 (bf16) or float64")]
 Adapter = Annotated[str | None, Option(help="a folder or Hub id of an adapter to merge, with peft")]
+Tokenizer = Annotated[str | None, Option(help="a folder or a Hub id to take the tokenizer of")]
 Device = Annotated[str, Option(help="cpu, cuda, ...")]
 Offline = Annotated[bool, Option("--offline", help="use the local cache only")]
 Variant = Annotated[str | None, Option(help="of the weights, as fp16 for model.fp16.safetensors")]
