@@ -12,10 +12,11 @@ from ..dtypes import to_dtype
 from ..errors import ConfigError, MappingError
 from ..files.hub.access import HubAccess
 from ..foreign.filling import fill
-from ..foreign.finding import NO_ROWS, found, holds
+from ..foreign.finding import found, holds
 from ..foreign.importing import made
 from ..foreign.rows import Rows
 from ..foreign.running import Forward, require_forward
+from ..foreign.searching import NO_ROWS
 from ..foreign.sizes import Sizes
 from ..foreign.sources import plan_of
 from ..foreign.theirs import Theirs
