@@ -342,7 +342,7 @@ def test_what_is_not_settled_is_listed_with_its_candidates_and_never_taken():
     assert '"layers.{n}.before_attention.*"; or "layers.{n}.before_mlp.*"' in text
     assert "([group k v] kv dim) ..." in text
     assert "(kv [group v k] dim) ..." in text or "more" in text
-    assert re.search(r"missing 1 required positional argument: 'mask', in test_any_module.py|no line of its file", text)
+    assert re.search(r"missing 1 required positional argument: 'mask'$", text)
     assert eval(str(rows), {"rearranged": rearranged, "sections": sections}) == rows  # comments and all
     with pytest.raises(MappingError, match=r"before_attention.*before_mlp") as caught:
         archport.fill(module, hf)

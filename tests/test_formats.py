@@ -1,5 +1,6 @@
 """Files of nanoGPT, litgpt and TransformerLens: in, out, every pair of them, and what training libraries save."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -14,16 +15,30 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import archport
-from archport.converting import tensors_as
-from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
+from archport.cli.texts import app
+from archport.converting import settings_in, tensors_as
+from archport.errors import (
+    ArchportError,
+    AsideWarning,
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    MappingError,
+    SourceError,
+)
 from archport.files.checkpoint import LITGPT_CONFIG
 from archport.files.one_file import LITGPT
+from archport.files.source import DEMO
 from archport.formats import format_named, formats
-from archport.registry import architecture
+from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
 from archport.translate.formats import settings_of
+from archport.view import summary
+from archport.view.subjects import subject
+from archport.view.tensor_differences import tensors
 
 from .formats import common_sizes, digest, loud, numbered, of_each, sizes, variants
 
@@ -155,6 +170,48 @@ def test_transformers_config_and_nanogpt_s_tensors_are_told_apart(tmp_path):
         assert torch.equal(again(ids(ours)), theirs(ids(ours)))
 
 
+@pytest.mark.parametrize("function", ["gelu_new", "gelu"])
+def test_another_activation_in_transformers_config_than_in_nanogpt_is_warned_of(function, tmp_path):
+    theirs = nano(tmp_path / "ckpt.pt")
+    hf = {**archport.load(tmp_path / "ckpt.pt").origin.hf, "activation_function": function}
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.from_state_dict(hf, theirs.state_dict(), format="nanogpt")
+    said = "activation is 'gelu_tanh' in this config, and 'gelu' in nanoGPT: taken as the config says"
+    assert [said in str(one.message) for one in warned] == [True] * (function == "gelu_new")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("nanogpt", "gpt2"), ("litgpt", "llama"), ("transformer_lens", "gpt2")])
+def test_what_came_without_its_format_or_from_a_key_too_far_out_says_so(kind, name):
+    model = loud(name, sizes(name, kind))
+    table, settings = settings_in(format_named(kind), architecture(name), model.config)
+    made = tensors_as(table, model.config, dict(model.named_parameters(remove_duplicate=False)))
+    held = {key: one.make() for key, one in made.items()}
+    with pytest.raises(ConfigError) as error:
+        archport.from_state_dict(settings, held)
+    title = format_named(kind).title
+    assert f'this is {title}\'s format: archport.from_state_dict(config, state_dict, format="{kind}")' in str(
+        error.value
+    )
+    assert "config.json" not in str(error.value)
+    with pytest.raises(CheckpointError, match="tensors that have values: pass what lies under 'model'"):
+        archport.from_state_dict(settings, {"model": held, "step": 3}, format=kind)
+
+
+def test_no_message_names_a_config_json_that_is_not_there(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    held = torch.load(path)
+    held["model"]["transformer.ln_f.weight"] = held["model"]["transformer.ln_f.weight"].half()
+    held["model"].pop("transformer.wte.weight")
+    torch.save(held, path)
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        archport.load(path)
+    assert len(warned) == 2
+    assert not any("config.json" in str(one.message) for one in warned)
+    torch.save({**held, "hf_config": {"model_type": "gpt2", "torch_dtype": "int8"}}, path)
+    assert "config.json" not in refused(path)
+
+
 def test_an_activation_that_nanogpt_has_not_is_said_and_kept(tmp_path):
     model = loud("gpt2", sizes("gpt2", "nanogpt") | {"activation": "gelu_tanh"})
     with pytest.warns(AsideWarning, match="activation is 'gelu_tanh' in this model, and 'gelu' in nanoGPT"):
@@ -163,20 +220,105 @@ def test_an_activation_that_nanogpt_has_not_is_said_and_kept(tmp_path):
     assert torch.equal(again(ids(model)), model(ids(model)))
 
 
+def test_files_of_any_two_formats_are_compared_number_by_number(tmp_path):
+    paths = {}
+    for bias in (True, False):
+        (folder := tmp_path / str(bias)).mkdir()
+        nano(folder / "ckpt.pt", bias=bias)
+        paths[bias] = folder / "ckpt.pt"
+        model = archport.load(paths[bias])
+        paths["hf", bias] = archport.export(model, folder / "hf")
+        paths["lens", bias] = archport.export(model, folder / "lens.pt", format="transformer_lens")
+    read = {name: subject(str(path), headers_only=False) for name, path in paths.items()}
+    loaded = {name: dict(archport.load(path).named_parameters()) for name, path in paths.items()}
+    for one, other in itertools.product(read, repeat=2):
+        expected = {name: torch.equal(tensor, loaded[other][name]) for name, tensor in loaded[one].items()}
+        assert {row["tensor"]: row["same"] for row in tensors(read[one], read[other])} == expected
+    held = torch.load(paths[True])
+    held["model"]["transformer.h.1.mlp.c_fc.weight"][3, 5] += 0.25
+    torch.save(held, tmp_path / "changed.pt")
+    changed = subject(str(tmp_path / "changed.pt"), headers_only=False)
+    differing = [row for row in tensors(read["hf", True], changed) if not row["same"]]
+    assert [(row["tensor"], row["largest"]) for row in differing] == [("blocks.1.mlp.up.weight", 0.25)]
+
+
 # --- build, and transformers' names ---
 
 
 def test_build_understands_nanogpt_s_five_fields_and_transformers_and_names_others():
-    five = {name: value for name, value in ARGS.items() if name != "dropout"}
-    hf = {"n_positions": 29, **{name: value for name, value in five.items() if name != "block_size"}}
+    hf = {"n_positions": 29, **FOUR}
     ours = {"context": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24}
-    configs = [archport.build("gpt2", values, device="meta").config for values in (five, ARGS, hf, ours)]
+    configs = [archport.build("gpt2", values, device="meta").config for values in (FIVE, ARGS, hf, ours)]
     assert {(c.context, c.vocab_size, c.layers, c.heads, c.width) for c in configs} == {(29, 71, 2, 3, 24)}
     assert [config.activation for config in configs] == ["gelu", "gelu", "gelu_tanh", "gelu_tanh"]
-    with pytest.raises(ConfigError, match="block_size: no such field: it is nanoGPT's name for context"):
-        archport.build("gpt2", {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24})
-    with pytest.raises(ConfigError, match="bias: found False, expected True: gpt2 has biases here"):
-        archport.build("gpt2", {**ARGS, "bias": False})
+
+
+FIVE = {name: value for name, value in ARGS.items() if name != "dropout"}
+FOUR = {name: value for name, value in FIVE.items() if name != "block_size"}
+IN_NO_LIBRARY_S_NAMES: dict[str, tuple[str, dict[Any, Any], str]] = {
+    "ours with one of nanoGPT": (
+        "gpt2",
+        {"block_size": 29, "vocab_size": 71, "layers": 2, "heads": 3, "width": 24},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "two contexts": ("gpt2", FIVE | {"n_positions": 64}, "block_size: no such field: it is nanoGPT's name for context"),
+    "two of one length": ("gpt2", FIVE | {"n_positions": 29}, "block_size: no such field: it is nanoGPT's name"),
+    "transformers' activation": (
+        "gpt2",
+        FIVE | {"activation_function": "gelu"},
+        "block_size: no such field: it is nano",
+    ),
+    "one of ours": ("gpt2", FIVE | {"context": 29}, "context: no such field: nanoGPT calls it block_size"),
+    "one of ours in transformers'": (
+        "gpt2",
+        FOUR | {"n_positions": 29, "tied": False},
+        "tied: no such field: it is arch",
+    ),
+    "an odd one": ("gpt2", FIVE | {"foo": 1}, "gpt2, in the names of nanoGPT: foo: no such field"),
+    "a misspelt one": ("gpt2", FIVE | {"n_heads": 3}, "n_heads: no such field"),
+    "no context": ("gpt2", FOUR | {"blocksize": 29}, "blocksize: no such field; nearest: block_size"),
+    "a model_type": (
+        "gpt2",
+        FIVE | {"model_type": "gpt2"},
+        "block_size: no such field: it is nanoGPT's name for context",
+    ),
+    "for a Llama": ("llama", FIVE, "llama, in the names of litgpt: padded_vocab_size: missing, it gives vocab_size"),
+    "biases perhaps": ("gpt2", FIVE | {"bias": "no"}, "bias: found 'no', expected True or False"),
+    "no name": ("gpt2", FIVE | {3: 1}, "3: no name of a field, expected text"),
+    "what nobody wrote": (
+        "llama",
+        {"padded_vocab_size": 71, **FIVE},
+        "mlp_class_name: missing, and litgpt's default does not fit: found 'GptNeoxMLP', archport builds 'LLaMAMLP'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_NO_LIBRARY_S_NAMES)
+def test_a_config_in_the_names_of_no_library_says_which_one_is_wrong(case):
+    name, values, message = IN_NO_LIBRARY_S_NAMES[case]
+    with pytest.raises(ConfigError) as error:
+        archport.build(name, values, device="meta")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), [pair for pair in of_each() if pair[0] == "litgpt" or pair[1] == "gpt2"])
+def test_build_takes_what_a_format_writes(kind, name):
+    config = architecture(name).config_class(**sizes(name, kind))
+    settings = next(
+        settings_of(table, config, kind) for table in formats()[kind].tables_of(name) if _writable(table, config)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        built = archport.build(name, settings, device="meta").config
+    assert settings_in(format_named(kind), architecture(name), built)[1] == settings
+
+
+def test_nanogpt_s_args_without_biases_build_what_such_a_file_loads_as(tmp_path):
+    nano(tmp_path / "ckpt.pt", bias=False)
+    with pytest.warns(AsideWarning, match="bias: found False, but gpt2 has biases here: they are zeros at first"):
+        model = archport.build("gpt2", {**ARGS, "bias": False})
+    assert model.config == archport.load(tmp_path / "ckpt.pt").config
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith(".bias"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
@@ -346,8 +488,19 @@ NANO_FAULTS: dict[str, tuple[Any, str]] = {
     "a head of its own": (lambda c: c["model"].update({"lm_head.weight": torch.ones(71, 24)}), "this format ties it"),
     "no biases, though said": (
         lambda c: c.update(model={key: one for key, one in c["model"].items() if not key.endswith(".bias")}),
-        "ln_1.bias: missing, expected for blocks.0.norm_attn.bias",
+        "1 fault between checkpoint and model, nothing was loaded\n  bias: found True in its config and no biases",
     ),
+    "one bias is missing": (
+        lambda c: c["model"].pop("transformer.h.0.ln_1.bias"),
+        "1 fault between checkpoint and model, nothing was loaded\n  transformer.h.0.ln_1.bias: missing, expected",
+    ),
+    "no weights": (
+        lambda c: c.pop("model"),
+        "found model_args beside 'optimizer' (dict), 'iter_num' (int), 'best_val_loss' (Tensor), 'config' (dict), "
+        "expected weights under 'model' or 'state_dict'",
+    ),
+    "a list of weights": (lambda c: c.update(model=[*c["model"].values()]), "found model_args beside 'model' (list), "),
+    "a word for biases": (lambda c: c["model_args"].update(bias="no"), "bias: found 'no', expected True or False"),
     "whole numbers": (lambda c: c["model"].update({"transformer.ln_f.bias": torch.ones(24).int()}), "floating-point"),
     "no config": (lambda c: c.pop("model_args"), "found tensors without a config, expected config.json"),
 }
@@ -468,6 +621,63 @@ def test_what_a_format_has_no_room_for_is_refused_before_anything_is_written(tmp
     assert (tmp_path / "x.pt").read_bytes() == before
     archport.export(model, tmp_path / "x.pt", format="nanogpt", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_an_export_over_a_training_checkpoint_is_refused_with_what_would_be_lost(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    model, before = archport.load(path), path.read_bytes()
+    with pytest.raises(
+        ExportError, match="found 'optimizer', 'iter_num', 'best_val_loss', 'config', which no export writ"
+    ):
+        archport.export(model, path, format="nanogpt", force=True)
+    assert path.read_bytes() == before
+    for number, held in enumerate(({"model": {}}, 3)):  # no checkpoint, so that nothing is lost
+        torch.save(held, other := tmp_path / f"{number}.pt")
+        archport.export(model, other, format="nanogpt", force=True)
+        archport.export(archport.load(other), other, format="nanogpt", force=True)
+
+
+def test_a_source_that_is_not_there_or_is_no_checkpoint_is_named_as_what_it_is(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/nofile.pt", "./nofile.pt", "nofile.ckpt", str(tmp_path / "no.safetensors")):
+        assert f"{name}: no such file, expected a folder or a Hub id" in refused(name)
+    assert "no such folder" in refused("./out/nothing")
+    model = loud("llama", sizes("llama", "litgpt"))
+    folder = archport.export(model, tmp_path / "lit", format="litgpt")
+    (folder / LITGPT).rename(folder / "last.ckpt")
+    assert "model_config.yaml (litgpt's, without its lit_model.pth: get that too)" in refused(folder)
+    assert "last.ckpt (of another name: if it is a checkpoint, name that file itself)" in refused(folder)
+    assert _same(archport.load(folder / "last.ckpt"), model)
+
+
+def test_a_packed_model_has_no_names_of_transformers(tmp_path):
+    model = archport.load(_written(loud("gpt2", sizes("gpt2", "nanogpt")), "nanogpt", tmp_path), linears="packed")
+    with pytest.raises(ExportError, match="linear maps are packed or quantised"):
+        model.hf_state_dict()
+
+
+def test_tensors_that_the_file_has_not_are_counted_apart(tmp_path):
+    expected = {
+        False: "15 mapped, 1 tied, 13 zeros that the file has not, 0 missing",
+        True: "28 mapped, 1 tied, 0 missing",
+    }
+    for bias, account in expected.items():
+        nano(tmp_path / "ckpt.pt", bias=bias)
+        plan = archport.plan(tmp_path / "ckpt.pt")
+        assert summary.account(summary.of_load(plan, skeleton(plan.architecture, plan.config))).startswith(account)
+
+
+def test_texts_of_a_file_without_a_tokenizer_take_one_that_is_named(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    archport.export(loud("gpt2", sizes("gpt2", "nanogpt") | {"vocab_size": 1024}), path, format="nanogpt")
+    with pytest.raises(SourceError, match=rf"{path}: came from no folder, .*: name the folder .*, by --tokenizer or"):
+        archport.tokenizer(archport.load(path))
+    (tmp_path / "text").write_text("def f(x): return x")
+    for words in (["generate", path, "--prompt", "def", "--max-new-tokens", "3"], ["score", path, tmp_path / "text"]):
+        done = CliRunner().invoke(app, [*map(str, words), "--tokenizer", str(DEMO)])
+        assert (done.exit_code, bool(done.stdout)) == (0, True)
 
 
 def test_litgpt_s_file_may_be_named_itself_with_its_config_beside_it(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import archport
-from archport.layers import MLP, Attention
+from archport.layers import MLP, Attention, Decoder
 from archport.parity import kill, references
 from archport.parity.catalogue.lines import OF_LINES
 from archport.parity.lines import BY_NAME, dropout, inside, line
@@ -76,6 +76,139 @@ def test_what_makes_no_other_model_is_said_apart_from_the_verdict(gpt2, port):
     assert list(report.notes) == report.to_dict()["notes"] == report.remarks
     assert report.notes[1] in str(report)
     assert report.notes[1] in report.to_markdown()
+
+
+def dropout_at_another_rate(port):
+    port.blocks[1].mlp.dropout.p = 0.5
+
+
+def no_dropout(port):
+    port.blocks[1].mlp.dropout = nn.Identity()
+
+
+def scores_dropped_at_another_rate(port):
+    port.blocks[1].attn.score_dropout = 0.5
+
+
+def another_number(port):
+    port.blocks[1].attn.scale *= 1.01
+
+
+def one_parameter_more(port):
+    port.more = nn.Parameter(torch.ones(3))
+
+
+def a_part_less(port):
+    del port.blocks[1].mlp.up
+
+
+def fewer_positions(port):
+    port.embed.positions.weight.data = port.embed.positions.weight.data[:20]
+
+
+def not_a_number(port):
+    bias = port.blocks[1].mlp.up.bias
+    bias.data = torch.full_like(bias, torch.nan)
+
+
+def another_config(port):
+    port.config = replace(port.config, norm_eps=0.25)
+
+
+KNOWN = {
+    dropout_at_another_rate: "blocks.1.mlp.dropout",
+    no_dropout: "blocks.1.mlp.dropout",
+    scores_dropped_at_another_rate: "blocks.1.attn",
+    another_number: "blocks.1.attn",
+    one_parameter_more: "more",
+    a_part_less: "blocks.1.mlp.up.bias",
+    fewer_positions: "embed.positions.weight",
+    not_a_number: "blocks.1.mlp.up.bias",
+}
+
+
+@pytest.mark.parametrize("change", KNOWN, ids=lambda change: change.__name__)
+def test_what_settings_show_is_the_fault_where_none_of_the_catalogue_explains_it(change, gpt2, port):
+    change(port)
+    report = archport.verify(port, reference=gpt2.reference)
+    assert report.fault.place == KNOWN[change]
+    assert report.fault.words == report.problems[0]
+    assert str(report).count(report.fault.words) == 1
+
+
+def test_a_config_of_another_model_is_the_fault_where_no_line_sees_it(gpt2, port):
+    another_config(port)
+    assert archport.verify(port, reference=gpt2.reference, quick=True).fault.place == "config.norm_eps"
+
+
+def test_a_head_with_the_same_weights_of_its_own_is_untied(gpt2, port):
+    port.head.weight = nn.Parameter(port.head.weight.detach().clone())
+    assert archport.verify(port, reference=gpt2.reference).fault.fault.name == "head untied"
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]], ids=len)
+def test_a_buffer_more_is_no_other_model(names, gpt2, port):
+    for name in names:
+        port.blocks[1].mlp.register_buffer(name, torch.ones(3))
+    port.blocks[1].mlp.register_buffer("left_alone", torch.ones(3), persistent=False)
+    report = archport.verify(port, reference=gpt2.reference)
+    assert report.ok
+    what = {1: "is a buffer", 2: "and 1 more are buffers"}[len(names)]
+    assert report.notes == (f"blocks.1.mlp.one {what} that the reference lacks and no export keeps",)
+
+
+class InATuple(Decoder):
+    def forward(self, *args, **how):
+        return (super().forward(*args, **how),)
+
+
+def test_a_port_that_returns_no_logits(gpt2, port):
+    port.__class__ = InATuple
+    report = archport.verify(port, reference=gpt2.reference)
+    assert report.problems == ("decoder returns a tuple, expected logits",)
+    assert report.fault.place == "decoder"
+
+
+class ByHand(nn.Module):
+    """GELU by tanh, with constants of its own."""
+
+    def __init__(self, scale=0.7978845608028654, cube=0.044715):
+        super().__init__()
+        self.scale, self.cube = scale, cube
+
+    def forward(self, x):
+        return 0.5 * x * (1 + torch.tanh(self.scale * (x + self.cube * x**3)))
+
+
+class ATrifleLouder(MLP):
+    def forward(self, x):
+        return super().forward(x) * (1 + 2e-6)
+
+
+OFF = {
+    "cube": ("blocks.0.mlp.activation", lambda mlp: setattr(mlp, "activation", ByHand(cube=0.0447))),
+    "scale": ("blocks.", lambda mlp: setattr(mlp, "activation", ByHand(scale=0.79788))),  # within what float32 explains
+    "louder": ("blocks.0.mlp", lambda mlp: setattr(mlp, "__class__", ATrifleLouder)),
+}
+
+
+@pytest.mark.parametrize("which", OFF)
+def test_a_constant_that_is_a_little_off_has_its_place(which, gpt2, port):
+    place, change = OFF[which]
+    for block in port.blocks:
+        change(block.mlp)
+    report = archport.verify(port, reference=gpt2.reference)
+    assert not report.ok
+    assert report.fault.place.startswith(place)
+    assert report.fault.place.endswith(".mlp" if which == "louder" else ".mlp.activation")
+    assert "without any rounding, where constants in float32 explain" in report.fault.words
+    assert "every module agrees" not in report.fault.words
+
+
+def test_a_gelu_by_hand_with_all_digits_is_right(gpt2, port):
+    for block in port.blocks:
+        block.mlp.activation = ByHand()
+    assert archport.verify(port, reference=gpt2.reference).ok
 
 
 class DropsByHand(MLP):

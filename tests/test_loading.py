@@ -72,7 +72,7 @@ def test_a_head_of_its_own_is_compared_once_too(folder, comparisons):
     weights = torch.load(folder / "pytorch_model.bin")
     weights["lm_head.weight"] = weights["lm_head.weight"] + 1
     torch.save(weights, folder / "pytorch_model.bin")
-    with pytest.warns(AsideWarning, match="config.json ties lm_head.weight to transformer.wte.weight, but they differ"):
+    with pytest.warns(AsideWarning, match="the config ties lm_head.weight to transformer.wte.weight, but they differ"):
         model = archport.load(folder)
     assert not model.config.tied
     assert torch.equal(model.head.weight, weights["lm_head.weight"])

@@ -85,7 +85,7 @@ def test_the_command_line_writes_a_record_and_checks_it(folder, tmp_path):
     folder.rename(tmp_path / "moved")
     [standing] = json.loads(said("record", "check", path, "--json"))
     assert (standing["holds"], len(standing["notes"])) == (True, 1)
-    assert "not at hand" in said("record", "check", path)
+    assert said("record", "check", path).startswith(f"{path}: holds for the code; its files were not at hand\n")
     assert "no such folder" in str(said("record", "check", path, "--again", code=1))
     said("record", "check", path, path, "--source", "x", code=2)
     assert "expected a name ending in .json" in str(said("verify", "--record", "a.txt", code=1))
@@ -303,6 +303,95 @@ def test_a_file_that_is_no_json(tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     assert str(tmp_path / "a.json") in str(said("record", "check", tmp_path / "a.json", code=1))
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """The record in the docs of an architecture, with several reports."""
+    return json.loads((ROOT / "docs" / "records" / "gpt2.json").read_text())
+
+
+def check_wrong(values):
+    values["reports"][1]["checks"][0]["ok"] = False
+
+
+def figure_too_large(values):
+    values["reports"][0]["checks"][2]["port_error"] = 1.0
+
+
+def figure_not_finite(values):
+    values["reports"][0]["checks"][2]["port_error"] = None
+
+
+def report_wrong(values):
+    values["reports"][0]["ok"] = False
+
+
+def no_checks(values):
+    values["reports"][0]["checks"] = []
+
+
+def few_checks(values):
+    del values["reports"][0]["checks"][2:]
+
+
+def another_verdict(values):
+    values["reports"][0]["verdict"] = "the very same, trust me"
+
+
+def problems_in_silence(values):
+    values["reports"][0]["problems"] = ["embed is a Table, expected an Embed"]
+
+
+def another_dtype(values):
+    values["settings"]["dtype"] = "bfloat16"
+
+
+def no_dtype(values):
+    values["settings"]["dtype"] = "float33"
+
+
+EDITED = {
+    check_wrong: "logits, random ids: found ok False beside an error of ",
+    figure_too_large: "logits, one token: found ok True beside an error of 1.0 within ",
+    figure_not_finite: "logits, one token: found ok True beside an error of None within ",
+    report_wrong: "gpt2: found 'gpt2: the same model as ",
+    no_checks: "gpt2 compares nothing; ",
+    few_checks: "its checks say 'gpt2: the same model as transformers (eager) in float32, by all 2 checks'",
+    another_verdict: "gpt2: found 'the very same, trust me' with ok True, its checks say ",
+    problems_in_silence: "its checks say 'gpt2: NOT the same model as ",
+    another_dtype: "gpt2 is of float32, the settings of bfloat16",
+    no_dtype: "dtype: found 'float33'",
+}
+
+
+@pytest.mark.parametrize("edit", EDITED, ids=lambda edit: edit.__name__)
+def test_a_record_that_contradicts_itself_is_refused(whole, tmp_path, edit):
+    values = copy.deepcopy(whole)
+    edit(values)
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(values))
+    for more in ([], ["--again"]):
+        error = str(said("record", "check", path, *more, code=1))
+        assert str(path) in error
+        assert EDITED[edit] in error
+        assert "\n" not in error
+
+
+def test_a_folder_that_is_elsewhere_is_not_looked_for_on_the_hub(of_bundled, tmp_path, monkeypatch):
+    """A name without a slash before it could be a repository's."""
+    monkeypatch.chdir(tmp_path)
+    moved = replace(of_bundled, source={**of_bundled.source, "name": "a/folder"})
+    standing = records.standing(moved)
+    assert (standing.holds, standing.files_seen) == (True, False)
+    assert "a/folder: no such folder or file from here: --source says where it is" in standing.notes[0]
+    with pytest.raises(ArchportError, match="no such folder or file from here"):
+        records.standing(moved, again=True)
+    assert records.standing(moved, of_bundled_folder()).files_seen
+
+
+def of_bundled_folder():
+    return Path(archport.__file__).parent / "demo"
 
 
 # --- those that are kept ---

@@ -163,6 +163,7 @@ def test_it_is_explained_and_compared_without_a_fused_projection(tmp_path):
     output("page", NAME, "--output", tmp_path / "page.html")
 
 
+@pytest.mark.families
 def test_the_kill_table_says_which_steps_no_fault_knows():
     table = kill_table(NAME)
     assert all(kill.noticed and kill.located and kill.right_name for kill in table.kills if not kill.fault.equivalent)

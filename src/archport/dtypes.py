@@ -23,7 +23,7 @@ def chosen(dtype: torch.dtype | str, checkpoint: Checkpoint) -> torch.dtype:
         return to_dtype(dtype)
     for field in DTYPE_FIELDS:
         if name := checkpoint.origin.hf.get(field):
-            return to_dtype(name, field, f"{checkpoint.origin.name}/config.json")
+            return to_dtype(name, field, checkpoint.config_name)
     return _first_dtype(checkpoint)
 
 
@@ -43,7 +43,7 @@ def several(tensors: Plan, checkpoint: Checkpoint, dtype: torch.dtype | str) -> 
     types = sorted({dtype_name(step.file_dtype) for step in tensors.mapped})
     said = dtype != "auto" or any(checkpoint.origin.hf.get(field) for field in DTYPE_FIELDS)
     if len(types) > 1 and not said:
-        yield f"found {' and '.join(types)}, and no dtype in config.json: all become {dtype_name(tensors.dtype)}"
+        yield f"found {' and '.join(types)}, and no dtype in the config: all become {dtype_name(tensors.dtype)}"
 
 
 def to_dtype(name: torch.dtype | str, field: str = "dtype", where: str = "config") -> torch.dtype:

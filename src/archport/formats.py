@@ -15,7 +15,7 @@ from .files.checkpoint import Checkpoint
 from .mappings import formats as mappings
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import read_config, require_writable, write_config
-from .translate.formats import Format, same_there
+from .translate.formats import Format, said_otherwise, same_there
 from .translate.key_names import unwrapped
 from .translate.planning import plan
 from .translate.table import Table
@@ -37,13 +37,17 @@ def format_named(name: object) -> Format:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a config of another library may mean: an architecture with the table for it, our config, transformers'."""
+    """What a config of another library may mean: an architecture with the table for it, our config, transformers'.
+
+    `notes` are lines on what is taken as that config says, and the library computes otherwise.
+    """
 
     architecture: Architecture
     config: DecoderConfig
     hf: Mapping[str, Any]
     unknown: tuple[str, ...]
     options: Mapping[str, bool]
+    notes: tuple[str, ...] = ()
 
 
 def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | ConfigError]:
@@ -60,7 +64,7 @@ def readings(checkpoint: Checkpoint, tied: bool | None) -> Iterator[Reading | Co
         arch = replace(architecture(name), table=table)
         try:
             own = checkpoint.settings is not None
-            yield _of_settings(checkpoint, kind, arch, tied) if own else _of_hf(checkpoint, arch, tied)
+            yield _of_settings(checkpoint, kind, arch, tied) if own else _of_hf(checkpoint, kind, arch, tied)
         except ConfigError as error:
             yield error
 
@@ -87,7 +91,7 @@ def _of_settings(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied:
     return _reading(arch, config, tied, noted, settings, unknown)
 
 
-def _of_hf(checkpoint: Checkpoint, arch: Architecture, tied: bool | None) -> Reading:
+def _of_hf(checkpoint: Checkpoint, kind: Format, arch: Architecture, tied: bool | None) -> Reading:
     """What transformers' config means for tensors of a format. Raises: ConfigError where the format has no such."""
     hf, where = checkpoint.origin.hf, checkpoint.origin.name
     if hf.get("model_type") != arch.name:
@@ -95,7 +99,12 @@ def _of_hf(checkpoint: Checkpoint, arch: Architecture, tied: bool | None) -> Rea
         raise ConfigError(found, where)
     config, unknown = read_config(architecture(arch.name).table, arch.config_class, hf, where)
     require_writable(arch.table, config, where)
-    return _reading(arch, config, tied, hf, hf, unknown)
+    notes = (
+        f"{where}: {field} is {value!r} in this config, and {theirs!r} in {kind.title}: taken as the config says"
+        for field, value, theirs in said_otherwise(arch.table, config)
+        if field != "tied"  # which the tensors say
+    )
+    return replace(_reading(arch, config, tied, hf, hf, unknown), notes=tuple(notes))
 
 
 def _reading(
@@ -111,31 +120,14 @@ def _reading(
     return Reading(arch, config, hf, unknown, {"without_biases": settings.get(arch.table.bias_field or "") is False})
 
 
-def written_for(arch: Architecture, values: Mapping[str, Any]) -> tuple[Format, Table] | None:
-    """The format, with its table, that knows all fields of a config, of which transformers does not know some.
-
-    Raises: ConfigError for a model without biases, which has tensors and no config of ours.
-    """
-    if all(arch.table.knows(str(name)) or hasattr(arch.config_class, str(name)) for name in values):
-        return None
-    for kind in formats().values():
-        for table in kind.tables_of(arch.name):
-            if all(table.knows(str(name)) for name in values):
-                if values.get(table.bias_field or "") is False:
-                    said = f"found False, expected True: {arch.name} has biases here, which a file without has as zeros"
-                    raise ConfigError({str(table.bias_field): said}, f"config of {arch.name}")
-                return kind, table
-    return None
-
-
-def meant(arch: Architecture, name: str) -> str:
-    """What a field that is not ours is called here, as a hint; empty where no format has it."""
-    for kind in formats().values():
-        for table in kind.tables_of(arch.name):
-            for ours in table.config:
-                if name in table.field(ours).spellings:
-                    return f": it is {kind.title}'s name for {ours}"
-    return ""
+def in_another_library_s_names(error: ConfigError, checkpoint: Checkpoint) -> ConfigError:
+    """The error for a config of no architecture that we can tell: whose it is, where it has another library's names."""
+    for name, kind in formats().items():
+        if _needed_by_all(kind) <= checkpoint.origin.hf.keys():
+            how = f'archport.from_state_dict(config, state_dict, format="{name}") takes it'
+            said = f"missing, and the other fields are {kind.title}'s: this is {kind.title}'s format: {how}"
+            return ConfigError({"model_type": said}, checkpoint.config_name)
+    return error
 
 
 def in_another_format(

@@ -11,7 +11,7 @@ from .dtypes import chosen, several
 from .errors import ConfigError, MappingError, UnsupportedError
 from .files.checkpoint import Checkpoint
 from .files.values import same_values
-from .formats import Reading, in_another_format, readings
+from .formats import Reading, in_another_format, in_another_library_s_names, readings
 from .recognising import recognised
 from .registry import Architecture, architecture, skeleton
 from .translate.fields import config_notes, read_config, remote_code, require_language_model
@@ -90,9 +90,11 @@ def plan_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype | str, *, tied: b
     if checkpoint.format is not None:
         return _of_format(checkpoint, dtype, tied)
     if checkpoint.origin.hf.get("model_type") is None:
-        return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
-    origin, hf = checkpoint.origin, checkpoint.origin.hf
-    where = f"{origin.name}/config.json"
+        try:
+            return recognised(checkpoint, partial(plan_checkpoint, dtype=dtype, tied=tied))
+        except ConfigError as error:
+            raise in_another_library_s_names(error, checkpoint) from None
+    hf, where = checkpoint.origin.hf, checkpoint.config_name
     try:
         arch = architecture(hf["model_type"])
     except UnsupportedError as error:
@@ -131,13 +133,31 @@ def _of_format(checkpoint: Checkpoint, dtype: torch.dtype | str, tied: bool | No
             own = replace(checkpoint, origin=replace(checkpoint.origin, hf=reading.hf))
             try:
                 plan = _planned(own, reading.architecture, reading.config, dtype, **reading.options)
-            except (ConfigError, MappingError) as error:
+            except ConfigError as error:
                 errors.append(error)
+            except MappingError as error:
+                errors.append(_without_biases(own, reading, dtype) or error)
             else:
-                return replace(plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *plan.notes))
+                return replace(
+                    plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *reading.notes, *plan.notes)
+                )
         else:
             errors.append(reading)
     raise min(errors, key=lambda error: (isinstance(error, ConfigError), len(error.faults)))
+
+
+def _without_biases(checkpoint: Checkpoint, reading: Reading, dtype: torch.dtype | str) -> MappingError | None:
+    """The error for a file that has none of the biases that its config says, and all else."""
+    field = reading.architecture.table.bias_field
+    if field is None:
+        return None
+    try:
+        plan = _planned(checkpoint, reading.architecture, reading.config, dtype, without_biases=True)
+    except (ConfigError, MappingError):
+        return None
+    if any((step.name or "").endswith(".bias") and step.keys for step in plan.mapped):
+        return None
+    return MappingError([f"{field}: found True in its config and no biases: say False there"], checkpoint.origin.name)
 
 
 def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:
@@ -167,7 +187,7 @@ def settle_tie(plan: LoadPlan) -> LoadPlan:
             untied = plan_checkpoint(plan.checkpoint, plan.dtype, tied=False)
             if plan.checkpoint.format is not None:  # which has no field for it
                 return replace(untied, settled=True)
-            said = f"config.json ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
+            said = f"the config ties {head} to {embedding}, but they differ: loaded untied, as transformers 5 does"
             note = f"{plan.checkpoint.weights_name}: {said}"
             return replace(untied, settled=True, notes=(*plan.notes, note))
     return replace(plan, settled=True)
@@ -184,7 +204,7 @@ def _equal(plan: LoadPlan, head: TensorStep, embedding: TensorStep) -> bool:
         return same_values(read(head.keys[0]), read(embedding.keys[0]), plan.dtype)
     step = replace(head, shape=embedding.shape, dtype=plan.dtype, pattern=row.pattern)
     right = Layout(row, plan.tensors.axes).their_shape(head.keys[0], step.shape) == head.shape
-    return right and same_values(_made(plan, step), _made(plan, embedding), plan.dtype)
+    return right and same_values(made(plan, step), made(plan, embedding), plan.dtype)
 
 
 def _check_spare(plan: LoadPlan) -> None:
@@ -192,19 +212,19 @@ def _check_spare(plan: LoadPlan) -> None:
     faults = []
     for step in plan.of_kind(StepKind.SPARE):
         other = plan.architecture.table.repeated(step.name or "")
-        found = _made(plan, step)
+        found = made(plan, step)
         if other is None and found.any():
             faults.append(
                 f"{' and '.join(step.keys)}: found numbers, expected zeros: {plan.architecture.name} has none"
             )
-        elif other is not None and not torch.equal(found, _made(plan, (same := _step_of(plan, other)))):
+        elif other is not None and not torch.equal(found, made(plan, (same := _step_of(plan, other)))):
             faults.append(f"{step.keys[0]}: found other numbers than in {same.keys[0]}, which it should repeat")
     if faults:
         raise MappingError(faults, plan.checkpoint.origin.name)
 
 
-def _made(plan: LoadPlan, step: TensorStep) -> Tensor:
-    """The tensor that a step describes."""
+def made(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """The tensor that a step of a plan describes."""
     tensor, copies = import_tensor(step, plan.tensors.axes, plan.checkpoint.read)
     for copy in copies:
         copy.target.copy_(copy.source)

@@ -1,7 +1,7 @@
 """From a name to a ready model: build, plan, load."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,22 @@ import torch
 from torch import Tensor
 
 from .adapters import merged
-from .config import DecoderConfig, Origin, required
+from .config import Origin
+from .dialects import as_dict, config_of
 from .dtypes import to_dtype
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError
 from .files.checkpoint import Checkpoint, check_hashes
 from .files.hub.access import HubAccess
 from .files.in_memory import InMemory
 from .files.source import BUNDLED as BUNDLED
 from .files.source import DEMO as DEMO
 from .files.source import open_adapter, open_source
-from .formats import meant, written_for
+from .files.state_dicts import wrapping
 from .keywords import strict_keywords
 from .layers import Decoder, initialise
 from .load_plan import LoadPlan, plan_checkpoint
 from .loading import execute, to_device
-from .registry import Architecture, architecture, fresh, skeleton
-from .translate.fields import read_config, require_language_model
-from .translate.planning import nearest
+from .registry import architecture, fresh, skeleton
 
 
 @strict_keywords
@@ -40,7 +39,7 @@ def build(
     Raises: ConfigError.
     """
     arch = architecture(name)
-    config, origin = _config(arch, cfg)
+    config, origin = config_of(arch, cfg)
     device = to_device(device)
     model = skeleton(arch, config).to(device) if device.type == "meta" else fresh(arch, config, device)
     target = to_dtype(dtype or torch.float32)
@@ -144,51 +143,13 @@ def from_state_dict(
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) and not tensor.is_meta for key, tensor in state_dict.items()
     ):
-        raise CheckpointError("state_dict: expected a mapping of names to tensors that have values")
+        key = wrapping(state_dict)
+        inside = "" if key is None else f": pass what lies under {key!r}"
+        raise CheckpointError(f"state_dict: expected a mapping of names to tensors that have values{inside}")
     memory = InMemory(state_dict)
-    config = _as_dict(hf_config)
+    config = as_dict(hf_config)
     own = format is not None and config.get("model_type") is None
     origin = Origin("state_dict", {} if own else config)
     checkpoint = Checkpoint(origin, memory.headers, (), 0, dict.fromkeys(state_dict, memory), format=format)
     checkpoint = replace(checkpoint, settings=config if own else None)
     return execute(plan_checkpoint(checkpoint, dtype))
-
-
-def _config(arch: Architecture, cfg: Any) -> tuple[DecoderConfig, Origin | None]:
-    """Our config from any of its forms, and the HF config it came from."""
-    if isinstance(cfg, arch.config_class):
-        return cfg, None
-    values = _as_dict(cfg)
-    if values.get("model_type") is not None:
-        if architecture(values["model_type"]) != arch:
-            raise ConfigError({"model_type": f"found {values['model_type']!r}, expected {arch.name!r}"})
-        config, _ = read_config(arch.table, arch.config_class, values, "config")
-        require_language_model(arch.table, values, "config")
-        return config, Origin("config", values)
-    names = [item.name for item in fields(arch.config_class) if item.init]
-    if (found := written_for(arch, values)) is not None:
-        return read_config(found[1], arch.config_class, {**found[0].defaults, **values}, f"config of {arch.name}")[
-            0
-        ], None
-    if any(name not in names and arch.table.knows(str(name)) for name in values):  # of a config.json without model_type
-        return _config(arch, {**values, "model_type": arch.name})
-    faults = {
-        str(name): f"no such field{meant(arch, str(name)) or nearest(str(name), names)}"
-        for name in values
-        if name not in names
-    }
-    faults |= {name: "missing" for name in required(arch.config_class) if name not in values}
-    if faults:
-        raise ConfigError(faults, f"config of {arch.name}")
-    return arch.config_class(**values), None
-
-
-def _as_dict(cfg: Any) -> Mapping[str, Any]:
-    if isinstance(cfg, Mapping):
-        return cfg
-    if hasattr(cfg, "model_type") and hasattr(cfg, "to_dict"):
-        return cfg.to_dict()  # type: ignore[no-any-return]
-    kind = f"{type(cfg).__module__}.{type(cfg).__name__}"
-    raise ConfigError(
-        {"config": f"found a {kind}, expected the architecture's own Config, a dict or a transformers config"}
-    )

@@ -16,7 +16,7 @@ def recognised(checkpoint: Checkpoint, plan: Callable[[Checkpoint], P]) -> P:
 
     Among several, the one whose class the config names. Raises: ConfigError.
     """
-    where = f"{checkpoint.origin.name}/config.json"
+    where = checkpoint.config_name
     listed = checkpoint.origin.hf.get("architectures")
     classes = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     fits: dict[str, P] = {}

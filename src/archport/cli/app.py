@@ -14,6 +14,8 @@ from typer import Argument, BadParameter, Exit, Option, Typer
 
 from .. import __version__
 from ..errors import plain, printable
+from ..registry import Architecture, architecture, architectures, is_architecture
+from ..translate.planning import nearest
 
 app = Typer(
     no_args_is_help=True,
@@ -22,8 +24,8 @@ app = Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 Source = Annotated[str, Argument(help="a folder, a file of weights or a Hub id", metavar="SOURCE")]
 MaybeSource = Annotated[
@@ -34,6 +36,7 @@ MaybeArch = Annotated[str | None, Argument(help="a folder, a Hub id or an ARCH",
 Revision = Annotated[str | None, Option(help="branch, tag or commit on the Hub")]
 Dtype = Annotated[str, Option(help="auto, float32, float16 (fp16, half), bfloat16 (bf16) or float64")]
 Adapter = Annotated[str | None, Option(help="a folder or Hub id of an adapter to merge, with peft")]
+Tokenizer = Annotated[str | None, Option(help="a folder or a Hub id to take the tokenizer of")]
 Device = Annotated[str, Option(help="cpu, cuda, ...")]
 Offline = Annotated[bool, Option("--offline", help="use the local cache only")]
 Variant = Annotated[str | None, Option(help="of the weights, as fp16 for model.fp16.safetensors")]
@@ -69,6 +72,14 @@ def options(
             raise BadParameter(f"--plugin {name}: {reason}") from None
 
 
+def like_architecture(name: str) -> Architecture:
+    """The architecture that --like names. Raises: BadParameter."""
+    if not is_architecture(name):
+        hint = nearest(name, architectures()) or f"; expected one of {', '.join(architectures())}"
+        raise BadParameter(f"--like {name}: archport builds no model of that name{hint}")
+    return architecture(name)
+
+
 def reading(revision: str | None, offline: bool, variant: str | None, follow_links: bool) -> dict[str, Any]:
     """How a source is opened, as keywords of `load` and its like."""
     return {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
@@ -93,7 +104,7 @@ def print_table(
     `headings` are for columns that are not headed by their name.
     """
     seen = sys.stdout.isatty()  # a pipe has no width, whatever the environment says of a terminal around it
-    console = Console(highlight=False, markup=False, force_terminal=seen)
+    console = Console(highlight=False, markup=False, emoji=False, force_terminal=seen)
     for kept in range(len(spare), -1, -1):
         gone = [name for name in rows[0] if name in spare[kept:]]
         table = Table(box=None, pad_edge=False)

@@ -39,8 +39,7 @@ def check(
         standing = records.standing(one, source, again=again, offline=offline)
         standings.append({"file": str(file), "holds": standing.holds, **asdict(standing)})
         if not as_json:
-            words = "; ".join(standing.reasons)
-            say(f"{file}: {'holds' if standing.holds else f'does NOT hold: {words}'}")
+            say(f"{file}: {standing}")
             say("\n".join(f"{file}: note: {note}" for note in standing.notes)) if standing.notes else None
     if as_json:
         print_json(standings)

@@ -77,6 +77,17 @@ class Checkpoint:
         return f"{self.origin.name}/{self.names[0]}"
 
     @property
+    def config_name(self) -> str:
+        """What messages call its config: the file, where it is one."""
+        if not self.names or (self.origin.alone and (self.format is not None or self.origin.folder is None)):
+            return f"config of {self.origin.name}"
+        return (
+            str(self.origin.folder / CONFIG)
+            if self.origin.alone and self.origin.folder
+            else f"{self.origin.name}/{CONFIG}"
+        )
+
+    @property
     def paths(self) -> dict[str, Path]:
         """The files that config and weights come from, by their names."""
         folder, weights = self.origin.folder, {file.path.name: file.path for file in self.files.values()}

@@ -31,7 +31,13 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         outer, state = f"{APP!r}, and there ", state[APP]
         _require_names(state, path)
     wrappers = [key for key in WRAPPERS if isinstance(state.get(key), Mapping) and _tensors(state[key])]
-    if wrappers and all(tensor.numel() == 1 for tensor in _tensors(state).values()):
+    numbers = all(tensor.numel() == 1 for tensor in _tensors(state).values())  # as a loss, and no weights
+    if settings and numbers and not wrappers:
+        said, where = " and ".join(settings), " or ".join(map(repr, WRAPPERS[:2]))
+        raise CheckpointError(
+            f"{path}: found {said} beside {_listed(state) or 'nothing'}, expected weights under {where}"
+        )
+    if wrappers and numbers:
         if len(wrappers) > 1:
             found = f"found tensors under {' and '.join(map(repr, wrappers))}"
             raise CheckpointError(f"{path}: {found}, expected them under one key: save one of these alone")
@@ -50,6 +56,12 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
     if others:
         notes.append(f"{path}: {_aside(others)}")
     return tensors, tuple(notes), settings
+
+
+def wrapping(state: Any) -> str | None:
+    """The key that a whole state_dict lies under, in what a training library saves; None where there is none."""
+    given = state if isinstance(state, Mapping) else {}
+    return next((key for key in WRAPPERS if isinstance(given.get(key), Mapping) and _tensors(given[key])), None)
 
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:

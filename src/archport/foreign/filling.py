@@ -23,8 +23,11 @@ from ..translate.table import Cell, Table
 from ..translate.tensors import export_tensors
 from .finding import found
 from .rows import Rows, table_of, unused
+from .running import require_forward
 from .sources import plan_of, weights_of
 from .theirs import Theirs
+
+LEFT = ("takes it", "expected one")  # faults that follow from others
 
 
 @strict_keywords
@@ -52,14 +55,16 @@ def fill(
 
     Raises: MappingError with every fault, before anything is filled, and whatever `load` raises.
     """
+    require_forward(forward)
     theirs = Theirs(module)
     how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
     access = HubAccess(token, cache_dir, endpoint)
     planned = plan_of(source, theirs.dtype, revision=revision, access=access, **how)
     if rows is None:
         rows = found(theirs, planned, forward, by_values=False)
-        if rows.unsettled:
-            raise MappingError(rows.unsettled, f"{theirs.name}: rows", "nothing was filled")
+    rows = rows if isinstance(rows, Rows) else Rows(rows)
+    if rows.unsettled:  # a plain dict of the same is what its owner wants
+        raise MappingError(rows.unsettled, f"{theirs.name}: rows", "nothing was filled")
     filling = plan_filling(theirs, planned, rows)
     for note in planned.notes:
         warnings.warn(AsideWarning(note), stacklevel=3)
@@ -123,6 +128,7 @@ def matched(
     except MappingError as error:
         faults += error.faults
     if faults:
+        faults.sort(key=lambda fault: fault.endswith(LEFT))  # what is misspelt before what lacks a row for that
         raise MappingError(faults, theirs.name, "nothing was filled")
     return table, by_name
 

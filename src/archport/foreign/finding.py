@@ -1,6 +1,8 @@
 """Finding the rows of a person's own module: by values where it is filled, else by shapes and by running it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
@@ -13,16 +15,16 @@ from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.hub.access import HubAccess
 from ..keywords import strict_keywords
-from ..layers import Rotary
+from ..layers import Decoder, Rotary
 from ..load_plan import LoadPlan
 from ..registry import Architecture, skeleton
 from ..translate.pattern import TURNS
 from ..translate.table import Cell
 from .assigning import assignments, narrowed
 from .rows import Rows, compact, in_python, table_of
-from .running import CodeError, Forward
+from .running import CodeError, Forward, require_forward
 from .sources import plan_of, weights_of
-from .templates import Template, templates
+from .templates import NUMBER, Template, templates
 from .theirs import Theirs
 from .trial import APART, Trial, views
 from .ways import STANDARD, Sides, Way, parts, patterns
@@ -35,6 +37,7 @@ NO_ROWS = "no rows were found"
 DIFFERS = "its logits are not ours by any of these rows: its code may differ"
 
 Weights = Callable[[str], Tensor]
+Bugs = Callable[[Decoder], Iterator[Decoder]]
 
 
 @strict_keywords
@@ -60,16 +63,25 @@ def find_rows(
 
     Raises: MappingError where a parameter of ours can be none of the module's, and whatever `load` raises.
     """
+    require_forward(forward)
     theirs = Theirs(module)
     how: dict[str, Any] = {"offline": offline, "variant": variant, "follow_links": follow_links}
     access = HubAccess(token, cache_dir, endpoint)
     return found(theirs, plan_of(source, "auto", revision=revision, access=access, **how), forward)
 
 
-def found(theirs: Theirs, planned: LoadPlan, forward: Forward | None, *, by_values: bool = True) -> Rows:
+def found(
+    theirs: Theirs,
+    planned: LoadPlan,
+    forward: Forward | None,
+    *,
+    by_values: bool = True,
+    bugs: Bugs | None = None,
+    spare: bool = False,
+) -> Rows:
     """The rows of a module like a planned checkpoint. Raises: MappingError."""
     weight = lru_cache(maxsize=KEPT_TENSORS)(weights_of(planned)) if by_values else None
-    return rows_like(theirs, planned.architecture, planned.config, forward, weight)
+    return rows_like(theirs, planned.architecture, planned.config, forward, weight, bugs, spare=spare)
 
 
 def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
@@ -85,25 +97,36 @@ def holds(theirs: Theirs, planned: LoadPlan, rows: Mapping[str, Cell]) -> bool:
 
 
 def rows_like(
-    theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Forward | None, weights: Weights | None = None
+    theirs: Theirs,
+    arch: Architecture,
+    cfg: DecoderConfig,
+    forward: Forward | None,
+    weights: Weights | None = None,
+    bugs: Bugs | None = None,
+    *,
+    spare: bool = False,
 ) -> Rows:
     """The rows of a module like an architecture of these sizes; `weights` are those that it may hold.
+
+    It may have tensors to `spare`, which no row takes.
+
+    Of a module that has other logits than ours by any rows, `bugs` makes models with which it may have them in common.
 
     Raises: MappingError.
     """
     ours, mine = _ours(theirs, arch, cfg), _theirs(theirs, cfg)
     all_ways = parts(Sides(ours, mine, cfg.axes, patterns(arch.table, ours), _turn(arch, cfg)))
-    _require_ways(ours, mine, all_ways, theirs.name)
+    _require_ways(ours, mine, all_ways, theirs.name, cfg.layers)
     decided = False
     if weights is not None:
         by_values = _of_equal_values(all_ways, theirs, arch, cfg, weights)
         all_ways = [equal or ways for equal, ways in zip(by_values, all_ways, strict=True)]
         decided = all(by_values)
-    search = _Search(narrowed(all_ways), theirs, arch, cfg, forward)
+    search = _Search(narrowed(all_ways), theirs, arch, cfg, forward, bugs)
     chosen, unsettled = search.settled(decided=decided)
     rows = {name: cell for way in chosen for name, cell in way.rows.items()}
-    left = [f"{one.name} {one.shape}" for one in mine if not any(one.name in way.takes for way in chosen)]
-    if left:
+    taken = {name for way in chosen for name in way.takes}
+    if (left := [f"{one.name} {one.shape}" for one in mine if one.name not in taken]) and not spare:
         raise MappingError([f"{one}: no parameter of {arch.name} is like it" for one in left], theirs.name, NO_ROWS)
     in_order = {one.name: rows[one.name] for one in ours if one.name in rows}
     return Rows(compact(in_order), unsettled)
@@ -114,7 +137,7 @@ def differing(theirs: Theirs, arch: Architecture, cfg: DecoderConfig, rows: Rows
     table = table_of(arch, rows)
     try:
         trial = Trial(theirs, arch, cfg, forward)
-        same = trial.agrees([rows], [name for name in trial.loud if table.rows(name, cfg)])
+        same = trial.apart([rows], [name for name in trial.loud if table.rows(name, cfg)]) <= 1
     except CodeError as error:
         return [f"not run: {error}"]
     return [] if same else [DIFFERS]
@@ -153,13 +176,28 @@ def _kinds(model: nn.Module) -> dict[str, str]:
     return kinds
 
 
-def _require_ways(ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str) -> None:
+def _of_count(mine: Sequence[Template], layers: int) -> list[str]:
+    """A line where the module has blocks, but not as many as there are layers."""
+    numbers: dict[str, set[int]] = {}  # behind a beginning
+    for one in mine:
+        if number := NUMBER.search(one.name):
+            numbers.setdefault(one.name[: number.start()], set()).add(int(number[0]))
+    most = max(numbers, key=lambda name: sum(one.name.startswith(name) for one in mine), default="")
+    count = len(numbers.get(most, ()))
+    if not most or count == layers or numbers[most] != set(range(count)):
+        return []
+    return [f"{most.rstrip('._')}: found {count} block{'s' * (count > 1)}, expected {layers}"]
+
+
+def _require_ways(
+    ours: Sequence[Template], mine: Sequence[Template], ways: Sequence[Any], where: str, layers: int
+) -> None:
     """Raises: MappingError with each part of ours that can be none of theirs."""
     made = {name for part in ways for way in part for name in way.rows}
     faults = [f"{one.name} {one.shape}: no tensor of the module is like it" for one in ours if one.name not in made]
     if faults:
         shapes = ", ".join(f"{one.name} {one.shape}" for one in mine)
-        raise MappingError([*faults, f"the module has {shapes}"], where, NO_ROWS)
+        raise MappingError([*_of_count(mine, layers), *faults, f"the module has {shapes}"], where, NO_ROWS)
 
 
 def _of_equal_values(
@@ -191,8 +229,15 @@ class _Search:
     """
 
     def __init__(
-        self, ways: Sequence[Sequence[Way]], theirs: Theirs, arch: Architecture, cfg: DecoderConfig, forward: Any
+        self,
+        ways: Sequence[Sequence[Way]],
+        theirs: Theirs,
+        arch: Architecture,
+        cfg: DecoderConfig,
+        forward: Any,
+        bugs: Bugs | None,
     ) -> None:
+        self.bugs = bugs
         self.ways, self.theirs, self.arch, self.cfg, self.forward = ways, theirs, arch, cfg, forward
         names = [next(iter(part[0].rows)) for part in ways]
         self.stages: list[list[int]] = [[], [], []]
@@ -200,6 +245,7 @@ class _Search:
             self.stages[_stage(name)].append(at)
         self.shared = [at for at in self.stages[1] if ".norm." in names[at]]
         self.trial: Trial | None = None
+        self.nearest: dict[int, tuple[float, dict[int, Way]]] = {}  # of a stage, and how far its logits are from ours
 
     def settled(self, *, decided: bool) -> tuple[list[Way], list[str]]:
         """The ways that were chosen, and a line for each part of which others would do as well.
@@ -208,14 +254,15 @@ class _Search:
         """
         choice = next(assignments(self.ways), None)
         if choice is None:
-            raise MappingError(["no choice of its tensors makes all of ours"], self.theirs.name, NO_ROWS)
+            fault = f"no choice of its tensors makes all those of {self.arch.name}: is it to be like another model?"
+            raise MappingError([fault], self.theirs.name, NO_ROWS)
         if decided and all(len(part) == 1 for part in self.ways):
             return list(choice), []
         failed: CodeError | None = None
         for dtype in APART:  # some code refuses float64
             try:
                 self.trial = Trial(self.theirs, self.arch, self.cfg, self.forward, dtype)
-                proven, partial = self._by_running()
+                proven, partial, likely = self._by_running()
                 break
             except CodeError as error:
                 failed = failed or error
@@ -224,41 +271,70 @@ class _Search:
             return list(choice), [*several, f"not settled by running it: {failed}"] if several else []
         if proven is not None:
             return proven, []
-        likeliest = next(assignments(partial), choice)
+        likely = self._with_a_bug() or likely
+        whole = len(likely) == len(self.ways) and self._disjoint(likely)
+        likeliest = likely if whole else next(assignments(partial), choice)
         return list(likeliest), [*self._open(partial), DIFFERS]
 
-    def _by_running(self) -> tuple[list[Way] | None, list[list[Way]]]:
-        """The choice with which all logits are ours, if any; and of each part the ways that are still open."""
-        outside = next(self._agreeing(self.stages[0], {}), None)
-        if outside is None:
-            return None, [list(part) for part in self.ways]
-        attention = _Kept(self._agreeing(self.stages[1], outside))
-        first = next(iter(attention), {})
+    def _with_a_bug(self) -> list[Way] | None:
+        """The likeliest choice with which all logits are those of a model with one of the known bugs, if any."""
+        right, proven = self.trial, list[list[Way]]()
+        for port in self.bugs(right.port) if right and self.bugs else ():
+            self.trial, self.nearest = right.beside(port), {}  # type: ignore[union-attr]
+            with suppress(Exception):  # no model runs with every bug
+                proven += [found for found in self._by_running()[:1] if found is not None]
+        return min(proven, key=lambda ways: sum(way.unlikely for way in ways), default=None)
+
+    def _by_running(self) -> tuple[list[Way] | None, list[list[Way]], list[Way]]:
+        """The choice with which all logits are ours, if any; of each part the ways that are still open; the likeliest.
+
+        Where no choice makes the logits of a stage, the likeliest is the one that comes nearest, as in code with a bug.
+        """
+        found = _Kept(self._agreeing(0, {}), 1)
+        outside = self._first(0, found)
+        attention = _Kept(self._agreeing(1, outside))
+        first = self._first(1, attention)
         shared = {at: first[at] for at in self.shared if at in first}
-        rest = _Kept(self._agreeing(self.stages[2], outside | shared))
+        rest = _Kept(self._agreeing(2, outside | shared))
         for several in (1, KEPT):  # what agrees alone seldom fails to agree together
             for one, other in product(islice(attention, several), islice(rest, several)):
-                ways = outside | one | other
-                whole = [ways[at] for at in range(len(self.ways))]
-                if self._disjoint(whole) and self._agrees(whole):
-                    return whole, []
-        agreeing = {at: [outside[at]] for at in outside}
-        for stage, kept in ((self.stages[1], attention), (self.stages[2], rest)):
+                whole = self._in_order(outside | one | other)
+                if any(found) and self._disjoint(whole) and self._agrees(whole):
+                    return whole, [], []
+        agreeing: dict[int, list[Way]] = {}
+        for stage, kept in zip(self.stages, (found, attention, rest), strict=True):
             agreeing |= {at: [way for way in self.ways[at] if any(one[at] is way for one in kept)] for at in stage}
-        return None, [agreeing[at] or list(part) for at, part in enumerate(self.ways)]
+        likely = self._in_order(outside | first | self._first(2, rest))
+        return None, [agreeing[at] or list(part) for at, part in enumerate(self.ways)], likely
 
-    def _agreeing(self, stage: Sequence[int], others: Mapping[int, Way]) -> Iterator[dict[int, Way]]:
+    def _first(self, stage: int, kept: "_Kept") -> dict[int, Way]:
+        """The first choice for a stage that agrees, or of those that do not the nearest."""
+        return next(iter(kept), None) or self.nearest.get(stage, (math.inf, {}))[1]
+
+    @staticmethod
+    def _in_order(ways: Mapping[int, Way]) -> list[Way]:
+        return [ways[at] for at in sorted(ways)]
+
+    def _agreeing(self, stage: int, others: Mapping[int, Way]) -> Iterator[dict[int, Way]]:
         """The choices for a stage with which logits are ours where only it and `others` are not silent."""
         taken = frozenset(name for way in others.values() for name in way.takes)
-        for choice in islice(assignments([self.ways[at] for at in stage], taken), PASSES):
-            if self._agrees([*others.values(), *choice]):
-                yield dict(zip(stage, choice, strict=True))
+        parts = self.stages[stage]
+        for choice in islice(assignments([self.ways[at] for at in parts], taken), PASSES):
+            ways = dict(zip(parts, choice, strict=True))
+            apart = self._apart([*others.values(), *choice])
+            if apart < self.nearest.get(stage, (math.inf, {}))[0]:
+                self.nearest[stage] = (apart, ways)
+            if apart <= 1:
+                yield ways
 
     def _agrees(self, ways: Sequence[Way]) -> bool:
+        return self._apart(ways) <= 1
+
+    def _apart(self, ways: Sequence[Way]) -> float:
         rows = [way.rows for way in ways]
         table = table_of(self.arch, {name: "" for one in rows for name in one})
         among = [name for name in self.trial.loud if table.rows(name, self.cfg)]  # type: ignore[union-attr]
-        return self.trial.agrees(rows, among)  # type: ignore[union-attr]
+        return self.trial.apart(rows, among)  # type: ignore[union-attr]
 
     @staticmethod
     def _disjoint(ways: Sequence[Way]) -> bool:
@@ -279,8 +355,8 @@ class _Search:
 class _Kept:
     """What an iterator has, up to a number, looked for once and only when asked for."""
 
-    def __init__(self, source: Iterator[dict[int, Way]]) -> None:
-        self.source, self.kept = islice(source, KEPT), list[dict[int, Way]]()
+    def __init__(self, source: Iterator[dict[int, Way]], most: int = KEPT) -> None:
+        self.source, self.kept = islice(source, most), list[dict[int, Way]]()
 
     def __iter__(self) -> Iterator[dict[int, Way]]:
         yield from self.kept

@@ -28,6 +28,8 @@ def imported(name: str) -> Any:
     module, colon, attribute = name.rpartition(":")
     if not colon or not module or not attribute:
         raise SourceError(f"{name}: expected a class or function of a module, as my_model.py:GPT or package.module:GPT")
+    if Path(module).is_dir():
+        raise SourceError(f"{module}: is a folder, expected a file of Python in it, as {Path(module) / 'my_model.py'}")
     with _code(module):
         loaded = _file(Path(module)) if module.endswith(".py") else _module(module)
     if not hasattr(loaded, attribute):
@@ -47,27 +49,33 @@ def made(name: str, sizes: Sizes) -> nn.Module:
         raise SourceError(f"{name}: found a {type(factory).__name__}, expected a class or function that makes a module")
     if isinstance(factory, nn.Module):
         return factory
+    arguments, named = _arguments(name, factory, sizes)
     with _code(name):
-        arguments, named = _arguments(factory, sizes)
         module = factory(*arguments, **named)
     if not isinstance(module, nn.Module):
         raise SourceError(f"{name}: made a {type(module).__name__}, expected a torch.nn.Module")
     return module
 
 
-def _arguments(factory: Any, sizes: Sizes) -> tuple[list[Any], dict[str, Any]]:
-    """What to call a class or function with."""
+def _arguments(name: str, factory: Any, sizes: Sizes) -> tuple[list[Any], dict[str, Any]]:
+    """What to call a class or function with. Raises: SourceError where it asks for what is no size."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(factory).parameters.values()
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except ValueError:  # Python cannot tell
+        return [sizes], {}
     asked = [one for one in parameters if one.kind in kinds]
     named = {one.name: sizes[one.name] for one in asked if one.name in sizes and one.name not in CONFIGS}
     others = [one for one in asked if one.name not in named]
     config = next((one for one in others if one.name in CONFIGS), None)
     needed = [one for one in others if one.default is inspect.Parameter.empty]
-    if config is None and needed:
+    if config is None and len(needed) == 1 and not named:
         config = needed[0]
     if config is not None:
         named[config.name] = sizes
+    if unknown := [f"{one.name}{nearest(one.name, sizes)}" for one in needed if one is not config]:
+        known = "of which the sizes of a model have none: give each a default, or take a config"
+        raise SourceError(f"{name}: asks for {', '.join(unknown)}, {known}")
     positional = [one for one in parameters if one.kind is inspect.Parameter.POSITIONAL_ONLY]
     return [sizes] * sum(one.default is inspect.Parameter.empty for one in positional[:1]), named
 

@@ -19,9 +19,16 @@ class Rows(dict[str, Cell]):
     """Rows, which print as Python to paste. `unsettled` are lines on those that others would fit as well."""
 
     def __init__(self, rows: Mapping[str, Cell], unsettled: Iterable[str] = ()) -> None:
-        if not isinstance(rows, Mapping) or not all(_is_row(name, cell) for name, cell in rows.items()):
-            wanted = "a mapping of our names to theirs, or to what rearranged or sections makes"
-            raise MappingError([f"found {rows!r:.80}, expected {wanted}"], "rows", "nothing was filled")
+        wanted = "of our names to theirs, or to what rearranged or sections makes"
+        faults = [f"found a {type(rows).__name__}, expected a mapping {wanted}"]
+        if isinstance(rows, Mapping):
+            faults = [
+                f"{name!r}: found {cell!r:.80}, expected a row {wanted}"
+                for name, cell in rows.items()
+                if not _is_row(name, cell)
+            ]
+        if faults:
+            raise MappingError(faults, "rows", "nothing was done")
         super().__init__(rows)
         self.unsettled = tuple(unsettled)
 

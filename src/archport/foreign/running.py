@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArchportError, in_a_line
+from ..errors import ArchportError, SourceError, in_a_line
 
 Forward = Callable[[Any, Tensor], Any]
 TARGETS = ("targets", "labels")  # that some models want before they make logits of every token
@@ -79,15 +79,29 @@ def tensors_in(result: Any, depth: int = DEPTH) -> Iterator[Tensor]:
 
 def raised(error: BaseException) -> str:
     """What somebody else's code raised, and in which line of which file."""
-    return f"{type(error).__name__}: {in_a_line(error) or 'no message'}, in {line_of(error)}"
+    line = line_of(error)
+    return f"{type(error).__name__}: {in_a_line(error) or 'no message'}{line and f', in {line}'}"
+
+
+def require_forward(forward: object) -> None:
+    """Raises: SourceError for what cannot be called with a module and ids."""
+    if forward is None:
+        return
+    try:
+        signature(forward).bind(None, None)  # type: ignore[arg-type]  # anything may have been given
+    except ValueError:  # it has no signature that Python knows
+        return
+    except TypeError as error:
+        found = f"a {type(forward).__name__}" if not callable(forward) else f"one that is not ({in_a_line(error)})"
+        raise SourceError(f"forward: found {found}, expected a function of the module and ids") from None
 
 
 def line_of(error: BaseException) -> str:
-    """The line of a person's file that an error came from: the innermost that is neither Python's, torch's nor ours."""
+    """The line of a person's file that an error came from, if any: the innermost not of Python, torch or ours."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}, line {error.lineno}"
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(NOT_THEIRS)]
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else "no line of its file"
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def copied(module: nn.Module) -> nn.Module:

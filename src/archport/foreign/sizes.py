@@ -9,11 +9,11 @@ from ..translate.planning import nearest
 
 # Names in the style of nanoGPT, of Meta's code and of TransformerLens, by ours.
 OTHERS = {
-    "vocab_size": ("d_vocab", "padded_vocab_size"),
-    "context": ("block_size", "n_ctx", "max_seq_len", "seq_len"),
-    "width": ("n_embd", "dim", "d_model", "embed_dim"),
-    "layers": ("n_layer", "n_layers", "num_layers"),
-    "heads": ("n_head", "n_heads", "num_heads"),
+    "vocab_size": ("d_vocab", "padded_vocab_size", "n_vocab", "vocab"),
+    "context": ("block_size", "n_ctx", "max_seq_len", "seq_len", "ctx_len", "context_length", "n_positions"),
+    "width": ("n_embd", "dim", "d_model", "embed_dim", "hidden_size"),
+    "layers": ("n_layer", "n_layers", "num_layers", "depth", "num_hidden_layers"),
+    "heads": ("n_head", "n_heads", "num_heads", "num_attention_heads"),
     "kv_heads": ("n_kv_heads", "n_kv_head", "num_kv_heads", "n_query_groups"),
     "head_width": ("head_dim", "d_head", "head_size"),
     "mlp_width": ("hidden_dim", "d_mlp", "n_inner", "d_ff"),
@@ -27,7 +27,7 @@ OTHERS = {
 class Sizes(Mapping[str, Any]):
     """The sizes of a model of an architecture: as attributes or keys, by our names, Hugging Face's or other people's.
 
-    `bias` says whether linear maps of attention have one, as nanoGPT asks.
+    `bias` says whether linear maps of attention have one, as nanoGPT asks. `read` are the names that were asked for.
     """
 
     def __init__(self, arch: Architecture, config: DecoderConfig) -> None:
@@ -42,9 +42,16 @@ class Sizes(Mapping[str, Any]):
         values["bias"] = any(name.endswith("qkv.bias") for name, _ in skeleton(arch, config).named_parameters())
         values["model_type"] = arch.name
         self._values = values
+        self.read: set[str] = set()
+
+    def differs(self, other: "Sizes") -> bool:
+        """Whether code that asked for the same of another model was told something else."""
+        return any(self._values.get(name) != other._values.get(name) for name in self.read)
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        value = self._values[name]
+        self.read.add(name)
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -56,5 +63,5 @@ class Sizes(Mapping[str, Any]):
         if name.startswith("_"):
             raise AttributeError(name)
         if name in self._values:
-            return self._values[name]
+            return self[name]
         raise AttributeError(f"the sizes of {self._values['model_type']} have no {name}{nearest(name, self._values)}")

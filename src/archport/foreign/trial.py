@@ -1,6 +1,7 @@
 """Trying rows out: a copy of a person's module is filled by them and run beside our own model of the same weights."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ..config import DecoderConfig
 from ..errors import in_a_line
+from ..layers import Decoder
 from ..registry import Architecture, skeleton
 from ..translate.layout import Layout
 from ..translate.table import Cell, Table
@@ -63,21 +65,36 @@ class Trial:
         generator = torch.Generator().manual_seed(5)
         self.ids = torch.randint(cfg.vocab_size, (1, min(TOKENS, cfg.context)), generator=generator).to(self.device)
         self._expected: dict[frozenset[str], Tensor] = {}
+        self._found: dict[tuple[int, ...], Tensor] = {}
+
+    def beside(self, port: Decoder) -> "Trial":
+        """The same module beside another model than ours, as one with a bug."""
+        other = copy.copy(self)
+        other.port, other._expected = port, {}
+        return other
 
     @torch.no_grad()
-    def agrees(self, ways: Iterable[Mapping[str, Cell]], among: Collection[str]) -> bool:
-        """Whether both give the same logits where only the parameters `among` of ours are not zero.
+    def apart(self, ways: Iterable[Mapping[str, Cell]], among: Collection[str]) -> float:
+        """How far their logits are from ours where only `among` of our parameters are not zero; up to 1 is rounding.
 
         Raises: CodeError where their code does.
         """
-        for one in self.theirs.parameters.values():
-            one.zero_()
-        for rows in ways:
-            for ours, theirs in self._views(rows):
-                theirs.copy_(ours)
-        found = logits_of(self.theirs.module, self.ids, self.vocab, self.forward)
+        ways = list(ways)
+        found = self._theirs(ways)
         expected = self._logits(frozenset(among))[:, -found.shape[1] :]
-        return bool((found - expected).abs().max() <= APART[self.dtype] * expected.abs().max())
+        return ((found - expected).abs().max() / (APART[self.dtype] * expected.abs().max())).item()
+
+    def _theirs(self, ways: Sequence[Mapping[str, Cell]]) -> Tensor:
+        """Their logits where they hold what these rows take, and zeros."""
+        known = tuple(map(id, ways))
+        if known not in self._found:
+            for one in self.theirs.parameters.values():
+                one.zero_()
+            for rows in ways:
+                for ours, theirs in self._views(rows):
+                    theirs.copy_(ours)
+            self._found[known] = logits_of(self.theirs.module, self.ids, self.vocab, self.forward)
+        return self._found[known]
 
     def _views(self, rows: Mapping[str, Cell]) -> list[tuple[Tensor, Tensor]]:
         if id(rows) not in self._pairs:  # the rows are kept with them, and so their id
@@ -89,7 +106,7 @@ class Trial:
     def _logits(self, among: frozenset[str]) -> Tensor:
         if among not in self._expected:
             for name, one in self.port.named_parameters():
-                loud = self.loud[name]
+                loud = self.loud.get(name, one.data)
                 one.data = loud if name in among else loud.new_zeros(()).expand_as(loud)
             self._expected[among] = self.port(self.ids).double()
         return self._expected[among]

@@ -163,7 +163,7 @@ class _ByBlock:
                 if theirs in self.keys:
                     key = self.keys[theirs]
                     tensor = self.plan.checkpoint.read(key, own=True)
-                    self.problems |= dict.fromkeys(not_finite([(key, tensor)]))
+                    self.problems |= dict.fromkeys(one.words for one in not_finite([(key, tensor)]))
                 else:
                     made = made or self._in_their_layout(name)
                     tensor = made[theirs]

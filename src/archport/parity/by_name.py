@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from ..config import DecoderConfig
-from ..errors import ConfigError
+from ..config import DecoderConfig, dtype_name
+from ..dtypes import to_dtype
+from ..errors import ConfigError, MappingError
 from ..files.hub.access import HubAccess
 from ..foreign.filling import fill
-from ..foreign.finding import found, holds
+from ..foreign.finding import NO_ROWS, found, holds
 from ..foreign.importing import made
-from ..foreign.running import Forward
+from ..foreign.rows import Rows
+from ..foreign.running import Forward, require_forward
 from ..foreign.sizes import Sizes
 from ..foreign.sources import plan_of
 from ..foreign.theirs import Theirs
@@ -22,6 +24,7 @@ from ..keywords import strict_keywords
 from ..registry import Architecture, architecture
 from ..translate.table import Cell
 from . import references
+from .foreign.bugs import with_bugs
 from .report import Report
 from .verifying import verify
 
@@ -49,32 +52,49 @@ def verify_by_name(
     Raises: ConfigError where `like` is missing or another architecture than the source's, and what `verify` and `fill`
     raise.
     """
+    require_forward(forward)
+    rows = None if rows is None else Rows(rows)
     how: dict[str, Any] = {"forward": forward, "dtype": dtype, "against": against, "device": device}
-    if source is None:
-        return _of_architecture(name, architecture(str(like)), rows, how)
+    try:
+        if source is None:
+            return _of_architecture(name, architecture(str(like)), rows, how)
+        return _of_source(name, source, like, rows, how, options)
+    except MappingError as error:
+        if rows is not None:
+            raise
+        return Report(name, "transformers", dtype_name(to_dtype(dtype)), (), problems=(NO_ROWS, *error.faults))
+
+
+def _of_source(
+    name: str, source: str | Path, like: str | None, rows: Rows | None, how: dict[str, Any], options: dict[str, Any]
+) -> Report:
+    """Against a checkpoint, at its sizes."""
     opened: dict[str, Any] = {"revision": None, "offline": False} | options
     planned = plan_of(source, "auto", access=HubAccess(None, None, None), **opened)
     arch = planned.architecture
     if like is not None and architecture(like).name != arch.name:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
     module = made(name, Sizes(arch, planned.config)).eval()
-    chosen = rows if rows is not None else found(Theirs(module), planned, forward)
+    chosen = rows if rows is not None else found(Theirs(module), planned, how["forward"], bugs=with_bugs)
     held = holds(Theirs(module), planned, chosen)
     if not held:
-        fill(module, source, chosen, **options)
+        fill(module, source, dict(chosen), **options)
     report = verify(module, source, rows=chosen, **how, **options)
     return _with_doubts(report if held else replace(report, not_run=(*report.not_run, LOADING)), chosen)
 
 
 def _of_architecture(name: str, arch: Architecture, rows: Mapping[str, Cell] | None, how: dict[str, Any]) -> Report:
-    """Against a tiny loud model, at the sizes of the tests or, where only these are right, at plain ones."""
-    config, module, found_rows = tiny(name, arch, how["forward"], rows)
-    sizes = _given(config)
-    reference = references.loud(arch, sizes, how["against"])
-    fill(module, reference, found_rows)
-    report = verify(module.eval(), reference, rows=found_rows, **how)
-    unread = tuple(field for field in arch.sizes if field not in sizes or sizes[field] != arch.sizes[field])
-    return _with_doubts(replace(report, never_varied=unread), found_rows)
+    """Against a tiny loud model, at the sizes of the tests; those that its code never asks for are in the verdict."""
+    one = tiny(name, arch, how["forward"], rows, with_bugs)
+    reference = references.loud(arch, _given(one.config), how["against"])
+    fill(one.module, reference, dict(one.rows))
+    report = verify(one.module.eval(), reference, rows=one.rows, **how)
+    own = {field: getattr(one.config, field) for field in one.fixed}
+    where = tuple(f"{field} is {value}" for field, value in own.items() if value is not None)
+    if one.refused:
+        refused = f"at the sizes that it asks for it has no rows, these lines are of plainer ones: {one.refused}"
+        report = replace(report, problems=(*report.problems, refused))
+    return _with_doubts(replace(report, never_varied=one.fixed, where=where), one.rows)
 
 
 def _with_doubts(report: Report, rows: Mapping[str, Cell]) -> Report:

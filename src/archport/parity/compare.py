@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 
@@ -42,7 +43,9 @@ class Comparison:
         self.exact = with_parameters(reference, self.higher)
         self.source: LoadPlan | None = None  # of the files that ports come from
         self.reordered = False  # whether ports add in another order, as packed ones do
-        self._made: dict[tuple[nn.Module, str], Tensor] = {}
+        self._rounding = ""  # the name of another way to round, while the reference rounds so
+        self._made: dict[tuple[nn.Module, str, str], Tensor] = {}
+        self._traced: dict[object, Trace] = {}  # the last one, for ports beside the same reference
 
     @cached_property
     def clean(self) -> Decoder:
@@ -93,16 +96,23 @@ class Comparison:
         return with_boundaries_of(port, reference.loosened(own), self.short if ids is None else ids)
 
     def _trace(self, ids: Tensor) -> Trace:
-        exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
-        single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
         attention = frozenset(name for name, part in self.clean.named_modules() if isinstance(part, Attention))
-        reference = replace(trace(exact, single, self.pairs, ids), attention=attention)
+        reference = replace(self._plain_trace(ids), attention=attention)
         reference = with_boundaries_of(self.clean, reference, ids)
         # Where archport's own port is off by no more than rounding, the reference drops to float32: in a module whose
         # output is off or, where it is an input, in the one around it.
         off = [finding for finding in findings(self.clean, reference, ids) if finding.differs]
         at = [(one.module if one.side == "output" else one.module.rpartition(".")[0], one.error) for one in off]
         return reference.loosened(name for name, error in at if error <= reference.loosened([name]).bound(name))
+
+    def _plain_trace(self, ids: Tensor) -> Trace:
+        key = str(ids.tolist()), tuple(self.pairs.items())
+        if key not in self._traced:
+            exact = self.exact if self.higher == torch.float64 else with_parameters(self.reference, torch.float64)
+            single = self.reference if self.dtype == torch.float32 else with_parameters(self.reference, torch.float32)
+            self._traced.clear()
+            self._traced[key] = trace(exact, single, self.pairs, ids)
+        return self._traced[key]
 
     @cached_property
     def pairs(self) -> dict[str, str]:
@@ -163,12 +173,11 @@ class Comparison:
         return self._once(reference, "rows alone", lambda: torch.cat([logits(reference, row) for row in rows], dim=1))
 
     def _once(self, reference: nn.Module, what: str, make: Callable[[], Tensor]) -> Tensor:
-        """What was made already, unless the reference is one that was nudged."""
-        if reference not in (self.reference, self.exact):
-            return make()
-        if (reference, what) not in self._made:
-            self._made[reference, what] = make()
-        return self._made[reference, what]
+        """What was made already, by the same rounding."""
+        key = reference, what, self._rounding
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def of_logits(self, name: str, ours: Tensor, on: str) -> Check:
         """Our logits, made in some way, on one set of ids."""
@@ -185,21 +194,34 @@ class Comparison:
         first = line(self.reference)
         if first.ok or not math.isfinite(first.port_error):
             return first
-        return next((one for one in self._held_otherwise(line) if one.ok), first)
+        for name, rounding in self._roundings():
+            self._rounding = name
+            try:
+                with rounding:
+                    again = line(self.reference)
+            finally:
+                self._rounding = ""
+            if again.ok:
+                return again
+        return first
 
-    def _held_otherwise(self, line: Callable[[nn.Module], Check]) -> Iterator[Check]:
+    def _roundings(self) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+        """Other ways to round, each with its name."""
         for pieces in ORDERS if self.reordered else ():
-            with summed_in_pieces(pieces):
-                yield line(with_parameters(self.reference, self.dtype))
+            yield f"{pieces} pieces", summed_in_pieces(pieces)
         for seed in range(NUDGES) if self.dtype == torch.float32 or self.chooses else ():
-            yield line(self._nudged(seed))
+            yield f"nudge {seed}", self._nudged(seed)
 
-    def _nudged(self, seed: int) -> nn.Module:
-        model = with_parameters(self.reference, self.dtype)
-        weight = model.get_input_embeddings().weight.data  # type: ignore[operator]
+    @contextmanager
+    def _nudged(self, seed: int) -> Iterator[None]:
+        weight = self.reference.get_input_embeddings().weight.data  # type: ignore[operator]
+        kept = weight.clone()
         signs = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)).sub(0.5).sign()
         weight.mul_(1 + signs.to(weight) * torch.finfo(self.dtype).eps)
-        return model
+        try:
+            yield
+        finally:
+            weight.copy_(kept)
 
     def findings(self, port: Decoder, reference: Trace | None = None, ids: Tensor | None = None) -> list[Finding]:
         """The port beside the reference in float64, module by module."""

@@ -5,7 +5,6 @@ there and wherever else it differs what the port makes, and leaves nothing unexp
 fault; of several, it is the one that explains most.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..layers import Decoder
 from .catalogue import faults_for
+from .copying import copied
 from .faults import Fault
 from .locate import Finding, Trace, findings, relative_error
 
@@ -39,7 +39,7 @@ class Hypothesis:
     @classmethod
     def of(cls, fault: Fault, sites: Sequence[str], clean: Decoder) -> "Hypothesis":
         """Plant a fault in a copy of a right port."""
-        model = copy.deepcopy(clean)
+        model = copied(clean)
         for site in sites:
             fault.plant_at(model, site)
         return cls(fault, tuple(sites), model)
@@ -54,7 +54,7 @@ def diagnose(differences: Sequence[Finding], port: Decoder, clean: Decoder, refe
     # Where the port taken for right differs too, it is none: whatever changes nothing would explain all.
     for hypothesis in _hypotheses(port, clean, wrong) if first.at not in own else ():
         ruled_out[hypothesis.fault.name] = None
-        explained = _explained(findings(hypothesis.model, reference, ids), wrong)
+        explained = _explained(hypothesis.model, reference, ids, wrong)
         if explained > most and _weights_agree(hypothesis, port, clean):
             most, best = explained, hypothesis.fault
         if most == len(wrong):
@@ -80,16 +80,24 @@ def _hypotheses(port: Decoder, clean: Decoder, wrong: Sequence[Finding]) -> Iter
             yield Hypothesis.of(fault, some, clean)
 
 
-def _explained(guessed: Sequence[Finding], wrong: Sequence[Finding]) -> int:
-    """How many of the findings are those of a hypothesis; 0 if it makes others, or leaves one at the first's place."""
-    first, ours = wrong[0], {finding.at: finding for finding in wrong}
-    made = {finding.at: finding for finding in guessed if finding.differs}
-    at_place = [finding.at for finding in wrong if f"{finding.place}.".startswith(f"{first.place}.")]
-    if first.at != next(iter(made), None) or not {*at_place} <= made.keys() <= ours.keys():
+def _explained(guess: Decoder, reference: Trace, ids: Tensor, wrong: Sequence[Finding]) -> int:
+    """How many of the findings are those of a hypothesis; 0 if it makes others, or leaves one at the first's place.
+
+    The pass ends where that shows.
+    """
+    place, ours = wrong[0].place, {finding.at: finding for finding in wrong}
+    at_place = {finding.at for finding in wrong if f"{finding.place}.".startswith(f"{place}.")}
+
+    def contradicts(made: Finding) -> bool:
+        if not made.differs or made.at not in ours:
+            return made.differs or made.at in at_place
+        found = ours[made.at]  # which must be the same, not merely as near to it as the reference is
+        return not relative_error(made.ours, found.ours) <= min(found.limit, found.error / 10)
+
+    made = findings(guess, reference, ids, until=contradicts)
+    if contradicts(made[-1]) or not at_place <= {one.at for one in made}:
         return 0
-    # Not merely as near to it as the reference is.
-    same = [relative_error(made[at].ours, ours[at].ours) <= min(ours[at].limit, ours[at].error / 10) for at in made]
-    return len(made) if all(same) else 0
+    return sum(one.differs for one in made)
 
 
 def _weights_agree(hypothesis: Hypothesis, port: Decoder, clean: Decoder) -> bool:

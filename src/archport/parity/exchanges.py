@@ -1,6 +1,5 @@
 """What of a port can be exchanged at a place: classes, known faults, parts of other layers, the reference's numbers."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from .. import layers
 from ..layers import Decoder
 from .catalogue import faults_for
 from .compare import Comparison
+from .copying import copied
 from .faults import Fault
 from .locate import DECODER, Finding
 from .reference_numbers import FORMS, in_form, is_number, numbers_of
@@ -34,7 +34,7 @@ class Repair:
 
     def made(self, model: Decoder, sites: Sequence[str]) -> Decoder:
         """A copy of a model with the part exchanged at some sites, sharing what it does not change."""
-        repaired = copy.deepcopy(model, {} if self.fault else {id(one): one for one in model.parameters()})
+        repaired = copied(model, () if self.fault else model.parameters())
         for part in {id(part): part for part in (part_at(repaired, site) for site in sites)}.values():  # each once
             if self.fault is None or self.fault.can_exist_in(part):
                 self.change(part)
@@ -47,7 +47,9 @@ def repairs_at(comparison: Comparison, first: Finding, original: Decoder) -> Ite
     top = "" if place == DECODER else place
     held = [name for name, _ in model.named_modules() if name == top or name.startswith(f"{top}.")]
     sites = [place, *(["finish"] if model.finish is not None else [])] if place == DECODER else held
-    yield (repair for site in sites for repair in of_class(model, site))
+    # Where the reference adds the stream inside a branch, what is wrong with a block shows there.
+    block = [f"blocks.{layer_number(place)}"] if place.count(".") > 1 and layer_number(place) else []
+    yield (repair for site in (*sites, *block) for repair in of_class(model, site))
     yield _of_catalogue(model, place)
     yield (repair for site in sites for repair in _of_other_layers(original, site))
     for form in FORMS:
@@ -64,11 +66,12 @@ def _of_catalogue(model: Decoder, place: str) -> Iterator[Repair]:
 
 
 def of_class(model: Decoder, site: str) -> Iterator[Repair]:
-    """The classes that a part's own is made of, the nearest first, then archport's others of that kind."""
+    """The classes that a part's own is made of, archport's first, of which faults are known, then its others."""
     own = type(part_at(model, site))
     family = [kind for kind in own.__mro__[1:] if issubclass(kind, nn.Module) and kind not in (nn.Module, layers.Block)]
     family = [kind for kind in family if not kind.__name__.startswith("_")]
     root = layers.Block if issubclass(own, layers.Block) else [own, *family][-1]
+    family.sort(key=lambda kind: kind not in OURS)
     others = [kind for kind in OURS if issubclass(kind, root) and kind is not layers.Block]
     for kind in dict.fromkeys([*family, *others]):
         if kind is not own:

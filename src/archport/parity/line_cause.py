@@ -78,6 +78,12 @@ SHOWS: dict[str, Shows] = {
 }
 
 
+def off_without_rounding(check: Check) -> str:
+    """What the line of own classes says of one."""
+    off = f"off by {check.port_error:.1e} of the largest element without any rounding"
+    return f"{off}, where constants in float32 explain {check.budget:.1e}"
+
+
 def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: Iterable[Decoder]) -> Diagnosis | None:
     """The fault that explains a line that fails while every module agrees, and else where the line is worst.
 
@@ -86,6 +92,8 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: I
     if (mistake := cause_beside(check, comparison)) is not None:
         return named(mistake.place, mistake.fault)
     not_the_line = f"every module agrees, but not the line: {check.name}"
+    if check.name == inside.OWN:
+        not_the_line = off_without_rounding(check)
     if check.name not in SHOWS:
         return Diagnosis(check.part, None, f"{check.part}: {not_the_line}") if check.part else None
     shows = SHOWS[check.name]
@@ -98,10 +106,11 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: I
             continue
         for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
             sites = fault.sites(right) if fault.line == check.name else []
-            for site in sites if not check.part else [one for one in sites if fault.shows(one, check.part)]:
-                guess = Hypothesis.of(fault, (site,), right).model
+            near = sites if not check.part else [one for one in sites if fault.shows(one, check.part)]
+            for some in dict.fromkeys([*((site,) for site in near), tuple(near)] if near else []):
+                guess = Hypothesis.of(fault, some, right).model
                 if relative_error(shows(guess, comparison), ours) <= apart / 10:
-                    return named(check.part or site, fault)
+                    return named(check.part or some[0], fault)
                 ruled_out[fault.name] = None
     place = check.part or DECODER
     words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"

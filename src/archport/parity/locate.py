@@ -142,6 +142,11 @@ def modules_around(module: str) -> list[str]:
     return [".".join(path[:length]) for length in range(1, len(path) + 1)]
 
 
+def holds(holder: str, module: str) -> bool:
+    """Whether a module is in another, or is that one."""
+    return f"{module}.".startswith(f"{holder}.")
+
+
 def converted(values: Any, dtype: torch.dtype) -> Any:
     """The same arguments of a call, with copies of floating-point tensors in another dtype."""
     if isinstance(values, Tensor):

@@ -5,6 +5,7 @@ parts are exchanged where the port differs, in each layer that does, for archpor
 knows, for the parts of other layers and for the reference's own numbers, until nothing differs any more.
 """
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +16,7 @@ from .boundaries import is_sum_or_multiple
 from .compare import Comparison
 from .diagnose import Diagnosis
 from .exchanges import OURS, Repair, in_layer, layer_number, of_class, part_at, repairs_at
-from .locate import DECODER, LOOSE, Finding, Trace, findings, relative_error
+from .locate import DECODER, LOOSE, Finding, Trace, findings, holds, relative_error
 from .running import RaisedError, run
 
 STEPS = 4  # kinds of parts to exchange, each in as many layers as need it
@@ -56,6 +57,15 @@ def with_own_classes(model: Decoder) -> Iterator[Decoder]:
         for repair in of_class(model, some[0]):
             if repair.kind is not None and issubclass(own, repair.kind):
                 yield repair.made(model, some)
+
+
+def with_their_padding(model: Decoder, theirs: nn.Module | None) -> Iterator[Decoder]:
+    """The model with the reference's token whose vector gets no gradient, where it has another."""
+    ours = model.embed.tokens
+    if isinstance(theirs, nn.Embedding) and isinstance(ours, nn.Embedding) and theirs.padding_idx != ours.padding_idx:
+        other = copy.deepcopy(model)
+        other.embed.tokens.padding_idx = theirs.padding_idx
+        yield other
 
 
 def mended_by(place: str, repairs: Sequence[Repair]) -> Diagnosis:
@@ -125,14 +135,10 @@ def _sites(model: Decoder, site: str, wrong: Sequence[Finding]) -> list[list[str
     same = {layer_number(one.module) for one in wrong if (in_layer(one.module, layer), *one.at[1:]) == first.at}
     near = [name for name in parts if _in_any(name) == _in_any(site) and layer_number(name) in same]
     places = {one.place for one in wrong}
-    alike = [name for name in parts if any(_holds(name, place) or _holds(place, name) for place in places)]
+    alike = [name for name in parts if any(holds(name, place) or holds(place, name) for place in places)]
     return [near or [site], [name for name in alike if type(parts[name]) is kind]]
 
 
 def _in_any(module: str) -> str:
     """The same module in any layer, and of any of several alike."""
     return re.sub(r"\.\d+(?=\.|$)", ".{n}", module)
-
-
-def _holds(holder: str, module: str) -> bool:
-    return f"{module}.".startswith(f"{holder}.")

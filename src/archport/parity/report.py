@@ -18,6 +18,7 @@ class Report:
 
     `never_varied` are the fields of an architecture that its tiny models leave at their defaults, so that no line shows
     what they do. `not_run` are the lines of a port that a person's own module has no way to be asked for.
+    `where` are the fields of which it says nothing at other values, as a module of one's own never asks for them.
     `notes` are lines on what is unlike and yet makes no other model.
     """
 
@@ -30,6 +31,7 @@ class Report:
     never_varied: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -41,7 +43,9 @@ class Report:
         """The result in a sentence."""
         failed = sum(not check.ok for check in self.checks)
         if self.ok:
-            return f"{self.name}: the same model as {self.against} in {self.dtype}, by all {len(self.checks)} checks"
+            where = f", where {', '.join(self.where)}: it asks for none of these" if self.where else ""
+            of_all = f"by all {len(self.checks)} checks{where}"
+            return f"{self.name}: the same model as {self.against} in {self.dtype}, {of_all}"
         more = len(self.problems) - SHOWN
         listed = [*self.problems[:SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
         reasons = [*listed, *([f"{failed} of {len(self.checks)} checks fail"] if failed else [])]
@@ -50,7 +54,7 @@ class Report:
     @property
     def remarks(self) -> list[str]:
         """Lines beside the verdict: where and what is wrong, and what was not looked at."""
-        found = [self.fault.words] if self.fault else []
+        found = [self.fault.words] if self.fault and self.fault.words not in self.problems else []
         left_out = {"never varied": self.never_varied, "not run": self.not_run}
         return [*found, *self.notes, *(f"{what}: {', '.join(names)}" for what, names in left_out.items() if names)]
 
@@ -103,6 +107,7 @@ class Report:
             "never_varied": list(self.never_varied),
             "not_run": list(self.not_run),
             "notes": list(self.notes),
+            "where": list(self.where),
         }
         return top | beside | {"checks": checks, "fault": fault}
 

@@ -15,8 +15,13 @@ class RaisedError(Exception):
     """A port's forward or backward pass raised; the text says where and what."""
 
     def __init__(self, where: str, error: Exception) -> None:
-        super().__init__(f"{where} raises {type(error).__name__}: {in_a_line(error)}")
+        what = error if isinstance(error, NoLogitsError) else f"raises {type(error).__name__}: {in_a_line(error)}"
+        super().__init__(f"{where} {what}")
         self.where = where
+
+
+class NoLogitsError(Exception):
+    """A model returns something else; the text says what."""
 
 
 class Stop(Exception):
@@ -27,7 +32,10 @@ def run(model: nn.Module, ids: Tensor, **how: Any) -> Tensor:
     """Logits of a model, ours or theirs. Raises: RaisedError."""
     try:
         result = model(ids, **how)
-        return result if isinstance(result, Tensor) else result.logits
+        made = getattr(result, "logits", result)
+        if not isinstance(made, Tensor):
+            raise NoLogitsError(f"returns a {type(made).__name__}, expected logits")
+        return made
     except Stop:
         raise
     except Exception as error:

@@ -14,8 +14,12 @@ from ..config import dtype_name
 from ..dtypes import to_dtype
 from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
-from ..foreign import find_rows
-from ..foreign.running import Forward
+from ..files.hub.access import HubAccess
+from ..foreign.finding import NO_ROWS, found
+from ..foreign.rows import Rows, unused
+from ..foreign.running import Forward, require_forward
+from ..foreign.sources import plan_of
+from ..foreign.theirs import Theirs, unwrapped
 from ..generation.text import encoded, tokenizer
 from ..keywords import strict_keywords
 from ..layers import Decoder, DynamicNTK, Rotary
@@ -25,13 +29,24 @@ from ..registry import Architecture, architecture, skeleton
 from ..translate.table import Cell
 from . import references
 from .budget import Check
-from .cause import find_cause
+from .cause import find_cause, known
 from .compare import Comparison
+from .foreign.bugs import with_bugs
 from .foreign.verifying import verify_module
 from .lines import all_lines
+from .locate import DECODER
 from .report import Report
 from .running import RaisedError
-from .settings import left_in_train_mode, mixed_dtypes, not_comparable, not_finite, notes_on, require_port, unlike
+from .settings import (
+    Problem,
+    left_in_train_mode,
+    mixed_dtypes,
+    not_comparable,
+    not_finite,
+    notes_on,
+    require_port,
+    unlike,
+)
 
 LONGEST = 2048  # tokens; scores of a longer text, in float64, fill the memory
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
@@ -72,9 +87,20 @@ def verify(
     device = to_device(device)
     how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
+        require_forward(forward)
+        rows = rows if rows is None or isinstance(rows, Rows) else Rows(rows)
         comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
         if rows is None:
-            rows = find_rows(model, reference, forward=forward, **how)
+            planned = plan_of(reference, "auto", access=HubAccess(None, None, None), **how)
+            try:
+                rows = found(Theirs(model), planned, forward, bugs=with_bugs, spare=True)
+            except MappingError as error:
+                name, against = type(unwrapped(model)).__name__, comparison.described
+                return Report(name, against, dtype_name(comparison.dtype), (), problems=(NO_ROWS, *error.faults))
+        clean, arch = comparison.clean, architecture(comparison.clean.architecture)
+        names = [name for name, _ in clean.named_parameters(remove_duplicate=False)]
+        if extra := [*unused(rows, [*names, *arch.table.tied], arch, clean.config)]:
+            raise MappingError(extra, f"rows of {type(unwrapped(model)).__name__}", "nothing was compared")
         return verify_module(model, comparison, rows, forward)
     if rows is not None or forward is not None:
         raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
@@ -90,7 +116,7 @@ def verify(
         if folder is None and not alone:
             raise SourceError(f"{name}: came from no checkpoint; give the transformers model to compare it with")
         if problems:
-            return Report(name, "transformers", dtype_name(target), (), problems=tuple(problems))
+            return _kept_from(name, "transformers", target, problems)
         if alone or folder is None or port.origin is None:
             reference = references.of_tensors(port, target, against)
         else:
@@ -99,11 +125,12 @@ def verify(
             reference = references.of_folder(folder, target, against, port.origin.variant)
     else:
         references.require_reference(reference)
-        problems += not_finite(reference.named_parameters(), "the reference's ")
+        off = not_finite(reference.named_parameters())
+        problems += [Problem("", f"the reference's {one.words}") for one in off]
     comparison = Comparison(copy.deepcopy(reference).to(device), ids_for(port, folder, device), target)
     problems += not_comparable(port, comparison.clean)
     if problems:
-        return Report(name, comparison.described, dtype_name(target), (), problems=tuple(problems))
+        return _kept_from(name, comparison.described, target, problems)
     notes = tuple(left_in_train_mode(port))
     port = port.to(device, target).eval()
     comparison.reordered = packed
@@ -138,16 +165,22 @@ def _comparison(
     return comparison
 
 
+def _kept_from(name: str, against: str, dtype: torch.dtype, problems: list[Problem]) -> Report:
+    """The report of a port that cannot be compared."""
+    words = tuple(one.words for one in problems)
+    return Report(name, against, dtype_name(dtype), (), known(None, problems), words)
+
+
 def _kind(model: object) -> str:
     return f"a {type(model).__name__}"
 
 
-def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[str]]:
+def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[Problem]]:
     """A port that may be changed, loaded as `how` says, and what keeps it from being compared; dtypes may be `mixed`.
 
     Raises: SourceError.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     if isinstance(model, Decoder):
         if is_swapped(model):
             raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
@@ -220,23 +253,26 @@ def compare(
     notes = tuple(notes_on(port, comparison.clean))
     checks: list[Check] = []
     fault = None
-    with _told(problems):
+    with _told(problems, port):
         for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
             checks.append(check)
-    with _told(problems):
+    with _told(problems, port):
         if not packed and not all(check.ok for check in checks):
             fault = find_cause(comparison, port, checks)
-    dtype = dtype_name(comparison.dtype)
-    return Report(name, comparison.described, dtype, tuple(checks), fault, tuple(problems), notes=notes)
+    dtype, words = dtype_name(comparison.dtype), tuple(one.words for one in problems)
+    return Report(name, comparison.described, dtype, tuple(checks), known(fault, problems), words, notes=notes)
 
 
 @contextmanager
-def _told(problems: list[str]) -> Iterator[None]:
+def _told(problems: list[Problem], port: Decoder) -> Iterator[None]:
     """Keep for the report that a port raises, or has parameters that its table does not know."""
     try:
         yield
     except (RaisedError, MappingError) as error:
-        if (problem := in_a_line(error)) not in problems:
+        where = getattr(error, "where", "")  # a module, or what else was asked of the port
+        place = where if where == DECODER or where in dict(port.named_modules()) else ""
+        problem = Problem(place, in_a_line(error))
+        if problem not in problems:
             problems.append(problem)
 
 

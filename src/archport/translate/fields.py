@@ -132,6 +132,8 @@ def _refused(table: Table, flat: Mapping[str, Any]) -> Iterator[tuple[str, str]]
                 yield name, f"found {scheme(flat[name])} weights, {expected}: {PLAIN}"
             else:
                 yield name, f"found {flat[name]!r}, {expected}"
+    if table.bias_field is not None and type(flat.get(table.bias_field, True)) is not bool:
+        yield table.bias_field, f"found {flat[table.bias_field]!r}, expected True or False"
     for cell in map(table.field, table.config):
         for spelling in cell.given(flat):
             try:

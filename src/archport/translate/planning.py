@@ -18,7 +18,7 @@ from .steps import Plan, StepKind, TensorStep
 from .table import Table, left_over
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
-UNTIED = ": a base model has no head, and config.json does not tie it to the embedding"
+UNTIED = ": a base model has no head, and the config does not tie it to the embedding"
 BESIDE = "beside a complete language model, which does not use it"
 
 
@@ -59,7 +59,7 @@ def plan(
         embedding = rows[table.tied[name]].keys[0] if table.tied[name] in rows else head
         if head in spellings and embedding not in spellings:
             spellings[embedding] = spellings.pop(head)
-            notes.append(f"{spellings[embedding]} taken for {embedding} too, which is not there: config.json ties them")
+            notes.append(f"{spellings[embedding]} taken for {embedding} too, which is not there: the config ties them")
     unclaimed = [theirs for key, theirs in spellings.items() if key not in wanted]
     absent = [key for key in wanted if key not in spellings]
     if len(unclaimed) * len(absent) > MAX_PAIRS:

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import cache, cached_property
+from itertools import groupby, product
 from typing import Any
 
 from ..config import DecoderConfig
@@ -131,8 +132,8 @@ class Table:
                 continue
             rows[name] = row = candidates[0]
             pieces = Layout(row, cfg.axes).pieces() if row.pattern else {(None, None)}
-            keys = dict.fromkeys(row.keys) if len(set(row.keys)) == 1 else row.keys  # sections are no repetition
-            for piece in ((key, piece) for key in keys for piece in pieces):
+            keys = [key for key, _ in groupby(row.keys)]  # one several times on end is cut in sections
+            for piece in product(keys, pieces):
                 if piece in owners:
                     faults.append(f"{piece[0]}: two rows of the key table name it, of {owners[piece]} and of {name}")
                 owners.setdefault(piece, name)

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..files.values import same_bytes
+from ..load_plan import LoadPlan, made
+from ..translate.steps import TensorStep
 from .subjects import Subject
 
 RELATIVE = "the root mean square of the differences over that of the first's numbers"
@@ -19,7 +22,9 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
 
     `largest` and `relative` are None where they are not finite, the shapes differ or only one has the tensor.
     """
-    if not (one.at_hand and other.at_hand and one.plan and other.plan and one.architecture == other.architecture):
+    if not (
+        one.at_hand and other.at_hand and one.plan and other.plan and one.architecture.name == other.architecture.name
+    ):
         return
     files, others = one.plan.checkpoint, other.plan.checkpoint
     ours, theirs = ({step.name: step for step in plan.mapped} for plan in (one.plan, other.plan))
@@ -29,15 +34,29 @@ def tensors(one: Subject, other: Subject) -> Iterator[dict[str, Any]]:
         if a is None or b is None or a.shape != b.shape:
             yield row | {"same": False, "largest": None, "relative": None}
             continue
-        # A row rearranges both in the same way, so numbers are compared where they lie in the files.
-        pairs = [(files.read(key), others.read(same)) for key, same in zip(a.keys, b.keys, strict=True)]
+        # Where both lie alike in their files, numbers are compared there; files of two formats may differ.
+        alike = _layout(one, a) == _layout(other, b)
+        if alike:
+            pairs = [(files.read(key), others.read(same)) for key, same in zip(a.keys, b.keys, strict=True)]
+        else:
+            pairs = [(_as_filed(one.plan, a), _as_filed(other.plan, b))]
         if all(same_bytes(first, second) for first, second in pairs):
             yield row | {"same": True, "largest": 0.0, "relative": 0.0}
         else:
             yield row | _apart(pairs)
-        for first, second in pairs:
+        for first, second in pairs if alike else ():
             files.release(first)
             others.release(second)
+
+
+def _as_filed(plan: LoadPlan, step: TensorStep) -> Tensor:
+    """A parameter in our layout, of the type that the file holds."""
+    return made(plan, replace(step, dtype=step.file_dtype))
+
+
+def _layout(subject: Subject, step: TensorStep) -> tuple[object, ...]:
+    """What makes numbers lie where they do: how many tensors of the file there are, and how they are rearranged."""
+    return len(step.keys), step.pattern, step.pattern and subject.config.axes
 
 
 def _apart(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:

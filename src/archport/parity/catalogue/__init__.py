@@ -26,9 +26,9 @@ CATALOGUE: tuple[Fault, ...] = (
     *OF_EXPERTS,
     *OF_WIRING,
     *OF_LINES,
+    *OF_WEIGHTS,  # before the same mistakes in code, which explain as much
     *OF_HEADS,
     *OF_STREAMS,
-    *OF_WEIGHTS,
 )
 
 

@@ -25,8 +25,8 @@ def _drops(part: Any) -> bool:
     return bool(part.dropout.p)
 
 
-def _freezes(attention: Any) -> None:
-    attention.qkv.weight.requires_grad_(False)
+def _freezes(attention: nn.Module) -> None:
+    next(attention.parameters()).requires_grad_(False)
 
 
 def _skips_a_token(embed: Any) -> None:
@@ -61,7 +61,7 @@ OF_LINES: tuple[Fault, ...] = (
     class_fault("mask missing under autocast", "attention sees every token under autocast", "sees no later token",
                 "Attention.attend", Attention, faulty.NoMaskUnderAutocast, line=calling.AUTOCAST),
     class_fault("later rows repeat the first", "rows from the third on get what the first gets",
-                "gives each its own", "Attention.forward", Attention, faulty.LaterRowsRepeat),
+                "gives each its own", "Attention.forward", Attention, faulty.LaterRowsRepeat, steps=("forward",)),
     class_fault("noise", "numbers change from run to run", "makes the same each time", "Attention.output",
                 Attention, faulty.NoisyAttention, line=calling.AGAIN),
     class_fault("constant a little off", "a constant is right to six digits only", "has all of its digits",
@@ -80,5 +80,6 @@ OF_LINES: tuple[Fault, ...] = (
     Fault("a token learns nothing", "the vector of a token gets no gradient", "lets it learn", "Embed(padding=...)",
           Embed, _skips_a_token, where=_skips_no_token, steps=("forward",), line=training.EVERY_TOKEN),
     Fault("a parameter is frozen", "requires_grad is off in a parameter", "trains it", "requires_grad",
-          Attention, _freezes, shows_at=lambda _: ("embed", "blocks", "norm", "head"), line=training.TRAINED),
+          Attention, _freezes, steps=("forward",), shows_at=lambda _: ("embed", "blocks", "norm", "head"),
+          line=training.TRAINED),
 )  # fmt: skip

@@ -1,5 +1,7 @@
 """Faults of weights: rounded on their way, or in an order that no key table should give them."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,23 +28,46 @@ def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _rounding(dtype: torch.dtype) -> tuple[Fault, Fault]:
-    """One linear map rounded through a dtype, and the whole model."""
+    """One linear map rounded through a dtype, and the whole model; those of their parameters that are in the port."""
     name = str(dtype).removeprefix("torch.")
 
-    def plant(part: nn.Module) -> None:
-        for parameter in part.parameters():
-            parameter.data = _rounded(parameter.data, dtype)
+    def rounds(names: set[str] | None = None) -> Callable[[nn.Module], None]:
+        def plant(part: nn.Module) -> None:
+            for key, parameter in part.named_parameters():
+                if names is None or key in names:
+                    parameter.data = _rounded(parameter.data, dtype)
+
+        return plant
 
     def where(part: nn.Module) -> bool:
         return _loses_bits(part, dtype)
 
+    def read_one(port: Decoder, right: Decoder) -> Fault | None:
+        leaves = {key.rpartition(".")[2] for key in _without_bits(port, right, dtype)}
+        return replace(one, plant=rounds(leaves), read=None) if leaves else None
+
+    def read_all(port: Decoder, right: Decoder) -> Fault | None:
+        names = _without_bits(port, right, dtype)
+        return replace(all_, plant=rounds(names), read=None) if len(names) > 1 else None
+
     see = "the dtype it was loaded in"
-    return (
-        Fault(f"weight rounded through {name}", f"a weight was rounded through {name}", "has all its bits", see,
-              nn.Linear, plant, where=where, shows_at=lambda site: (site, site.rpartition(".")[0] or DECODER)),
-        Fault(f"all weights rounded through {name}", f"all weights were rounded through {name}", "has all their bits",
-              see, Decoder, plant, where=where, shows_at=_anywhere),
-    )  # fmt: skip
+    one = Fault(f"weight rounded through {name}", f"a weight was rounded through {name}", "has all its bits", see,
+                nn.Linear, rounds(), where=where, shows_at=lambda site: (site, site.rpartition(".")[0] or DECODER),
+                read=read_one)  # fmt: skip
+    all_ = Fault(f"all weights rounded through {name}", f"all weights were rounded through {name}",
+                 "has all their bits", see, Decoder, rounds(), where=where, shows_at=_anywhere,
+                 read=read_all)  # fmt: skip
+    return one, all_
+
+
+def _without_bits(port: Decoder, right: Decoder, dtype: torch.dtype) -> set[str]:
+    """The parameters of a port that are a right one's rounded through a dtype, where that changes anything."""
+    theirs = dict(right.named_parameters())
+    pairs = {key: (one.to(theirs[key]), theirs[key]) for key, one in port.named_parameters() if key in theirs}
+    return {
+        key for key, (ours, exact) in pairs.items()
+        if ours.shape == exact.shape and not torch.equal(ours, exact) and torch.equal(ours, _rounded(exact, dtype))
+    }  # fmt: skip
 
 
 def _anywhere(_: str) -> tuple[str, ...]:

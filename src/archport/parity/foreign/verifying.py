@@ -55,7 +55,8 @@ def verify_module(
     places = Places(weights, counterparts(weights.port, module, weights.table), whole)
     check, fault = _of_weights(weights, comparison.clean, places)
     checks = [check]
-    problems = [*not_finite((key, weights.named[key]) for keys in weights.keys.values() for key in keys)]
+    tensors = ((key, weights.named[key]) for keys in weights.keys.values() for key in keys)
+    problems = [one.words for one in not_finite(tensors)]
     if weights.untied:
         problems.append(own := f"{weights.untied}: in yours the head has weights of its own; {against} ties it")
         [untied] = [one for one in faults_for(against) if one.name == "head untied"]

@@ -49,7 +49,9 @@ def own_classes(comparison: Comparison, port: Decoder) -> Iterator[Check]:
     rows = [
         Check(OWN, one.error, 0.0, limit, one.place, f"{len(own)} modules, float64") for one, limit in held if limit
     ]
-    if rows:
+    if wrong := [row for row in rows if not row.ok]:
+        yield wrong[0]
+    elif rows:
         yield max(rows, key=by_severity)
 
 

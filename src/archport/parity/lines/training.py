@@ -44,7 +44,8 @@ def gradients(comparison: Comparison, port: Decoder) -> Check:
         ulps = GRADIENT_ULPS if comparison.dtype == torch.float32 else ULPS
         budget = allowed(own, comparison.short.numel() ** 0.5, comparison.dtype, ulps)
         both = ours.keys() & exact.keys()
-        errors = {name: relative_error(ours[name], exact[name]) if name in both else math.inf for name in ours | exact}
+        names = exact | dict(port.named_parameters())  # a buffer that the reference lacks has no gradient
+        errors = {name: relative_error(ours[name], exact[name]) if name in both else math.inf for name in names}
         rows = [Check("gradients", error, own, budget, name) for name, error in errors.items()]
         wrong = [row for row in rows if not row.ok]
         # A wrong backward pass spoils all that comes before it: the last in forward order is the nearest.

@@ -9,9 +9,13 @@ from typing import Any, Literal, get_type_hints
 from ...checking import kind, require
 from ...errors import ConfigError
 from ...files.strict_json import read_json
+from .agreeing import contradictions
 
 MOST = 1 << 24  # bytes of a record
+SHOWN = 3  # contradictions in a message
 SETTINGS = ("dtype", "against", "device", "quick", "packed", "by_block", "compiled")
+WORDS = ("name", "against", "dtype", "verdict")  # of a report
+FIGURES = ("port_error", "reference_error", "budget")  # of a check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,10 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    """A record from its file. Raises: CheckpointError for what is no JSON, ConfigError for what is no record."""
+    """A record from its file.
+
+    Raises: CheckpointError for what is no JSON, ConfigError for what is no record or contradicts itself.
+    """
     values = read_json(path, MOST)
     names = {one.name for one in fields(Record)}
     faults = dict.fromkeys(sorted(names - values.keys()), "missing")
@@ -67,20 +74,33 @@ def read(path: Path) -> Record:
     if faults:
         raise ConfigError(faults, str(path))
     try:
-        return Record(**values)
+        record = Record(**values)
+        wrong = list(contradictions(record.reports, record.settings))
     except ConfigError as error:
         raise ConfigError(error.faults, str(path)) from None
+    if wrong:
+        raise ConfigError({"reports": "; ".join(wrong[:SHOWN])}, str(path))
+    return record
 
 
 def _is_report(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("checks"), list):
         return False
-    names = [
-        value.get("name"),
-        value.get("verdict"),
-        *(isinstance(one, dict) and one.get("name") for one in value["checks"]),
-    ]
-    return type(value.get("ok")) is bool and all(isinstance(name, str) for name in names)
+    lists = value.get("problems"), value.get("where", [])
+    words = all(isinstance(value.get(name), str) for name in WORDS)
+    return (
+        words and type(value.get("ok")) is bool and all(map(_are_words, lists)) and all(map(_is_check, value["checks"]))
+    )
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_check(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or type(value.get("ok")) is not bool:
+        return False
+    return all(name in value and (value[name] is None or type(value[name]) in (int, float)) for name in FIGURES)
 
 
 def _in_lines(value: Any, indent: str = "") -> str:

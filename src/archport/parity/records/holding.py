@@ -19,15 +19,24 @@ WORDS = {"table": "key table", "model": "code of the model", "sizes": "sizes of 
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a record holds here: none of the `reasons` speaks against it. `notes` say what else there is to know."""
+    """Whether a record holds here: none of the `reasons` speaks against it. `notes` say what else there is to know.
+
+    `files_seen` is false where those of its checkpoint were not at hand, so that it may hold for the code alone.
+    """
 
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    files_seen: bool = True
 
     @property
     def holds(self) -> bool:
         """Whether it does."""
         return not self.reasons
+
+    def __str__(self) -> str:
+        if not self.holds:
+            return f"does NOT hold: {'; '.join(self.reasons)}"
+        return "holds" if self.files_seen else "holds for the code; its files were not at hand"
 
 
 def standing(
@@ -46,26 +55,33 @@ def standing(
     except ArchportError as error:  # no such architecture here, or no code of it
         return Standing((*reasons, in_a_line(error)))
     (notes if again else reasons).extend(_of_releases(record))
-    of_architecture = record.of == "architecture"
-    how = {"source": record.architecture} if of_architecture else {**_opening(record, source), "offline": offline}
+    of_architecture, files_seen = record.of == "architecture", True
+    how: dict[str, Any] = {"source": record.architecture}
     if not of_architecture:
         try:
+            how = {**_opening(record, source), "offline": offline}
             reasons += _of_files(record, {**how, "offline": offline or not again})
         except SourceError as error:
             if again or source is not None:
                 raise
             notes.append(f"its files are not at hand and were not looked at: {in_a_line(error)}")
+            files_seen = False
     if again:
         reports = verified(settings=record.settings, of_architecture=of_architecture, **how)
         reasons += _of_lines(record.reports, [one.to_dict() for one in reports])
-    return Standing(tuple(dict.fromkeys(reasons)), tuple(notes))
+    return Standing(tuple(dict.fromkeys(reasons)), tuple(notes), files_seen)
 
 
 def _opening(record: Record, source: str | Path | None) -> dict[str, Any]:
-    """How the checkpoint is opened: on the Hub at the commit of the record."""
+    """How the checkpoint is opened: on the Hub at the commit of the record.
+
+    Raises: SourceError for a folder or a file that is not where the record says.
+    """
     of = record.source
     if source is None and of["name"] != BUNDLED:
         source = str(of["name"])
+        if not of.get("commit") and not Path(source).expanduser().exists():  # so that it was not from the Hub
+            raise SourceError(f"{source}: no such folder or file from here: --source says where it is")
     fixed = source is None or is_folder(source)
     revision = None if fixed else of.get("commit") or of.get("revision")
     return {"source": source, "revision": revision} | {name: of.get(name) for name in ("variant", "follow_links")}
