@@ -165,6 +165,7 @@ BUGS = (
          "layers.0.attention_norm"),
     _bug("RMS norm", "gpt2_einsum", "        residual = residual - residual.mean(dim=-1, keepdim=True)\n", "", "blocks.0.ln1"),
     _bug("norm without bias", "gpt2_inline", " * g + b", " * g", "stack_0"),
+    _bug("blocks in another order", "gpt2_nano", "for block in self.transformer.h:", "for block in reversed(self.transformer.h):", "GPT"),
     # another boundary, which is no bug
     _bug("norm weights from zero", "gemma_outside", "1 + self.weight", "self.weight", "layers.0.norm_1"),
     _bug(ERF, "gemma_outside", ', approximate="tanh"', "", "layers.0.mlp"),

@@ -15,16 +15,28 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import archport
+from archport.cli.texts import app
 from archport.converting import settings_in, tensors_as
-from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
+from archport.errors import (
+    ArchportError,
+    AsideWarning,
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    MappingError,
+    SourceError,
+)
 from archport.files.checkpoint import LITGPT_CONFIG
 from archport.files.one_file import LITGPT
+from archport.files.source import DEMO
 from archport.formats import format_named, formats
-from archport.registry import architecture
+from archport.registry import architecture, skeleton
 from archport.translate.fields import read_config
 from archport.translate.formats import settings_of
+from archport.view import summary
 from archport.view.subjects import subject
 from archport.view.tensor_differences import tensors
 
@@ -476,8 +488,19 @@ NANO_FAULTS: dict[str, tuple[Any, str]] = {
     "a head of its own": (lambda c: c["model"].update({"lm_head.weight": torch.ones(71, 24)}), "this format ties it"),
     "no biases, though said": (
         lambda c: c.update(model={key: one for key, one in c["model"].items() if not key.endswith(".bias")}),
-        "ln_1.bias: missing, expected for blocks.0.norm_attn.bias",
+        "1 fault between checkpoint and model, nothing was loaded\n  bias: found True in its config and no biases",
     ),
+    "one bias is missing": (
+        lambda c: c["model"].pop("transformer.h.0.ln_1.bias"),
+        "1 fault between checkpoint and model, nothing was loaded\n  transformer.h.0.ln_1.bias: missing, expected",
+    ),
+    "no weights": (
+        lambda c: c.pop("model"),
+        "found model_args beside 'optimizer' (dict), 'iter_num' (int), 'best_val_loss' (Tensor), 'config' (dict), "
+        "expected weights under 'model' or 'state_dict'",
+    ),
+    "a list of weights": (lambda c: c.update(model=[*c["model"].values()]), "found model_args beside 'model' (list), "),
+    "a word for biases": (lambda c: c["model_args"].update(bias="no"), "bias: found 'no', expected True or False"),
     "whole numbers": (lambda c: c["model"].update({"transformer.ln_f.bias": torch.ones(24).int()}), "floating-point"),
     "no config": (lambda c: c.pop("model_args"), "found tensors without a config, expected config.json"),
 }
@@ -598,6 +621,63 @@ def test_what_a_format_has_no_room_for_is_refused_before_anything_is_written(tmp
     assert (tmp_path / "x.pt").read_bytes() == before
     archport.export(model, tmp_path / "x.pt", format="nanogpt", force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_an_export_over_a_training_checkpoint_is_refused_with_what_would_be_lost(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nano(path)
+    model, before = archport.load(path), path.read_bytes()
+    with pytest.raises(
+        ExportError, match="found 'optimizer', 'iter_num', 'best_val_loss', 'config', which no export writ"
+    ):
+        archport.export(model, path, format="nanogpt", force=True)
+    assert path.read_bytes() == before
+    for number, held in enumerate(({"model": {}}, 3)):  # no checkpoint, so that nothing is lost
+        torch.save(held, other := tmp_path / f"{number}.pt")
+        archport.export(model, other, format="nanogpt", force=True)
+        archport.export(archport.load(other), other, format="nanogpt", force=True)
+
+
+def test_a_source_that_is_not_there_or_is_no_checkpoint_is_named_as_what_it_is(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/nofile.pt", "./nofile.pt", "nofile.ckpt", str(tmp_path / "no.safetensors")):
+        assert f"{name}: no such file, expected a folder or a Hub id" in refused(name)
+    assert "no such folder" in refused("./out/nothing")
+    model = loud("llama", sizes("llama", "litgpt"))
+    folder = archport.export(model, tmp_path / "lit", format="litgpt")
+    (folder / LITGPT).rename(folder / "last.ckpt")
+    assert "model_config.yaml (litgpt's, without its lit_model.pth: get that too)" in refused(folder)
+    assert "last.ckpt (of another name: if it is a checkpoint, name that file itself)" in refused(folder)
+    assert _same(archport.load(folder / "last.ckpt"), model)
+
+
+def test_a_packed_model_has_no_names_of_transformers(tmp_path):
+    model = archport.load(_written(loud("gpt2", sizes("gpt2", "nanogpt")), "nanogpt", tmp_path), linears="packed")
+    with pytest.raises(ExportError, match="linear maps are packed or quantised"):
+        model.hf_state_dict()
+
+
+def test_tensors_that_the_file_has_not_are_counted_apart(tmp_path):
+    expected = {
+        False: "15 mapped, 1 tied, 13 zeros that the file has not, 0 missing",
+        True: "28 mapped, 1 tied, 0 missing",
+    }
+    for bias, account in expected.items():
+        nano(tmp_path / "ckpt.pt", bias=bias)
+        plan = archport.plan(tmp_path / "ckpt.pt")
+        assert summary.account(summary.of_load(plan, skeleton(plan.architecture, plan.config))).startswith(account)
+
+
+def test_texts_of_a_file_without_a_tokenizer_take_one_that_is_named(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    archport.export(loud("gpt2", sizes("gpt2", "nanogpt") | {"vocab_size": 1024}), path, format="nanogpt")
+    with pytest.raises(SourceError, match=rf"{path}: came from no folder, .*: name the folder .*, by --tokenizer or"):
+        archport.tokenizer(archport.load(path))
+    (tmp_path / "text").write_text("def f(x): return x")
+    for words in (["generate", path, "--prompt", "def", "--max-new-tokens", "3"], ["score", path, tmp_path / "text"]):
+        done = CliRunner().invoke(app, [*map(str, words), "--tokenizer", str(DEMO)])
+        assert (done.exit_code, bool(done.stdout)) == (0, True)
 
 
 def test_litgpt_s_file_may_be_named_itself_with_its_config_beside_it(tmp_path):

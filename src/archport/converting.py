@@ -9,18 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from .config import DecoderConfig, Origin
-from .errors import AsideWarning, ConfigError, ExportError
+from .errors import AsideWarning, ConfigError, ExportError, plain
 from .files.format_writer import check_place, write_beside_yaml, write_file, write_folder
+from .files.pickle_file import beside_tensors
 from .formats import format_named
 from .registry import Architecture
 from .translate.formats import Format, said_otherwise, settings_of
 from .translate.table import Table
 from .translate.tensors import Outgoing, export_tensors
 
+SHOWN = 5  # names in a message
+
 
 def check_format(path: Path, name: str, *, force: bool = False) -> None:
     """Look at a target before anything is computed for it. Raises: ExportError, UnsupportedError."""
-    check_place(path, folder=format_named(name).settings_key is None, force=force)
+    kind = format_named(name)
+    check_place(path, folder=kind.settings_key is None, force=force)
+    if path.is_file():
+        written = {kind.tensors_key, kind.settings_key, "hf_config"}
+        lost = [
+            one for one, value in beside_tensors(path).items() if one not in written and not _ours(kind, one, value)
+        ]
+        if lost:
+            found = f"found {', '.join(map(repr, lost[:SHOWN]))}, which no export writes and which would be lost"
+            raise ExportError(f"{path}: {plain(found)}: choose another name, or move it")
+
+
+def _ours(kind: Format, name: str, value: Any) -> bool:
+    """Whether what a file has beside its model is what an export writes there."""
+    return name in kind.others and not isinstance(value, Tensor) and bool(value == kind.others[name])
 
 
 def write_format(

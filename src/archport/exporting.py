@@ -54,8 +54,7 @@ def export(
         types = f"{type(model).__name__} and {type(folder).__name__}"
         raise ExportError(f"found a {types}, expected a Decoder and a folder to export it to")
     model = inner
-    if is_swapped(model):
-        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
+    _require_plain(model)
     beside: dict[str, Any] = {"tokenizer": _tokenizer(tokenizer), "force": force}
     if format is None:
         hf, tensors = outgoing(model, dtype=dtype)
@@ -96,7 +95,11 @@ def _written(
 
 
 def hf_state_dict(model: Decoder) -> dict[str, Tensor]:
-    """A model's tensors under the names of transformers' files; those that lie there as they do here are its own."""
+    """A model's tensors under the names of transformers' files; those that lie there as they do here are its own.
+
+    Raises: ExportError.
+    """
+    _require_plain(model)
     arch = architecture(model.architecture)
     config, parameters = _exportable(model, arch)
     tensors = {key: one.make() for key, one in export_tensors(arch.table, config, parameters).items()}
@@ -107,6 +110,12 @@ def hf_state_dict(model: Decoder) -> dict[str, Tensor]:
 
 
 Decoder.hf_state_dict = hf_state_dict  # type: ignore[method-assign, assignment]  # layers know no tables
+
+
+def _require_plain(model: Decoder) -> None:
+    """Raises: ExportError for a model whose weights are in no layout that files have."""
+    if is_swapped(model):
+        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
 
 
 def _tokenizer(given: Any) -> Any:

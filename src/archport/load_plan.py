@@ -133,8 +133,10 @@ def _of_format(checkpoint: Checkpoint, dtype: torch.dtype | str, tied: bool | No
             own = replace(checkpoint, origin=replace(checkpoint.origin, hf=reading.hf))
             try:
                 plan = _planned(own, reading.architecture, reading.config, dtype, **reading.options)
-            except (ConfigError, MappingError) as error:
+            except ConfigError as error:
                 errors.append(error)
+            except MappingError as error:
+                errors.append(_without_biases(own, reading, dtype) or error)
             else:
                 return replace(
                     plan, unknown_fields=reading.unknown, notes=(*checkpoint.notes, *reading.notes, *plan.notes)
@@ -142,6 +144,20 @@ def _of_format(checkpoint: Checkpoint, dtype: torch.dtype | str, tied: bool | No
         else:
             errors.append(reading)
     raise min(errors, key=lambda error: (isinstance(error, ConfigError), len(error.faults)))
+
+
+def _without_biases(checkpoint: Checkpoint, reading: Reading, dtype: torch.dtype | str) -> MappingError | None:
+    """The error for a file that has none of the biases that its config says, and all else."""
+    field = reading.architecture.table.bias_field
+    if field is None:
+        return None
+    try:
+        plan = _planned(checkpoint, reading.architecture, reading.config, dtype, without_biases=True)
+    except (ConfigError, MappingError):
+        return None
+    if any((step.name or "").endswith(".bias") and step.keys for step in plan.mapped):
+        return None
+    return MappingError([f"{field}: found True in its config and no biases: say False there"], checkpoint.origin.name)
 
 
 def _unwrapped(checkpoint: Checkpoint, table: Table) -> Checkpoint:

@@ -18,7 +18,21 @@ from ..generation.decoding import stream
 from ..generation.scoring import score as score_of
 from ..generation.tokenizers import chat_ids
 from ..layers import Decoder
-from .app import Adapter, Device, Dtype, Json, Links, MaybeSource, Offline, Revision, Variant, app, print_json, reading
+from .app import (
+    Adapter,
+    Device,
+    Dtype,
+    Json,
+    Links,
+    MaybeSource,
+    Offline,
+    Revision,
+    Tokenizer,
+    Variant,
+    app,
+    print_json,
+    reading,
+)
 
 
 class Bits(str, Enum):
@@ -65,6 +79,7 @@ def generate(
     variant: Variant = None,
     follow_links: Links = False,
     adapter: Adapter = None,
+    tokenizer: Tokenizer = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt. One sample appears as it is generated; several come together, divided by a line."""
@@ -78,30 +93,30 @@ def generate(
     packed = "packed" if max_new_tokens >= WORTH_PACKING and not compiled else None
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device, quantize.value if quantize else packed)
-    tokenizer = text.tokenizer(model)
+    reader = text.tokenizer(model if tokenizer is None else tokenizer)
     if chat:
-        ids, shown = text.within(tokenizer, chat_ids(tokenizer, given), model.config.vocab_size), ""
+        ids, shown = text.within(reader, chat_ids(reader, given), model.config.vocab_size), ""
     else:
-        ids, shown = text.encoded(tokenizer, given, model.config.vocab_size) or text.start_ids(model), given
+        ids, shown = text.encoded(reader, given, model.config.vocab_size) or text.start_ids(model), given
     stops = stop or []
     options: dict[str, Any] = {"greedy": greedy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     options |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens}
-    options |= {"seed": seed, "vocabulary": text.size(tokenizer), "slide": slide, "compiled": compiled}
+    options |= {"seed": seed, "vocabulary": text.size(reader), "slide": slide, "compiled": compiled}
     options |= {"samples": samples}
     options |= _configured(context, model, len(ids), followed=as_configured)
     try:
         if options["samples"] == 1 and not as_json and not no_stream:
             tokens = stream(model, ids, **options)  # which looks at the options before anything is printed
             print(shown, end="", flush=True)
-            for piece in text.pieces(tokens, tokenizer, stops, ids):
+            for piece in text.pieces(tokens, reader, stops, ids):
                 print(piece, end="", flush=True)
             print()
             return
-        rows = rows_of(model, ids, until=text.stopping(tokenizer, stops, ids), **options)
+        rows = rows_of(model, ids, until=text.stopping(reader, stops, ids), **options)
     except KeyboardInterrupt:
         print()
         sys.exit(130)
-    texts = [shown + "".join(text.pieces(row[len(ids) :], tokenizer, stops, ids)) for row in rows]
+    texts = [shown + "".join(text.pieces(row[len(ids) :], reader, stops, ids)) for row in rows]
     if as_json:
         print_json({"prompt": given, "texts": texts, "ids": rows})
     else:
@@ -138,6 +153,7 @@ def score(
     variant: Variant = None,
     follow_links: Links = False,
     adapter: Adapter = None,
+    tokenizer: Tokenizer = None,
     as_json: Json = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a text; with --json of every token.
@@ -150,8 +166,8 @@ def score(
     source = words[0] if len(words) == 2 else None
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     model = _ready(source, how, dtype, device)
-    tokenizer = text.tokenizer(model)
-    ids = text.encoded(tokenizer, given, model.config.vocab_size)
+    reader = text.tokenizer(model if tokenizer is None else tokenizer)
+    ids = text.encoded(reader, given, model.config.vocab_size)
     if len(ids) < 2:
         raise SourceError(f"{words[-1]}: found a text of {len(ids)} tokens, expected at least 2")
     result = score_of(model, ids, stride=stride)
@@ -163,7 +179,7 @@ def score(
     facts |= {**unrounded, "bits_per_byte": result.bits_per_byte(size)}
     if as_json:
         rows = [
-            {"id": token, "text": tokenizer.decode([token]), "loss": loss}
+            {"id": token, "text": reader.decode([token]), "loss": loss}
             for token, loss in zip(ids, [None, *result.losses], strict=True)
         ]
         print_json(facts | {"per_token": rows})

@@ -39,7 +39,9 @@ OTHERS = (
     (r"consolidated\..+", "another library's names: convert them to transformers'"),
     (r"checkpoint-\d+", "a folder of Trainer's: name that one"),
     (r"(?:optimizer|scheduler|training_args|rng_state|random_states)\b.*", ""),
-    (r".+\.(?:safetensors|bin|pth?|ckpt|npz)", "of another name: rename it if it is a checkpoint"),
+    (r"model_config\.yaml", "litgpt's, without its lit_model.pth: get that too"),
+    (r".+\.(?:safetensors|bin|pth?|ckpt)", "of another name: if it is a checkpoint, name that file itself"),
+    (r".+\.npz", "NumPy's, which archport does not read"),
 )
 
 

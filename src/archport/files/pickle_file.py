@@ -126,6 +126,16 @@ class PickleFile:
         return CheckpointError(f"{self.path}: found {content}, expected a PyTorch checkpoint{more}")
 
 
+def beside_tensors(path: Path) -> dict[str, Any]:
+    """What a file holds at its top that is no tensor, by its names; nothing where it is no checkpoint."""
+    file = PickleFile(path)
+    try:
+        state = file._load(map_location="meta") if file.headers else {}
+    except CheckpointError:
+        return {}
+    return {name: value for name, value in state.items() if not isinstance(value, Tensor) or value.numel() == 1}
+
+
 def _is_plain_tensor(call: tuple[Name, Any]) -> bool:
     """Whether a call, if it is one for a tensor with attributes, makes nothing but a tensor."""
     function, arguments = call

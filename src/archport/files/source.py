@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import SourceError
 from ..keywords import strict_keywords
 from .checkpoint import Checkpoint, open_folder
-from .choosing import check_variant, is_whole, kind_of
+from .choosing import ENDINGS, check_variant, is_whole, kind_of
 from .hub.access import HubAccess
 from .hub.repository import fetch_adapter, open_companions, open_headers, open_repository
 from .one_file import file_of, open_file
@@ -102,8 +102,9 @@ def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str
         raise SourceError(f"{source or BUNDLED} at {revision}: a {kind} has no revisions, only the Hub has")
     if is_folder or is_file:
         return folder
-    if is_there or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    misspelt = name.endswith(ENDINGS) and folder.parent.is_dir()  # which no repository is called like
+    if is_there or misspelt or name.startswith((".", "/", "~")) or name.count("/") > 1:
         kind = f" ({what})" if (what := kind_of(folder.name)) else ""
-        found = f"a file{kind}" if is_there else "no such folder"
+        found = f"a file{kind}" if is_there else f"no such {'file' if name.endswith(ENDINGS) else 'folder'}"
         raise SourceError(f"{name}: {found}, expected a folder or a Hub id")
     return name

@@ -31,7 +31,13 @@ def unwrapped(state: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...
         outer, state = f"{APP!r}, and there ", state[APP]
         _require_names(state, path)
     wrappers = [key for key in WRAPPERS if isinstance(state.get(key), Mapping) and _tensors(state[key])]
-    if wrappers and all(tensor.numel() == 1 for tensor in _tensors(state).values()):
+    numbers = all(tensor.numel() == 1 for tensor in _tensors(state).values())  # as a loss, and no weights
+    if settings and numbers and not wrappers:
+        said, where = " and ".join(settings), " or ".join(map(repr, WRAPPERS[:2]))
+        raise CheckpointError(
+            f"{path}: found {said} beside {_listed(state) or 'nothing'}, expected weights under {where}"
+        )
+    if wrappers and numbers:
         if len(wrappers) > 1:
             found = f"found tensors under {' and '.join(map(repr, wrappers))}"
             raise CheckpointError(f"{path}: {found}, expected them under one key: save one of these alone")

@@ -31,7 +31,9 @@ def tokenizer(source: Decoder | str | Path | None = None, *, follow_links: bool 
     if isinstance(source, Decoder):
         folder = source.origin.folder if source.origin else None
         if folder is None:
-            raise SourceError(f"{source.architecture}: came from no folder, so there is no tokenizer beside it")
+            name = source.origin.name if source.origin else source.architecture
+            remedy = "name the folder or the Hub id of one, by --tokenizer or archport.tokenizer(..)"
+            raise SourceError(f"{name}: came from no folder, so there is no tokenizer beside it: {remedy}")
         allowed = follow_links or bool(source.origin and source.origin.follow_links)
         return read_tokenizer(folder, follow_links=allowed)
     return read_tokenizer(companions(source), follow_links=follow_links)

@@ -9,6 +9,7 @@ from ..config import dtype_name
 from ..generation import text
 from ..layers import Alibi, Attention, Decoder, PositionedEmbed, Rotary, Window
 from ..load_plan import LoadPlan
+from ..translate.steps import StepKind
 
 PROMPT = "def __init__("
 SCALES = {"GB": 10**9, "MB": 10**6, "kB": 10**3}
@@ -48,7 +49,8 @@ def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
         "in_words": in_words(model),
         "files": list(files.names),
         "file_bytes": files.file_bytes,
-        "mapped": len(plan.mapped),
+        "mapped": len(plan.mapped) - len(plan.of_kind(StepKind.ABSENT)),
+        "zeros": len(plan.of_kind(StepKind.ABSENT)),
         "missing": sum(name not in mapped for name, _ in model.named_parameters()),
         "unexplained": len(files.headers.keys() - explained),
         "tied": len(plan.of_kind("tied")),
@@ -66,11 +68,12 @@ def of_load(plan: LoadPlan, model: Decoder) -> dict[str, Any]:
 
 def account(facts: dict[str, Any]) -> str:
     """The tensor account in a line: every key of the file is mapped, tied or ignored for a reason."""
+    zeros = f", {facts['zeros']} zeros that the file has not" if facts["zeros"] else ""
     ignored = sum(facts["ignored"].values())
     reasons = f": {'; '.join(facts['ignored'])}" if ignored else ""
     tied = f", {facts['tied']} tied" if facts["tied"] else ""
     lacking = f"{facts['missing']} missing, {facts['unexplained']} unexplained"
-    return f"{facts['mapped']} mapped{tied}, {lacking}, {ignored} ignored{reasons}"
+    return f"{facts['mapped']} mapped{tied}{zeros}, {lacking}, {ignored} ignored{reasons}"
 
 
 def memory(facts: dict[str, Any]) -> str:

@@ -221,6 +221,8 @@ class Code:
         found, ruled_out = explained(self.port, compare, findings)
         if found and self._agrees(found, line):
             return wording.named(found, places, against)
+        if (order := trace.order) != sorted(order):
+            return wording.reordered(order, places, against)
         first = next((one for one in findings if one.differs), None)
         if first is None:
             words = f"{places.whole}: each part that was seen agrees, but not the logits: {line.on}"
