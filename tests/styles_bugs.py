@@ -151,6 +151,11 @@ BUGS = (
     _bug("softmax over queries", "gpt2_conv1d", "torch.softmax(w, dim=-1)", "torch.softmax(w, dim=-2)", "h.0"),
     _bug("attn.out bias dropped", "gpt2_einsum", ", self.W_O) + self.b_O", ", self.W_O)", "blocks.0.attn"),
     _bug("mlp.down bias dropped", "gpt2_einsum", " + self.b_out + resid_mid", " + resid_mid", "blocks.0"),
+    _bug("keys tiled", "llama_inline", "k, v = k.repeat_interleave(group, dim=2)", "k, v = k.repeat(1, 1, group, 1)", "layers.0"),
+    _bug("values tiled", "llama_inline", "v.repeat_interleave(group, dim=2)", "v.repeat(1, 1, group, 1)", "layers.0"),
+    _bug("bias of values dropped", "gpt2_einsum", ", self.W_V) + self.b_V", ", self.W_V)", "blocks.0.attn"),
+    _bug("softmax in bfloat16", "gpt2_nano", "att = F.softmax(att, dim=-1)",
+         "att = F.softmax(att.bfloat16(), dim=-1).to(v.dtype)", "transformer.h.0.attn"),
     # MLP
     _bug("gate and up exchanged", "llama_separate", "F.silu(self.w1(x)) * self.w3(x)", "F.silu(self.w3(x)) * self.w1(x)",
          "layers.0.feed_forward"),
