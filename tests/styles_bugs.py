@@ -151,6 +151,11 @@ BUGS = (
     _bug("softmax over queries", "gpt2_conv1d", "torch.softmax(w, dim=-1)", "torch.softmax(w, dim=-2)", "h.0"),
     _bug("attn.out bias dropped", "gpt2_einsum", ", self.W_O) + self.b_O", ", self.W_O)", "blocks.0.attn"),
     _bug("mlp.down bias dropped", "gpt2_einsum", " + self.b_out + resid_mid", " + resid_mid", "blocks.0"),
+    _bug("keys tiled", "llama_inline", "k, v = k.repeat_interleave(group, dim=2)", "k, v = k.repeat(1, 1, group, 1)", "layers.0"),
+    _bug("values tiled", "llama_inline", "v.repeat_interleave(group, dim=2)", "v.repeat(1, 1, group, 1)", "layers.0"),
+    _bug("bias of values dropped", "gpt2_einsum", ", self.W_V) + self.b_V", ", self.W_V)", "blocks.0.attn"),
+    _bug("softmax in bfloat16", "gpt2_nano", "att = F.softmax(att, dim=-1)",
+         "att = F.softmax(att.bfloat16(), dim=-1).to(v.dtype)", "transformer.h.0.attn"),
     # MLP
     _bug("gate and up exchanged", "llama_separate", "F.silu(self.w1(x)) * self.w3(x)", "F.silu(self.w3(x)) * self.w1(x)",
          "layers.0.feed_forward"),
@@ -165,6 +170,7 @@ BUGS = (
          "layers.0.attention_norm"),
     _bug("RMS norm", "gpt2_einsum", "        residual = residual - residual.mean(dim=-1, keepdim=True)\n", "", "blocks.0.ln1"),
     _bug("norm without bias", "gpt2_inline", " * g + b", " * g", "stack_0"),
+    _bug("blocks in another order", "gpt2_nano", "for block in self.transformer.h:", "for block in reversed(self.transformer.h):", "GPT"),
     # another boundary, which is no bug
     _bug("norm weights from zero", "gemma_outside", "1 + self.weight", "self.weight", "layers.0.norm_1"),
     _bug(ERF, "gemma_outside", ', approximate="tanh"', "", "layers.0.mlp"),

@@ -222,6 +222,19 @@ def test_words_are_in_the_person_s_own_names():
     assert report.fault.words.startswith("stack_0 (attention: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("gpt2_nano", 'nn.GELU(approximate="tanh")', "nn.GELU()", "gpt2 uses GELU(approximate='tanh')"),
+        ("llama_separate", "args.head_dim, args.rope_theta", "args.head_dim, 1e4", "llama uses 9973"),
+    ],
+)
+def test_what_is_right_is_told_with_its_number(name, old, new, told):
+    words = verified(changed(STYLES[name], old, new)).fault.words
+    assert " and 2 more like it: in yours " in words
+    assert words.endswith(told)
+
+
 def test_a_bug_of_one_layer_is_placed_there():
     style = changed(
         STYLES["llama_separate"],
@@ -231,6 +244,13 @@ def test_a_bug_of_one_layer_is_placed_there():
     report = verified(style)
     assert report.fault.place == "layers.1.attention"
     assert report.fault.fault.name == "mask missing"
+    style = changed(
+        STYLES["llama_separate"],
+        "h = layer(h, angles.cos(), angles.sin(), mask)",
+        "h = layer(h, angles.cos(), (angles if layer is self.layers[0] else -angles).sin(), mask)",
+    )
+    words = verified(style).fault.words
+    assert words.startswith("layers.1.attention and 1 more like it: in yours rotary turns the other way")
 
 
 def test_two_bugs_are_both_named():

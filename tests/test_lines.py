@@ -169,6 +169,20 @@ def test_a_port_that_returns_no_logits(gpt2, port):
     assert report.fault.place == "decoder"
 
 
+class DropsTheMask(Decoder):
+    def forward(self, ids=None, **how):
+        if how.get("cache") is not None and ids.shape[1] == 1:
+            how["mask"] = None
+        return super().forward(ids, **how)
+
+
+def test_cached_steps_that_drop_the_mask(gpt2, port):
+    port.__class__ = DropsTheMask
+    report = archport.verify(port, reference=gpt2.reference)
+    assert [check.name for check in report.checks if not check.ok] == ["logits, cached, left-padded"]
+    assert report.fault.fault.name == "padding forgotten in single steps"
+
+
 class ByHand(nn.Module):
     """GELU by tanh, with constants of its own."""
 

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 import archport
-from archport.layers import MLP, RMSNorm, Rotary, SequentialBlock
-from archport.models import gpt2, gpt_neox, gptj, llama
+from archport.layers import MLP, PositionedEmbed, RMSNorm, Rotary, SequentialBlock
+from archport.models import bloom, gpt2, gpt_neox, gptj, llama
 from archport.parity import kill
 from archport.parity.cause import find_cause
 from archport.parity.compare import Comparison
+from archport.parity.copying import copied
+from archport.parity.faulty.streams import LostAtAttention
 from archport.parity.verifying import ids_for
 
 from .references import FAMILIES, OLD, SIZES, hf_dict, reference
@@ -70,7 +72,20 @@ class Unbiased(nn.LayerNorm):
         return nn.functional.layer_norm(x, self.normalized_shape, self.weight, None, self.eps)
 
 
+def lost_stream(patch):
+    patch(bloom, "SequentialBlock", type("LostStream", (LostAtAttention, SequentialBlock), {}))
+
+
+def deaf_token(patch):
+    class Deaf(PositionedEmbed):
+        def __init__(self, vocab_size, width, **more):
+            super().__init__(vocab_size, width, padding=vocab_size // 2, **more)
+
+    patch(gpt2, "PositionedEmbed", Deaf)
+
+
 IN_BUILD = {
+    lost_stream: ("bloom", "blocks.0", "stream lost at attention"),
     sequential: ("gpt_neox", "blocks.0", "sequential for parallel"),
     another_eps: ("llama", "blocks.0.norm_attn", "norm eps 1e-05"),
     halves: ("gptj", "blocks.0.attn", "rotary halves"),
@@ -86,6 +101,13 @@ def test_a_bug_in_build_is_named(bug, monkeypatch):
     bug(monkeypatch.setattr)
     found = cause(model, port_of(model))
     assert (found.place, found.fault and found.fault.name) == (place, fault)
+
+
+def test_a_token_that_learns_nothing_in_any_port_is_held_to_the_reference_s(monkeypatch):
+    model = reference("gpt2")
+    deaf_token(monkeypatch.setattr)
+    report = archport.verify(port_of(model), reference=model)
+    assert (report.fault.place, report.fault.fault.name) == ("embed.tokens.weight", "a token learns nothing")
 
 
 def test_a_bug_in_build_that_nobody_knows_is_said_by_what_mends_it(monkeypatch):
@@ -292,3 +314,27 @@ def test_other_parts_make_a_report(change):
     assert report.problems[0] == OTHER_PARTS[change]
     if change is less:
         assert report.fault.fault.name == "mlp.up bias dropped"
+
+
+# --- guesses ---
+
+
+@pytest.mark.parametrize("name", [*SIZES])
+def test_a_guess_is_a_copy_that_shares_nothing(name):
+    model = port_of(reference(name))
+    guess = copied(model)
+    ids = torch.tensor([[1, 2, 3, 5]])
+    assert repr(guess) == repr(model)
+    assert {*map(id, guess.modules())}.isdisjoint(map(id, model.modules()))
+    ours, theirs = (dict(one.named_parameters(remove_duplicate=False)) for one in (guess, model))
+    assert ours.keys() == theirs.keys()
+    assert {one.data_ptr() for one in ours.values()}.isdisjoint(one.data_ptr() for one in theirs.values())
+    assert (guess.head.weight is guess.embed.tokens.weight) == model.tied
+    assert torch.equal(guess(ids), model(ids))
+
+
+def test_a_guess_may_share_what_it_is_given():
+    model = port_of(reference("gpt2"))
+    guess = copied(model, model.parameters())
+    assert all(ours is theirs for ours, theirs in zip(guess.parameters(), model.parameters(), strict=True))
+    assert guess.blocks[0] is not model.blocks[0]

@@ -67,14 +67,15 @@ class CheckpointError(ArchportError):
 
 
 class MappingError(ArchportError):
-    """Tensors and parameters that do not match; `faults` lists every one of them."""
+    """Tensors and parameters that do not match; `faults` lists every one of them, after the `head` of the message."""
 
     def __init__(self, faults: Sequence[str], where: str, outcome: str = "nothing was loaded") -> None:
         self.faults = tuple(faults)
         count = f"{len(self.faults)} fault{'s' if len(self.faults) > 1 else ''}"
+        self.head = f"{where}: {count} between checkpoint and model, {outcome}"
         more = f"\n  and {len(self.faults) - SHOWN} more: see faults" if len(self.faults) > SHOWN else ""
         listed = "; ".join(plain(fault) for fault in self.faults[:SHOWN])
-        super().__init__(f"{where}: {count} between checkpoint and model, {outcome}\n  {listed}{more}")
+        super().__init__(f"{self.head}\n  {listed}{more}")
 
 
 class ExportError(ArchportError):

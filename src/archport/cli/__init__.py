@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 
-from ..errors import ArchportError
+from ..errors import ArchportError, MappingError, plain
 
 
 def main() -> None:
@@ -20,6 +20,9 @@ def main() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for terminals that have not every character
     try:
         app()
+    except MappingError as error:  # all of its faults, as nobody can ask for them here
+        say("\n  ".join((f"archport: {error.head}", *map(plain, error.faults))), err)
+        sys.exit(1)
     except (ArchportError, OSError) as error:
         say(f"archport: {error}", err)
         sys.exit(1)

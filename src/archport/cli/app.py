@@ -14,6 +14,8 @@ from typer import Argument, BadParameter, Exit, Option, Typer
 
 from .. import __version__
 from ..errors import plain, printable
+from ..registry import Architecture, architecture, architectures, is_architecture
+from ..translate.planning import nearest
 
 app = Typer(
     no_args_is_help=True,
@@ -68,6 +70,14 @@ def options(
         except (Exception, SystemExit) as error:  # it is somebody else's code
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise BadParameter(f"--plugin {name}: {reason}") from None
+
+
+def like_architecture(name: str) -> Architecture:
+    """The architecture that --like names. Raises: BadParameter."""
+    if not is_architecture(name):
+        hint = nearest(name, architectures()) or f"; expected one of {', '.join(architectures())}"
+        raise BadParameter(f"--like {name}: archport builds no model of that name{hint}")
+    return architecture(name)
 
 
 def reading(revision: str | None, offline: bool, variant: str | None, follow_links: bool) -> dict[str, Any]:

@@ -11,9 +11,21 @@ from ..foreign.importing import imported, made
 from ..foreign.sizes import Sizes
 from ..foreign.theirs import Theirs
 from ..foreign.tiny import tiny
-from ..registry import architecture
 from ..translate.pattern import Row
-from .app import Forward, Json, Like, Links, Offline, Revision, Variant, app, print_json, reading, say
+from .app import (
+    Forward,
+    Json,
+    Like,
+    Links,
+    Offline,
+    Revision,
+    Variant,
+    app,
+    like_architecture,
+    print_json,
+    reading,
+    say,
+)
 
 
 @app.command()
@@ -36,11 +48,11 @@ def rows(
         raise BadParameter("--like ARCH: expected the architecture that the module is to be like, or a SOURCE")
     run = None if forward is None else imported(forward)
     if source is None:
-        found = tiny(module, architecture(like or ""), run).rows
+        found = tiny(module, like_architecture(like or ""), run).rows
     else:
         plan = port.plan(source, **reading(revision, offline, variant, follow_links))
         arch = plan.architecture
-        if like is not None and architecture(like) != arch:
+        if like is not None and like_architecture(like) != arch:
             raise BadParameter(f"--like {like}: {source} is a {arch.name}")
         found = rows_like(Theirs(made(module, Sizes(arch, plan.config))), arch, plan.config, run)
     if as_json:

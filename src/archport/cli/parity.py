@@ -26,6 +26,7 @@ from .app import (
     Revision,
     Variant,
     app,
+    like_architecture,
     print_json,
     print_table,
     reading,
@@ -89,6 +90,7 @@ def verify(
             source, like, of_architecture = None, like or source, False
         if source is None and like is None:
             raise BadParameter("--module: expected a SOURCE, or --like ARCH, that it is to be like")
+        like = like and like_architecture(like).name
         how: dict[str, Any] = {"dtype": dtype, "against": against, "device": device} | (options if source else {})
         how |= {"rows": rows and imported(rows), "forward": forward and imported(forward)}
         reports = [verify_by_name(module, source, like=like, **how)]

@@ -27,6 +27,8 @@ from .running import require_forward
 from .sources import plan_of, weights_of
 from .theirs import Theirs
 
+LEFT = ("takes it", "expected one")  # faults that follow from others
+
 
 @strict_keywords
 def fill(
@@ -126,6 +128,7 @@ def matched(
     except MappingError as error:
         faults += error.faults
     if faults:
+        faults.sort(key=lambda fault: fault.endswith(LEFT))  # what is misspelt before what lacks a row for that
         raise MappingError(faults, theirs.name, "nothing was filled")
     return table, by_name
 

@@ -92,7 +92,7 @@ def require_forward(forward: object) -> None:
     except ValueError:  # it has no signature that Python knows
         return
     except TypeError as error:
-        found = f"a {type(forward).__name__}" if not callable(forward) else f"one with {in_a_line(error)}"
+        found = f"a {type(forward).__name__}" if not callable(forward) else f"one that is not ({in_a_line(error)})"
         raise SourceError(f"forward: found {found}, expected a function of the module and ids") from None
 
 

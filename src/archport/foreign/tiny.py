@@ -12,10 +12,11 @@ from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..registry import Architecture
 from ..translate.table import Cell
 from .filling import matched
-from .finding import Bugs, differing, rows_like
+from .finding import differing, rows_like
 from .importing import made
 from .rows import Rows
 from .running import CodeError, Forward, logits_of
+from .searching import Bugs
 from .sizes import Sizes
 from .theirs import Theirs
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
-from ..config import DecoderConfig
-from ..errors import ConfigError
+from ..config import DecoderConfig, dtype_name
+from ..dtypes import to_dtype
+from ..errors import ConfigError, MappingError
 from ..files.hub.access import HubAccess
 from ..foreign.filling import fill
 from ..foreign.finding import found, holds
 from ..foreign.importing import made
-from ..foreign.running import Forward
+from ..foreign.rows import Rows
+from ..foreign.running import Forward, require_forward
+from ..foreign.searching import NO_ROWS
 from ..foreign.sizes import Sizes
 from ..foreign.sources import plan_of
 from ..foreign.theirs import Theirs
@@ -50,16 +53,30 @@ def verify_by_name(
     Raises: ConfigError where `like` is missing or another architecture than the source's, and what `verify` and `fill`
     raise.
     """
+    require_forward(forward)
+    rows = None if rows is None else Rows(rows)
     how: dict[str, Any] = {"forward": forward, "dtype": dtype, "against": against, "device": device}
-    if source is None:
-        return _of_architecture(name, architecture(str(like)), rows, how)
+    try:
+        if source is None:
+            return _of_architecture(name, architecture(str(like)), rows, how)
+        return _of_source(name, source, like, rows, how, options)
+    except MappingError as error:
+        if rows is not None:
+            raise
+        return Report(name, "transformers", dtype_name(to_dtype(dtype)), (), problems=(NO_ROWS, *error.faults))
+
+
+def _of_source(
+    name: str, source: str | Path, like: str | None, rows: Rows | None, how: dict[str, Any], options: dict[str, Any]
+) -> Report:
+    """Against a checkpoint, at its sizes."""
     opened: dict[str, Any] = {"revision": None, "offline": False} | options
     planned = plan_of(source, "auto", access=HubAccess(None, None, None), **opened)
     arch = planned.architecture
     if like is not None and architecture(like).name != arch.name:
         raise ConfigError({"model_type": f"found {arch.name!r}, expected {architecture(like).name!r}"}, str(source))
     module = made(name, Sizes(arch, planned.config)).eval()
-    chosen = rows if rows is not None else found(Theirs(module), planned, forward, bugs=with_bugs)
+    chosen = rows if rows is not None else found(Theirs(module), planned, how["forward"], bugs=with_bugs)
     held = holds(Theirs(module), planned, chosen)
     if not held:
         fill(module, source, dict(chosen), **options)

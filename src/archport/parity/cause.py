@@ -113,9 +113,13 @@ def _of_rounding(comparison: Comparison, port: Decoder, failed: Sequence[Check])
 
 
 def _of_lines(comparison: Comparison, port: Decoder, failed: Iterable[Check]) -> Diagnosis | None:
+    """The first cause that has a name, for one fault may show in several lines; else the first place."""
+    unnamed: Diagnosis | None = None
+    clean = comparison.clean
     for check in failed:
-        clean = comparison.clean
         rights = chain([clean], with_own_classes(clean), with_their_padding(clean, comparison.theirs("embed.tokens")))
-        if (cause := cause_of_line(check, port, comparison, rights)) is not None:
+        cause = cause_of_line(check, port, comparison, rights)
+        if cause is not None and cause.fault is not None:
             return cause
-    return None
+        unnamed = unnamed or cause
+    return unnamed

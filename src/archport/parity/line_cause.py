@@ -104,14 +104,19 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: I
             apart = relative_error(shows(right, comparison), ours)
         except RaisedError:  # so that it is not right
             continue
+        nearest, best = apart / 10, None
         for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
             sites = fault.sites(right) if fault.line == check.name else []
             near = sites if not check.part else [one for one in sites if fault.shows(one, check.part)]
             for some in dict.fromkeys([*((site,) for site in near), tuple(near)] if near else []):
                 guess = Hypothesis.of(fault, some, right).model
-                if relative_error(shows(guess, comparison), ours) <= apart / 10:
-                    return named(check.part or some[0], fault)
                 ruled_out[fault.name] = None
+                if (off := relative_error(shows(guess, comparison), ours)) <= nearest:
+                    nearest, best = off / 2, named(check.part or some[0], fault)  # of several as near, the first
+                if best is not None and off <= TIGHT:
+                    return best
+        if best is not None:
+            return best
     place = check.part or DECODER
     words = f"{place}: {not_the_line}; ruled out: {', '.join(ruled_out) or 'none'}"
     return Diagnosis(place, None, words, tuple(ruled_out))

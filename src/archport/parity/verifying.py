@@ -15,9 +15,10 @@ from ..dtypes import to_dtype
 from ..errors import ConfigError, MappingError, SourceError, in_a_line
 from ..fast.linears import is_swapped, swap
 from ..files.hub.access import HubAccess
-from ..foreign.finding import NO_ROWS, found
+from ..foreign.finding import found
 from ..foreign.rows import Rows, unused
 from ..foreign.running import Forward, require_forward
+from ..foreign.searching import NO_ROWS
 from ..foreign.sources import plan_of
 from ..foreign.theirs import Theirs, unwrapped
 from ..generation.text import encoded, tokenizer

@@ -4,7 +4,15 @@ from typing import Any
 
 from torch import nn
 
-from ...layers.experts import ChosenSoftmaxRouter, Experts, NormalisedRouter, Router, SigmoidRouter, SoftmaxRouter
+from ...layers.experts import (
+    ChosenSoftmaxRouter,
+    Experts,
+    NormalisedRouter,
+    Router,
+    SigmoidRouter,
+    SoftmaxRouter,
+    UncastNormalisedRouter,
+)
 from ..faults import Fault, class_fault, sets
 from ..faulty import experts as faulty
 
@@ -16,6 +24,13 @@ def _moves_experts(part: Any) -> None:
 OF_EXPERTS: tuple[Fault, ...] = (
     class_fault("experts' weights not normalised", "the weights of the chosen experts do not sum to one",
                 "divides them by their sum", "NormalisedRouter", NormalisedRouter, faulty.NotNormalised),
+    class_fault("experts' float32 weights not normalised", "the weights of the chosen experts do not sum to one",
+                "divides them by their sum", "UncastNormalisedRouter", UncastNormalisedRouter,
+                faulty.NotNormalisedUncast),
+    class_fault("experts weighted by sigmoids", "experts are weighted by sigmoids", "takes a softmax", "SoftmaxRouter",
+                SoftmaxRouter, faulty.Sigmoids, where=lambda router: router.top > 1),
+    class_fault("experts weighted first", "what experts are given is weighted", "weighs what they make", "Experts.mix",
+                Experts, faulty.WeightedFirst),
     class_fault("experts' weights normalised", "the weights of the chosen experts sum to one",
                 "leaves them as they are", "SoftmaxRouter", SoftmaxRouter, faulty.Normalised,
                 where=lambda router: not isinstance(router, NormalisedRouter)),

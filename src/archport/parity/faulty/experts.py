@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from ...layers.experts import ChosenSoftmaxRouter, Experts, NormalisedRouter, SigmoidRouter, SoftmaxRouter
+from ...layers.experts import (
+    ChosenSoftmaxRouter,
+    Experts,
+    NormalisedRouter,
+    SigmoidRouter,
+    SoftmaxRouter,
+    UncastNormalisedRouter,
+)
 
 
 class NotNormalised(NormalisedRouter):
@@ -11,6 +18,33 @@ class NotNormalised(NormalisedRouter):
 
     def weigh(self, probabilities: Tensor, dtype: torch.dtype) -> Tensor:
         return SoftmaxRouter.weigh(self, probabilities, dtype)
+
+
+class NotNormalisedUncast(UncastNormalisedRouter):
+    """The same, left in float32."""
+
+    def weigh(self, probabilities: Tensor, dtype: torch.dtype) -> Tensor:
+        return probabilities
+
+
+class Sigmoids(SoftmaxRouter):
+    """Weighs by sigmoids, where a softmax is taken."""
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.score(tokens)
+        sigmoids, chosen = logits.sigmoid().topk(self.top)
+        return self.weigh(sigmoids, logits.dtype), chosen
+
+
+class WeightedFirst(Experts):
+    """Weighs what experts are given, not what they make."""
+
+    def mix(self, tokens: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        each = [
+            super(WeightedFirst, self).mix(tokens * one, torch.ones_like(one), which)
+            for one, which in zip(weights.split(1, -1), chosen.split(1, -1), strict=True)
+        ]
+        return torch.stack(each).sum(0)
 
 
 class Normalised(SoftmaxRouter):

@@ -64,6 +64,55 @@ class HidesItself(EagerAttention):
         )
 
 
+class TiledKeys(EagerAttention):
+    """Takes turns of keys among the queries, but not of values."""
+
+    def for_queries(self, x: Tensor) -> Tensor:
+        return x if x.shape[1] == self.heads else super().for_queries(x)
+
+    def scores(self, q: Tensor, k: Tensor, context: AttentionContext) -> Tensor:
+        return super().scores(q, k.repeat(1, self.heads // self.kv_heads, 1, 1), context)
+
+
+class TiledValues(EagerAttention):
+    """Takes turns of values among the queries, but not of keys."""
+
+    def for_queries(self, x: Tensor) -> Tensor:
+        return x if x.shape[1] == self.heads else super().for_queries(x)
+
+    def attend_eagerly(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        return super().attend_eagerly(q, k, v.repeat(1, self.heads // self.kv_heads, 1, 1), context)
+
+
+class RoundedSoftmax(EagerAttention):
+    """Softmax in bfloat16."""
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        return scores.bfloat16().softmax(-1).to(scores.dtype)
+
+
+class NoKeyBias(Attention):
+    """Forgets the bias of keys."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x)
+        return q, k - _bias(self, -2), v
+
+
+class NoValueBias(Attention):
+    """Forgets the bias of values."""
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x)
+        return q, k, v - _bias(self, -1)
+
+
+def _bias(attention: Attention, slot: int) -> Tensor:
+    """That of keys or values, (kv_heads, 1, head_width)."""
+    slots = attention.heads // attention.kv_heads + 2
+    return attention.qkv.bias.view(attention.kv_heads, slots, 1, attention.head_width)[:, slot]
+
+
 class RotaryOnQueriesOnly(Attention):
     """Leaves the keys as they are."""
 

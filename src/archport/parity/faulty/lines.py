@@ -49,6 +49,22 @@ class PaddingCountedInCache(PassDecoder):
             how["positions"] = torch.arange(past, past + seq, device=tokens.device)
 
 
+class PaddingForgottenInCache(PassDecoder):
+    """Is told of padding in the first pass only."""
+
+    def change(self, how: dict[str, Any], seq: int, past: int | Tensor, tokens: Tensor) -> None:
+        if type(past) is int and past:
+            how["mask"] = None
+
+
+class PaddingForgottenInSteps(PassDecoder):
+    """Is not told of padding where tokens are added one by one."""
+
+    def change(self, how: dict[str, Any], seq: int, past: int | Tensor, tokens: Tensor) -> None:
+        if type(past) is int and past and seq == 1:
+            how["mask"] = None
+
+
 class ShortMemory(PassDecoder):
     """Hides what lies further back in the cache than a few tokens."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...config import dtype_name
 from ...foreign.running import Forward, tensors_in
-from ...layers import Decoder
+from ...layers import Decoder, Experts
 from ...observing import hooked
 from ..budget import Check, by_severity
 from ..diagnose import Diagnosis
@@ -196,7 +196,7 @@ class Code:
         if ids is None:
             whole = places.whole
             return Diagnosis(whole, None, f"{whole}: each row alone agrees, but not {line.on}: rows of a batch meet")
-        looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name)}
+        looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name, self.port)}
         mode, trace = self._trace(looked_at, ids)
         runs = []
         for mode in MODES:
@@ -221,6 +221,8 @@ class Code:
         found, ruled_out = explained(self.port, compare, findings)
         if found and self._agrees(found, line):
             return wording.named(found, places, against)
+        if (order := trace.order) != sorted(order):
+            return wording.reordered(order, places, against)
         first = next((one for one in findings if one.differs), None)
         if first is None:
             words = f"{places.whole}: each part that was seen agrees, but not the logits: {line.on}"
@@ -255,9 +257,10 @@ class Code:
         return None
 
 
-def _is_seen(name: str) -> bool:
-    """Whether a module is looked at as a whole: a norm of the stream, or a block."""
-    return name.rpartition(".")[2].startswith("norm") or name.count(".") == 1
+def _is_seen(name: str, port: Decoder) -> bool:
+    """Whether a module is looked at as a whole: a norm of the stream, a block, or experts, which see not all tokens."""
+    is_norm = name.rpartition(".")[2].startswith("norm")
+    return is_norm or name.count(".") == 1 or isinstance(port.get_submodule(name), Experts)
 
 
 def _error(some: list[Tensor], others: list[Tensor]) -> float:

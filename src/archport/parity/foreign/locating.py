@@ -93,11 +93,10 @@ def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tens
 
 
 def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> Trace:
-    """What was seen at the parameters, and at modules: norms, and blocks where the one's output is the next's input."""
+    """What was seen at the parameters, and at modules; at blocks only where the one's output is the next's input."""
     inputs, outputs = dict(seen.inputs), dict(seen.outputs)
     blocks = sorted((name for name in taken if name.count(".") == 1), key=lambda name: int(name.rpartition(".")[2]))
-    norms = [name for name in taken if "norm" in name.rpartition(".")[2]]
-    for name in norms:
+    for name in taken.keys() - {*blocks}:
         inputs.setdefault(name, taken[name])
         if name in made:
             outputs.setdefault(name, made[name])
@@ -233,7 +232,9 @@ def _suspects(name: str, side: str, done: Collection[tuple[str, str]]) -> tuple[
         return before
     holder = ".".join(path[:-1])
     if len(path) > 3:
-        return (holder,) if (holder, "input") in done else (block, holder, *before)
+        around = (".".join(path[:length]) for length in range(len(path) - 1, 2, -1))
+        seen = next((one for one in around if (one, "input") in done), None)
+        return (seen,) if seen else (block, holder, *before)
     return (holder, *before)
 
 

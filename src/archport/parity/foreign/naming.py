@@ -79,8 +79,22 @@ def planted(model: Decoder, named: Named) -> Decoder:
     own = {id(one) for holder in holders for one in model.get_submodule(holder).parameters()}
     guess = copy.deepcopy(model, {id(one): one for one in model.parameters() if id(one) not in own})
     for site in named.sites:
+        _unshare(guess, site)
         named.fault.plant_at(guess, site)
     return guess
+
+
+def _unshare(model: Decoder, site: str) -> None:
+    """Give a place a part of its own, where others have the same one, as layers have their rotary."""
+    holder, _, leaf = site.rpartition(".")
+    if holder and not any(True for _ in model.get_submodule(site).parameters()):
+        setattr(model.get_submodule(holder), leaf, copy.deepcopy(model.get_submodule(site)))
+
+
+def _sites(fault: Fault, model: Decoder) -> list[str]:
+    """Where a fault can exist, in each place of a part that several have."""
+    modules = model.named_modules(remove_duplicate=False)
+    return [name or DECODER for name, module in modules if fault.can_exist_in(module)]
 
 
 def _quietly(compare: Compare, guess: Decoder, may_differ: Collection[Place]) -> list[Finding] | None:
@@ -98,7 +112,7 @@ def _hypotheses(model: Decoder, differing: Sequence[Finding]) -> list[Named]:
     for fault in (*faults_for(model.architecture), *number_faults(model)):
         if fault.equivalent or fault.line or fault.weights_only:
             continue
-        sites = tuple(site for site in fault.sites(model) if any(_shows(fault, site, one) for one in suspects))
+        sites = tuple(site for site in _sites(fault, model) if any(_shows(fault, site, one) for one in suspects))
         if not any(_shows(fault, site, one) for site in sites for one in first):
             continue
         kinds: dict[str, list[str]] = {}

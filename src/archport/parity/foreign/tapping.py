@@ -36,6 +36,11 @@ class Trace:
     outputs: Mapping[str, Tensor]
     within: Mapping[str, str]
 
+    @property
+    def order(self) -> list[int]:
+        """The numbers of blocks, as they ran."""
+        return [*dict.fromkeys(int(name.split(".")[1]) for name in self.within if name.startswith("blocks."))]
+
 
 class Taps(TorchDispatchMode):
     """Watches a pass over one row of `seq` tokens.

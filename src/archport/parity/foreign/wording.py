@@ -1,11 +1,13 @@
 """Places and faults in a person's own names: "layers.1.att: in yours scores are not scaled; gptj scales them"."""
 
+import re
 from collections.abc import Mapping, Sequence
 
+from ..catalogue import faults_for
 from ..diagnose import Diagnosis
 from ..locate import DECODER
 from .locating import Finding
-from .naming import Named
+from .naming import Named, planted
 from .weights import Weights
 
 PARTS = {"attn": "attention", "mlp": "MLP", "norm": "the norm", "norm_attn": "the norm before attention"}
@@ -61,13 +63,34 @@ def _common(paths: Sequence[list[str]]) -> str:
 
 def named(found: Sequence[Named], places: Places, against: str) -> Diagnosis:
     """The words for faults that explain every difference."""
-    lines = [f"{_sites(one, places)}: in yours {one.fault.faulty}; {against} {one.fault.right}" for one in found]
+    lines = [f"{_sites(one, places)}: in yours {one.fault.faulty}; {against} {_right(one, places)}" for one in found]
     return Diagnosis(places(found[0].sites[0]), found[0].fault, "; ".join(lines))
+
+
+def _right(found: Named, places: Places) -> str:
+    """What a right one does; where that is another number or kind, which one."""
+    words, site = found.fault.right, found.sites[0]
+    if "another" not in words or site == DECODER:
+        return words
+    parts = (model.get_submodule(site) for model in (places.weights.port, planted(places.weights.port, found)))
+    right, faulty = ({**vars(part), **part._modules} for part in parts)
+    changed = [value for name, value in right.items() if name[0] != "_" and repr(value) != repr(faulty.get(name))]
+    told = f"{changed[0]:.6g}" if changed and isinstance(changed[0], float) else repr(changed[0]) if changed else ""
+    return re.sub("another (one|number)", told, words) if told else words
 
 
 def _sites(found: Named, places: Places) -> str:
     said = list(dict.fromkeys(places.said(site) for site in found.sites))
     return said[0] + (f" and {len(said) - 1} more like it" if len(said) > 1 else "")
+
+
+def reordered(order: Sequence[int], places: Places, against: str) -> Diagnosis:
+    """The words for blocks that run in another order."""
+    fault = next(one for one in faults_for(against) if one.name == "blocks in another order")
+    ran = ", ".join(map(str, order))
+    return Diagnosis(
+        places.whole, fault, f"{places.whole}: in yours the blocks run in the order {ran}; {against} {fault.right}"
+    )
 
 
 def unnamed(first: Finding, places: Places, ruled_out: Sequence[str]) -> Diagnosis:

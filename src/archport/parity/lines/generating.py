@@ -51,10 +51,11 @@ def draws_as(comparison: Comparison, probabilities: Callable[[Sampling, Tensor, 
 
 
 def _rows(comparison: Comparison) -> tuple[Tensor, Tensor]:
-    """Logits that the reference made, (draws, vocab_size), and ids that come before each."""
+    """Logits that the reference made, (draws, vocab_size), and ids that come before each, likely ones first."""
     first = comparison.logits(comparison.reference).float()
     rows = first[:, -max(1, DRAWS // len(first)) :].flatten(0, 1)
-    return rows, comparison.first_ids.repeat_interleave(len(rows) // len(first), dim=0)
+    likely = rows.topk(min(SPREAD, rows.shape[-1])).indices[:, ::2]
+    return rows, torch.cat((likely, comparison.first_ids.repeat_interleave(len(rows) // len(first), dim=0)), dim=1)
 
 
 def _drawn_alike(
