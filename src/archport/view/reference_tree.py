@@ -90,8 +90,9 @@ def joined_rows(subject: Subject, *, depth: int | None = None) -> list[dict[str,
 
 
 def _of_transformers(subject: Subject) -> Architecture:
-    """The architecture with transformers' table, in whatever format its file is."""
-    return architecture(subject.architecture.name)
+    """The architecture with transformers' table, also where its file is in a format of its own."""
+    of_format = subject.plan is not None and subject.plan.checkpoint.origin.alone
+    return architecture(subject.architecture.name) if of_format else subject.architecture
 
 
 def _joins(subject: Subject, theirs: nn.Module, lines: Mapping[str, str]) -> dict[str, list[str]]:
