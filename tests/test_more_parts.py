@@ -99,7 +99,8 @@ def hunyuan(cfg):
     def attn(rotary):
         norms = {name: RMSNorm(cfg.head_width, eps=cfg.norm_eps) for name in ("q_norm", "k_norm")}
         sizes = {"kv_heads": cfg.kv_heads, "head_width": cfg.head_width, "bias": cfg.attention_bias}
-        return NormedLastAttention(cfg.width, cfg.heads, **sizes, **norms, rotary=rotary)
+        more = {"rotary": rotary, "score_dropout": cfg.attention_dropout}
+        return NormedLastAttention(cfg.width, cfg.heads, **sizes, **norms, **more)
 
     return relative(cfg, attn, lambda _: llama.mlp(cfg))
 

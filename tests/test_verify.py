@@ -259,7 +259,7 @@ def test_a_fault_nobody_knows_says_what_was_ruled_out():
     assert report.fault.place == "blocks.1.mlp.up"
     assert report.fault.fault is None
     assert "no known fault explains it, ruled out:" in report.fault.words
-    assert "weight rounded through bfloat16" in report.fault.ruled_out
+    assert "activation missing" in report.fault.ruled_out
 
 
 def test_the_first_of_two_faults_is_named_and_does_not_hide_the_second():

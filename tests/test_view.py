@@ -498,7 +498,7 @@ LAYOUTS = {  # a row, what ours are put together by, whether theirs is a matrix;
         "(out, in), gate and up in one",
     ),
     "an expert of GPT-OSS": (
-        Row(("a",), "3 width (mlp [gate up]) -> ([up] mlp) width"),
+        Row(("a",), "e=3 width (mlp [gate up]) -> ([up] mlp) width"),
         "",
         "one weight of all experts, this one's by its number; stored (in, out): transposed; one weight of gate, up: "
         "of every 2 columns the second",

@@ -21,7 +21,8 @@ def _shares_keys(attention: Any) -> bool:
 
 
 def _has_bias(attention: Any) -> bool:
-    return getattr(attention.qkv, "bias", None) is not None and attention.clip is None
+    fused = getattr(attention, "qkv", None)  # which a class of one's own may not have
+    return getattr(fused, "bias", None) is not None and attention.clip is None
 
 
 def _places(attention: Any) -> bool:
