@@ -40,7 +40,8 @@ def test_every_fault_planted_in_build_is_noticed_located_and_named(model):
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model, in_build=True)
     counts = kill.kill_counts(table)
-    assert counts == json.loads(SCORES.read_text())[model]["in_build"], f"python tools/count_kills.py {model}"
+    if (score := json.loads(SCORES.read_text()).get(model)) is not None:
+        assert counts == score["in_build"], f"python tools/count_kills.py {model}"
     assert counts["noticed"] == counts["planted"] > 25
     assert counts["located"] >= 0.95 * counts["planted"]
     assert counts["named"] >= 0.9 * counts["planted"]
