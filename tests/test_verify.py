@@ -115,11 +115,11 @@ SCORES = Path(__file__).parents[1] / "docs" / "kill_scores.json"
 def test_every_planted_fault_is_noticed_located_and_named(model):
     if OLD and model in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
+    if (score := json.loads(SCORES.read_text()).get(model)) is None:
+        pytest.skip(f"not counted yet: python tools/count_kills.py {model}")
     table = kill.kill_table(model)
     kills = table.kills
-    scores = json.loads(SCORES.read_text())
-    if model in scores:  # an architecture that is not counted yet has no score in the docs
-        assert kill.kill_counts(table).items() <= scores[model].items(), f"python tools/count_kills.py {model}"
+    assert kill.kill_counts(table).items() <= score.items(), f"python tools/count_kills.py {model}"
     assert len({one.fault.name for one in kills}) > 35
     for one in kills:
         assert one.noticed != bool(one.fault.equivalent), one.fault.name

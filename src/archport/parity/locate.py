@@ -216,8 +216,12 @@ def in_place_of(ours: Tensor, theirs: Tensor) -> Tensor:
 def fitted(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor in the dtype of another, and in its shape where only axes of length one differ.
 
-    Heads may come before the sequence in one and after it in the other, as where a norm of each head is applied.
+    Heads may come before the sequence in one and after it in the other, as where a norm of each head is applied, or
+    side by side in one axis, as where a norm goes across them.
     """
-    if tensor.ndim == like.ndim == 4 and tensor.shape != like.shape == tensor.transpose(1, 2).shape:
-        tensor = tensor.transpose(1, 2)
+    if tensor.ndim == 4 and tensor.shape != like.shape:
+        swapped = tensor.transpose(1, 2)
+        tensor = swapped if like.shape in (swapped.shape, swapped.flatten(2).shape) else tensor
+    elif tensor.ndim == 3 and like.ndim == 4 and like.transpose(1, 2).flatten(2).shape == tensor.shape:
+        tensor = tensor.unflatten(2, (like.shape[1], like.shape[3])).transpose(1, 2)
     return (tensor.reshape(like.shape) if tensor.numel() == like.numel() else tensor).to(like.dtype)
