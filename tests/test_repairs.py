@@ -38,14 +38,12 @@ def cause(model, port):
 def test_every_fault_planted_in_build_is_noticed_located_and_named(model):
     if OLD and model in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
-    if (score := json.loads(SCORES.read_text()).get(model)) is None:
-        pytest.skip(f"not counted yet: python tools/count_kills.py {model}")
     table = kill.kill_table(model, in_build=True)
     counts = kill.kill_counts(table)
-    assert counts == score["in_build"], f"python tools/count_kills.py {model}"
+    assert counts == json.loads(SCORES.read_text())[model]["in_build"], f"python tools/count_kills.py {model}"
     assert counts["noticed"] == counts["planted"] > 25
     assert counts["located"] >= 0.95 * counts["planted"]
-    assert counts["named"] >= 0.85 * counts["planted"]  # 0.9 of all together, as the scores say
+    assert counts["named"] >= 0.9 * counts["planted"]
     assert all(one.noticed for one in table.kills if one.refused)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers import Attention, Decoder
-from ..faults import Fault, rows
+from ..faults import Fault, parent, rows
 from ..locate import DECODER
 
 ROWS = ("forward", "project", "split")  # of attention: they give the fused rows their meaning
@@ -52,8 +52,7 @@ def _rounding(dtype: torch.dtype) -> tuple[Fault, Fault]:
 
     see = "the dtype it was loaded in"
     one = Fault(f"weight rounded through {name}", f"a weight was rounded through {name}", "has all its bits", see,
-                nn.Linear, rounds(), where=where, shows_at=lambda site: (site, site.rpartition(".")[0] or DECODER),
-                read=read_one)  # fmt: skip
+                nn.Linear, rounds(), where=where, shows_at=parent, read=read_one)  # fmt: skip
     all_ = Fault(f"all weights rounded through {name}", f"all weights were rounded through {name}",
                  "has all their bits", see, Decoder, rounds(), where=where, shows_at=_anywhere,
                  read=read_all)  # fmt: skip
