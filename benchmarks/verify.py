@@ -17,10 +17,11 @@ import torch
 import archport
 from archport.parity import references
 from archport.parity.compare import Comparison
+from archport.parity.ids import ids_for
+from archport.parity.judging import compare
 from archport.parity.lines.dropout import dropped_logits
 from archport.parity.outputs import logits, loss, with_parameters
 from archport.parity.passes import autocast_logits, padded_logits, positioned_logits
-from archport.parity.verifying import compare, ids_for
 from archport.port import DEMO
 
 

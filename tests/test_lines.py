@@ -16,7 +16,7 @@ from archport.parity.lines import BY_NAME, dropout, inside, line
 from archport.parity.lines.dropout import drawn_alike
 from archport.parity.passes import padded_logits
 from archport.parity.reordered import summed_in_pieces
-from archport.parity.verifying import loud_comparison
+from archport.parity.tiny_models import loud_comparison
 from archport.registry import architecture
 
 from .references import SIZES

@@ -16,7 +16,7 @@ from archport.parity.cause import find_cause
 from archport.parity.compare import Comparison
 from archport.parity.copying import copied
 from archport.parity.faulty.streams import LostAtAttention
-from archport.parity.verifying import ids_for
+from archport.parity.ids import ids_for
 
 from .references import FAMILIES, OLD, SIZES, hf_dict, reference
 from .test_verify import SCORES

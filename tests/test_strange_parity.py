@@ -17,11 +17,11 @@ from archport.parity import Report, kill, references, verify_architecture, verif
 from archport.parity.catalogue import CATALOGUE, faults_for
 from archport.parity.compare import Comparison
 from archport.parity.faults import Fault, class_fault, rows
+from archport.parity.ids import ids_for
 from archport.parity.mistakes import MISTAKES
 from archport.parity.outputs import fed, outputs
 from archport.parity.running import RaisedError
 from archport.parity.settings import without_dropout
-from archport.parity.verifying import ids_for
 from archport.registry import architecture
 
 from . import strange as plugin

@@ -13,7 +13,7 @@ from archport.errors import AsideWarning, CheckpointError, ConfigError, SourceEr
 from archport.layers import MLP, Attention, Decoder, SequentialBlock
 from archport.layers.rotary import Rotary, Rotation
 from archport.parity import verify_by_block
-from archport.parity.verifying import ids_for
+from archport.parity.ids import ids_for
 
 from .references import hf_dict, reference
 from .test_cli import run

@@ -268,7 +268,7 @@ def test_the_first_of_two_faults_is_named_and_does_not_hide_the_second():
     forgotten_scale(port)
     tanh_everywhere(port)
     from archport.parity.compare import Comparison
-    from archport.parity.verifying import ids_for
+    from archport.parity.ids import ids_for
 
     compared = Comparison(model, ids_for(port, None)).findings(port)
     places = dict.fromkeys(one.place for one in compared if one.differs)

@@ -4,6 +4,7 @@ from .by_block import verify_by_block
 from .faults import Fault
 from .kill import kill_table
 from .report import Report
-from .verifying import verify, verify_architecture
+from .tiny_models import verify_architecture
+from .verifying import verify
 
 __all__ = ["Fault", "Report", "kill_table", "verify", "verify_architecture", "verify_by_block"]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..dtypes import to_dtype
+from ..errors import ConfigError
+
 ALLOWANCE = 1.5  # times the reference's own error
 ULPS = 8  # of the largest element, beside it
 MEAN_ULPS = 0.5  # of the root mean square
@@ -80,3 +83,13 @@ def _root_mean_square(tensor: Tensor) -> float:
 def by_severity(one: Check) -> tuple[bool, float]:
     """Sort key: the worst line is one that fails, or comes nearest to it."""
     return not one.ok, one.port_error / (one.budget or 1.0)
+
+
+def precision(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype that can be held against a higher one. Raises: ConfigError."""
+    allowed = (torch.float32, torch.float16, torch.bfloat16)
+    if to_dtype(dtype) not in allowed:
+        raise ConfigError(
+            {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
+        )
+    return to_dtype(dtype)

@@ -24,13 +24,12 @@ from ..registry import skeleton
 from ..translate.tensors import export_tensors
 from . import references
 from .boundaries import STRUCTURAL
-from .budget import Check, hold
+from .budget import Check, hold, precision
 from .counterparts import canonical, counterparts, first_tensor
 from .locate import LOOSE, converted, relative_error
 from .report import Report
 from .running import RaisedError, run
 from .settings import not_finite
-from .verifying import precision
 
 TOKENS = 256
 

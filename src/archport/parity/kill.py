@@ -18,10 +18,11 @@ from .catalogue import faults_for
 from .cause import find_cause
 from .compare import Comparison
 from .faults import Fault
+from .ids import ids_for
 from .lines import line, of_forward_passes
 from .mistakes import MISTAKES
 from .planting import planted_in_build, planted_in_port
-from .verifying import ids_for, loud_comparison
+from .tiny_models import loud_comparison
 
 BUNDLED = "bundled"
 Planted = Callable[[Fault, list[str], Decoder, Comparison], tuple[Decoder, list[str], Comparison] | None]

@@ -64,6 +64,14 @@ class Trace:
         modules = self.another_boundary.union(*changed.values())
         return replace(self, inputs=inputs, outputs=outputs, another_boundary=modules)
 
+    def of_reference(self) -> "Trace":
+        """The same without those numbers that a port of ours made, which another port need not make."""
+        inputs, outputs = (
+            {name: one for name, one in kept.items() if name not in self.another_boundary}
+            for kept in (self.inputs, self.outputs)
+        )
+        return replace(self, inputs=inputs, outputs=outputs)
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -29,7 +29,7 @@ def repaired(comparison: Comparison, ids: Tensor) -> tuple[Comparison, list[Repa
     original = comparison.clean
     while True:
         model = comparison.clean
-        reference = comparison.trace(model, ids)
+        reference = comparison.trace(model, ids).of_reference()
         reference = reference.loosened(reference.inputs)  # what is loose shows in a right port only
         wrong = [one for one in findings(model, reference, ids) if one.differs]
         if not wrong:

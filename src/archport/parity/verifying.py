@@ -1,56 +1,32 @@
-"""Verify a source, a model in memory, or every variant of an architecture."""
+"""Verify a source, a model in memory, or a module of one's own."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import dtype_name
-from ..dtypes import to_dtype
-from ..errors import ConfigError, MappingError, SourceError, in_a_line
+from ..errors import SourceError
 from ..fast.linears import is_swapped, swap
-from ..files.hub.access import HubAccess
-from ..foreign.finding import found
-from ..foreign.rows import Rows, unused
-from ..foreign.running import Forward, require_forward
-from ..foreign.searching import NO_ROWS
-from ..foreign.sources import plan_of
-from ..foreign.theirs import Theirs, unwrapped
-from ..generation.text import encoded, tokenizer
+from ..foreign.running import Forward
 from ..keywords import strict_keywords
-from ..layers import Decoder, DynamicNTK, Rotary
+from ..layers import Decoder
 from ..loading import to_device
 from ..port import load, plan
-from ..registry import Architecture, architecture, skeleton
 from ..translate.table import Cell
 from . import references
-from .budget import Check
-from .cause import find_cause, known
+from .budget import precision
+from .cause import known
 from .compare import Comparison
-from .foreign.bugs import with_bugs
-from .foreign.verifying import verify_module
-from .lines import all_lines
-from .locate import DECODER
+from .foreign.own_module import verify_own_module
+from .ids import ids_for
+from .judging import compare
 from .report import Report
-from .running import RaisedError
-from .settings import (
-    Problem,
-    left_in_train_mode,
-    mixed_dtypes,
-    not_comparable,
-    not_finite,
-    notes_on,
-    require_port,
-    unlike,
-)
-
-LONGEST = 2048  # tokens; scores of a longer text, in float64, fill the memory
-TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
+from .settings import Problem, left_in_train_mode, mixed_dtypes, not_comparable, not_finite, require_port
 
 
 @strict_keywords
@@ -88,23 +64,10 @@ def verify(
     device = to_device(device)
     how: dict[str, Any] = {"revision": revision, "offline": offline, "variant": variant, "follow_links": follow_links}
     if isinstance(model, nn.Module) and not isinstance(model, Decoder):
-        require_forward(forward)
-        rows = rows if rows is None or isinstance(rows, Rows) else Rows(rows)
-        comparison = _comparison(reference, precision(dtype or torch.float32), against, device, how)
-        if rows is None:
-            planned = plan_of(reference, "auto", access=HubAccess(None, None, None), **how)
-            try:
-                rows = found(Theirs(model), planned, forward, bugs=with_bugs, spare=True)
-            except MappingError as error:
-                name, against = type(unwrapped(model)).__name__, comparison.described
-                return Report(name, against, dtype_name(comparison.dtype), (), problems=(NO_ROWS, *error.faults))
-        clean, arch = comparison.clean, architecture(comparison.clean.architecture)
-        names = [name for name, _ in clean.named_parameters(remove_duplicate=False)]
-        if extra := [*unused(rows, [*names, *arch.table.tied], arch, clean.config)]:
-            raise MappingError(extra, f"rows of {type(unwrapped(model)).__name__}", "nothing was compared")
-        return verify_module(model, comparison, rows, forward)
+        more: dict[str, Any] = {"dtype": precision(dtype or torch.float32), "against": against, "device": device}
+        return verify_own_module(model, reference, rows, forward, how=how, **more)
     if rows is not None or forward is not None:
-        raise SourceError(f"rows and forward are for a module of your own, found {_kind(model)}")
+        raise SourceError(f"rows and forward are for a module of your own, found a {type(model).__name__}")
     if isinstance(reference, str | Path):
         raise SourceError(f"the reference is {str(reference)!r}, expected a transformers model, as GPT2LMHeadModel")
     port, problems = _port(model, how, mixed=dtype is not None)
@@ -141,39 +104,10 @@ def verify(
     return replace(report, notes=(*notes, *report.notes))
 
 
-def _comparison(
-    reference: nn.Module | str | Path | None,
-    dtype: torch.dtype,
-    against: str,
-    device: torch.device,
-    how: dict[str, Any],
-) -> Comparison:
-    """A reference to hold a person's module against: a source, or a transformers model. Raises: SourceError."""
-    if reference is None:
-        raise SourceError("found no reference, expected the checkpoint or the transformers model that yours is to be")
-    if isinstance(reference, nn.Module):
-        references.require_reference(reference)
-        port, folder = None, None
-    else:
-        port = load(reference, **how)
-        folder, variant = (port.origin.folder, port.origin.variant) if port.origin else (None, None)
-        if folder is None or (port.origin is not None and port.origin.alone):
-            reference = references.of_tensors(port, dtype, against)
-        else:
-            reference = references.of_folder(folder, dtype, against, variant)
-    comparison = Comparison(copy.deepcopy(reference).to(device), {"": torch.zeros(1, 1, dtype=torch.long)}, dtype)
-    comparison.ids = ids_for(port or comparison.clean, folder, device)
-    return comparison
-
-
 def _kept_from(name: str, against: str, dtype: torch.dtype, problems: list[Problem]) -> Report:
     """The report of a port that cannot be compared."""
     words = tuple(one.words for one in problems)
     return Report(name, against, dtype_name(dtype), (), known(None, problems), words)
-
-
-def _kind(model: object) -> str:
-    return f"a {type(model).__name__}"
 
 
 def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: bool) -> tuple[Decoder, list[Problem]]:
@@ -193,118 +127,3 @@ def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: boo
     else:
         raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport, a folder or a Hub id")
     return port, [*problems, *not_finite(port.named_parameters())]
-
-
-def verify_architecture(
-    name: str,
-    *,
-    dtype: torch.dtype | str = "float32",
-    against: str = "eager",
-    device: str | torch.device = "cpu",
-    quick: bool = False,
-) -> list[Report]:
-    """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
-    arch = architecture(name)
-    unseen = tuple(references.never_varied(arch))
-    reports = []
-    for variant, sizes in references.variants(arch).items():
-        comparison = loud_comparison(
-            arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
-        )
-        report = compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick)
-        reports.append(replace(report, never_varied=unseen))
-    return reports
-
-
-def loud_comparison(
-    name: str,
-    sizes: dict[str, object],
-    *,
-    dtype: torch.dtype = torch.float32,
-    against: str = "eager",
-    device: torch.device | str = "cpu",
-) -> Comparison:
-    """A tiny loud reference of these sizes, with dropout where it has any, ready to compare ports with."""
-    arch = architecture(name)
-    for given in references.with_dropout(arch, sizes):
-        with suppress(SourceError):  # transformers takes no such rates for some
-            return _loud(arch, given, dtype, against, device)
-    return _loud(arch, sizes, dtype, against, device)
-
-
-def _loud(
-    arch: Architecture, sizes: dict[str, Any], dtype: torch.dtype, against: str, device: torch.device | str
-) -> Comparison:
-    port = skeleton(arch, arch.config_class(**sizes))
-    reference = references.loud(arch, sizes, against).to(device)
-    return Comparison(reference, ids_for(port, None, device), dtype)
-
-
-def compare(
-    port: Decoder,
-    comparison: Comparison,
-    name: str,
-    *,
-    quick: bool = False,
-    packed: bool = False,
-    compiled: bool = False,
-) -> Report:
-    """Hold a port against a reference: all lines, and where one fails, the place and the cause."""
-    problems = [*unlike(port, comparison.clean)]
-    notes = tuple(notes_on(port, comparison.clean))
-    checks: list[Check] = []
-    fault = None
-    with _told(problems, port):
-        for check in all_lines(comparison, port, quick=quick, packed=packed, compiled=compiled):
-            checks.append(check)
-    with _told(problems, port):
-        if not packed and not all(check.ok for check in checks):
-            fault = find_cause(comparison, port, checks)
-    dtype, words = dtype_name(comparison.dtype), tuple(one.words for one in problems)
-    return Report(name, comparison.described, dtype, tuple(checks), known(fault, problems), words, notes=notes)
-
-
-@contextmanager
-def _told(problems: list[Problem], port: Decoder) -> Iterator[None]:
-    """Keep for the report that a port raises, or has parameters that its table does not know."""
-    try:
-        yield
-    except (RaisedError, MappingError) as error:
-        where = getattr(error, "where", "")  # a module, or what else was asked of the port
-        place = where if where == DECODER or where in dict(port.named_modules()) else ""
-        problem = Problem(place, in_a_line(error))
-        if problem not in problems:
-            problems.append(problem)
-
-
-def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The sets of ids to compare on; the first is also used module by module.
-
-    Where frequencies are changed past the context, the first goes past it, if that is short.
-    """
-    vocab, context = port.config.vocab_size, port.config.context
-    past = any(isinstance(part, Rotary) and isinstance(part.scaling, DynamicNTK) for part in port.modules())
-    generator = torch.Generator().manual_seed(1)
-    whole = "full context" if context <= LONGEST else f"{LONGEST} tokens"
-    ids = {
-        "random ids": torch.randint(vocab, (2, 32 if past else min(32, context)), generator=generator),
-        "edge ids": torch.tensor([[0, vocab - 1, 0, 0, vocab - 1, vocab // 2][:context]]),
-        "one token": torch.tensor([[vocab // 3]]),
-        whole: torch.randint(vocab, (1, min(context, LONGEST)), generator=generator),
-        "many rows": torch.randint(vocab, (9, min(5, context)), generator=generator),
-    }
-    if folder is not None and (folder / "tokenizer.json").is_file():
-        follow_links = port.origin is not None and port.origin.follow_links
-        text = encoded(tokenizer(folder, follow_links=follow_links), TEXT)
-        ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
-    return {name: tokens.to(device) for name, tokens in ids.items()}
-
-
-def precision(dtype: torch.dtype | str) -> torch.dtype:
-    """A dtype that can be held against a higher one. Raises: ConfigError."""
-    allowed = (torch.float32, torch.float16, torch.bfloat16)
-    if to_dtype(dtype) not in allowed:
-        raise ConfigError(
-            {"dtype": f"found {dtype}, expected float32, float16 or bfloat16: each is held to a higher one"}
-        )
-    return to_dtype(dtype)

@@ -22,12 +22,15 @@ def widened() -> Iterator[None]:
 
 
 class _Widened(TorchFunctionMode):
-    """Asks for float64 wherever float32 is asked for."""
+    """Asks for float64 wherever float32 is asked for, and likewise for complex numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         func = Tensor.double if func is Tensor.float else func
         return func(*map(_wide, args), **{name: _wide(value) for name, value in (kwargs or {}).items()})
 
 
+WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
+
 def _wide(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value
+    return WIDER.get(value, value) if isinstance(value, torch.dtype) else value

@@ -18,10 +18,11 @@ from ..diagnose import Diagnosis
 from ..locate import EPS, relative_error
 from ..outputs import logits
 from ..running import RaisedError
+from ..widened import widened
 from . import wording
-from .locating import TIGHT, TIMES, Finding, compared, drawn_as_theirs, limits, loosened, traced
+from .locating import BLOCK, TIGHT, TIMES, Finding, compared, drawn_as_theirs, is_like_a_norm, limits, loosened, traced
 from .naming import Named, explained, planted
-from .passes import Passes, named, nudged, widened
+from .passes import Passes, named, nudged
 from .tapping import Trace
 from .weights import Weights
 
@@ -29,6 +30,7 @@ Rounds = Callable[[Tensor], float]
 Mode = Callable[[], AbstractContextManager[None]]
 MODES: tuple[Mode, ...] = (nullcontext, widened)
 SHORT = 24  # tokens that are looked at part by part
+DEPTH = 3  # names of what is inside a part of a block
 FEW = 8  # tokens, for a module that takes no more
 SMALL, SMOOTH = 1e-13, 1e-9  # a change of a weight, relative, and what logits change by where nothing rounds
 NOTE = "float64, against archport's port of your weights"
@@ -258,9 +260,10 @@ class Code:
 
 
 def _is_seen(name: str, port: Decoder) -> bool:
-    """Whether a module is looked at as a whole: a norm of the stream, a block, or experts, which see not all tokens."""
-    is_norm = name.rpartition(".")[2].startswith("norm")
-    return is_norm or name.count(".") == 1 or isinstance(port.get_submodule(name), Experts)
+    """Whether one of ours is looked at as a whole: a block, experts, which see not all tokens, a norm of the stream."""
+    part = port.get_submodule(name)
+    of_stream = name.count(".") < DEPTH
+    return BLOCK.fullmatch(name) is not None or isinstance(part, Experts) or (of_stream and is_like_a_norm(part))
 
 
 def _error(some: list[Tensor], others: list[Tensor]) -> float:

@@ -1,5 +1,6 @@
 """Where do a person's module and our port of its weights part? Ours is fed what theirs was, part by part."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...foreign.running import tensors_in
-from ...layers import Decoder
+from ...layers import MLP, Attention, Decoder, GatedMLP
 from ...observing import hooked
-from ..counterparts import first_tensor, with_first_tensor
+from ..counterparts import NORMS, first_tensor, with_first_tensor
 from ..locate import DECODER, in_place_of, relative_error
 from ..running import Stop, run
 from .passes import Passes, named
@@ -21,6 +22,7 @@ from .weights import Weights, places
 TIGHT = 1e-10  # relative, in float64: sums in any order agree to it
 TIMES = 8  # what rotary tables in float32 make of ours, theirs may be off by as a multiple
 BY_FAR = 10  # times
+BLOCK = re.compile(r"blocks\.\d+")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def traced(theirs: Passes, weights: Weights, pairs: Mapping[str, str], ids: Tens
 def _joined(seen: Trace, taken: Mapping[str, Tensor], made: Mapping[str, Tensor]) -> Trace:
     """What was seen at the parameters, and at modules; at blocks only where the one's output is the next's input."""
     inputs, outputs = dict(seen.inputs), dict(seen.outputs)
-    blocks = sorted((name for name in taken if name.count(".") == 1), key=lambda name: int(name.rpartition(".")[2]))
+    blocks = sorted(filter(BLOCK.fullmatch, taken), key=lambda name: int(name.rpartition(".")[2]))
     for name in taken.keys() - {*blocks}:
         inputs.setdefault(name, taken[name])
         if name in made:
@@ -124,13 +126,14 @@ def compared(
     """
     findings: list[Finding] = []
     first = _first_maps(model)
+    norms = {name for name, part in model.named_modules() if is_like_a_norm(part)}
     done: set[tuple[str, str]] = set()  # a part that ours runs again is looked at once, as theirs was
 
     def compare(name: str, side: str, ours: Tensor, theirs: Tensor) -> None:
         ours = ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours
         error, limit = relative_error(ours, theirs), limits.get((name, side), TIGHT)
         factor = _factor(ours, theirs, limit) if error > limit else None
-        findings.append(Finding(name, side, ours.clone(), error, limit, _suspects(name, side, done), factor))
+        findings.append(Finding(name, side, ours.clone(), error, limit, _suspects(name, side, done, norms), factor))
         if may_differ is not None and findings[-1].differs and findings[-1].at not in may_differ:
             raise Stop
 
@@ -207,17 +210,24 @@ def loosened(limits: Mapping[tuple[str, str], float], one: Trace, other: Trace) 
     }
 
 
+def is_like_a_norm(part: nn.Module) -> bool:
+    """Whether all that a part has to learn are vectors, as norms have, of whatever class."""
+    axes = {one.ndim for one in part.parameters()}
+    return axes == {1} or isinstance(part, NORMS)
+
+
 def _first_maps(model: Decoder) -> dict[str, list[str]]:
     """Of attention and MLPs, the maps that are fed what the whole is."""
+    kinds: dict[type[nn.Module], tuple[str, ...]] = {Attention: ("qkv",), MLP: ("up",), GatedMLP: ("gate", "up")}
     first: dict[str, list[str]] = {}
-    for name, _ in model.named_modules():
-        holder, _, leaf = name.rpartition(".")
-        if leaf in ("qkv", "gate", "up"):
-            first.setdefault(holder, []).append(name)
+    for name, part in model.named_modules():
+        maps = next((maps for kind, maps in kinds.items() if isinstance(part, kind)), ())
+        if there := [f"{name}.{leaf}" for leaf in maps if hasattr(part, leaf)]:
+            first[name] = there
     return first
 
 
-def _suspects(name: str, side: str, done: Collection[tuple[str, str]]) -> tuple[str, ...]:
+def _suspects(name: str, side: str, done: Collection[tuple[str, str]], norms: Collection[str]) -> tuple[str, ...]:
     """What may be to blame, given what was compared before: all since then, so the block, if much of it was not."""
     path = name.split(".")
     if name == DECODER:
@@ -225,7 +235,7 @@ def _suspects(name: str, side: str, done: Collection[tuple[str, str]]) -> tuple[
     before, block = _before(name), ".".join(path[:2])
     inside = any(one.startswith(f"{block}.") for one, _ in done)
     if side == "output":
-        if (name, "input") in done or "norm" not in path[-1]:
+        if (name, "input") in done or name not in norms:
             return (name,)
         return (block, name, *before) if inside and path[0] == "blocks" else (name, *before)
     if path[0] != "blocks" or len(path) == 2:

@@ -1,19 +1,17 @@
 """A person's module as a function of ids that makes logits, in a dtype of our choice."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...errors import SourceError
 from ...foreign.running import CodeError, Forward, copied, line_of, logits_of
 from ...observing import hooked
 from ..running import RaisedError
 
-WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 FEW = 3  # tokens
 ROUNDED = 2.0**-24  # relative, by float32
 
@@ -107,27 +105,3 @@ def nudged(module: nn.Module) -> Iterator[bool]:
 def named(module: nn.Module) -> dict[str, nn.Module]:
     """The modules inside, and itself as ""."""
     return dict(module.named_modules())
-
-
-class _Widened(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.float:
-            return args[0].double()
-        if kwargs:
-            kwargs = {name: _wider(value) for name, value in kwargs.items()}
-        return func(*map(_wider, args), **(kwargs or {}))
-
-
-def _wider(value: Any) -> Any:
-    return WIDER.get(value, value) if isinstance(value, torch.dtype) else value
-
-
-@contextmanager
-def widened() -> Iterator[None]:
-    """A run in float64 whose casts to float32 are casts to float64, so that no rounding hides a difference."""
-    usual = torch.get_default_dtype()
-    with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, usual)
-        torch.set_default_dtype(torch.float64)
-        stack.enter_context(_Widened())
-        yield

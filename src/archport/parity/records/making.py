@@ -14,7 +14,8 @@ from ...registry import Architecture, architecture
 from ..by_block import verify_by_block
 from ..references import left_at_default, never_varied
 from ..report import Report
-from ..verifying import verify, verify_architecture
+from ..tiny_models import verify_architecture
+from ..verifying import verify
 from . import fingerprints
 from .record import Record
 
