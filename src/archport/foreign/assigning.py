@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from .ways import Way
+from .way import Way
 
 OPEN = 20_000  # choices begun that are kept in mind
 

@@ -25,7 +25,9 @@ from .sources import plan_of, weights_of
 from .templates import NUMBER, Template, templates
 from .theirs import Theirs
 from .trial import Trial, views
-from .ways import STANDARD, Sides, Way, parts, patterns
+from .way import STANDARD, Sides, Way
+from .ways import parts
+from .ways_of_qkv import patterns
 
 KEPT_TENSORS = 8  # of ours, of which several ways are looked at one after the other
 

@@ -15,7 +15,7 @@ from .rows import compact, in_python, table_of
 from .running import CodeError
 from .theirs import Theirs
 from .trial import APART, Trial
-from .ways import Way
+from .way import Way
 
 PASSES = 1500  # of a trial, in which one stage is looked for
 KEPT = 6  # choices that a stage leaves to the whole

@@ -13,9 +13,10 @@ from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.header import Header
 from .layout import Layout
+from .leftovers import left_over
 from .pattern import Row
 from .steps import Plan, StepKind, TensorStep
-from .table import Table, left_over
+from .table import Table
 
 MAX_PAIRS = 100_000  # of unknown and missing keys that are compared for hints
 UNTIED = ": a base model has no head, and the config does not tie it to the embedding"

@@ -5,10 +5,10 @@ backwards, the same row exports.
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import translate
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import groupby, product
 from typing import Any
 
@@ -22,7 +22,7 @@ from .cells import rearranged as rearranged
 from .cells import sections as sections
 from .layout import Layout
 from .pattern import Row as Row
-from .pattern import parsed
+from .templates import counts, filled_name, filled_row, template_regex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +100,10 @@ class Table:
         """
         rows = []
         for template, cell in self.weights.items():
-            if match := _regex(template).fullmatch(name):
+            if match := template_regex(template).fullmatch(name):
                 cells = cell if isinstance(cell, tuple) else (cell,)
                 try:
-                    ways = [_filled_row(one, match.groupdict(), cfg.axes) for one in cells if _counts(one, cfg)]
+                    ways = [filled_row(one, match.groupdict(), cfg.axes) for one in cells if counts(one, cfg)]
                 except MappingError as error:
                     raise MappingError([f"{template}: {fault}" for fault in error.faults], "key table") from None
                 there = [one for one in ways if present is not None and all(key in present for key in one.keys)]
@@ -151,30 +151,32 @@ class Table:
     def module(self, name: str) -> str | None:
         """The reference's module that does what one of ours without weights does; None where it has none."""
         for template, theirs in self.modules.items():
-            if match := _regex(template).fullmatch(name):
-                return _filled(theirs, match.groupdict())
+            if match := template_regex(template).fullmatch(name):
+                return filled_name(theirs, match.groupdict())
         return None
 
     def repeated(self, name: str) -> str | None:
         """The parameter of ours that another, which a model of ours has not, repeats in this format."""
         for template, other in self.repeats.items():
-            if match := _regex(template).fullmatch(name):
-                return _filled(other, match.groupdict())
+            if match := template_regex(template).fullmatch(name):
+                return filled_name(other, match.groupdict())
         return None
 
     def beside(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Parameters that this format has beside a model's own, whose shapes are given, and their shapes."""
         biases = {f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in shapes.items()}
-        found = {name: shape for name, shape in biases.items() if any(_regex(t).fullmatch(name) for t in self.zeros)}
+        found = {
+            name: shape for name, shape in biases.items() if any(template_regex(t).fullmatch(name) for t in self.zeros)
+        }
         for template, other in self.repeats.items():
             for name, shape in shapes.items():
-                if match := _regex(other).fullmatch(name):
-                    found[_filled(template, match.groupdict())] = shape
+                if match := template_regex(other).fullmatch(name):
+                    found[filled_name(template, match.groupdict())] = shape
         return {name: shape for name, shape in found.items() if name not in shapes}
 
     def reason(self, key: str) -> str | None:
         """Why a key is ignored; None when it is not."""
-        return next((why for template, why in self.ignored.items() if _regex(template).fullmatch(key)), None)
+        return next((why for template, why in self.ignored.items() if template_regex(template).fullmatch(key)), None)
 
     @cached_property
     def _templates(self) -> list[str]:
@@ -202,71 +204,3 @@ class Table:
         """What a file's key may mean: itself, with the prefix, or by an alias."""
         candidates = [key, self.prefix + key]
         return candidates + [self.aliases[c] for c in candidates if c in self.aliases]
-
-
-def left_over(rows: Mapping[str, Row], axes: Mapping[str, int]) -> list[str]:
-    """A line for each key of which the rows take some parts and leave others."""
-    taken: dict[str, set[Any]] = {}
-    wanted: dict[str, set[Any]] = {}
-    what: dict[str, str] = {}
-    for row in rows.values():
-        if row.pattern and (parsed(row.pattern).slots or parsed(row.pattern).index):
-            layout = Layout(row, axes)
-            for key in row.keys:
-                taken[key] = taken.get(key, set()) | layout.pieces()
-                wanted[key] = wanted.get(key, set()) | layout.all_pieces()
-            what[key] = "expert" if layout.counted == "e" else "layer"
-    missing = {key: [_piece(what[key], *one) for one in sorted(wanted[key] - taken[key], key=str)] for key in taken}
-    return [f"{key}: no row of the key table takes {'; '.join(parts)}" for key, parts in missing.items() if parts]
-
-
-def _piece(what: str, index: int | None, slot: str | None) -> str:
-    return ", ".join(([] if index is None else [f"{what} {index}"]) + ([] if slot is None else [slot]))
-
-
-def _counts(cell: str | Row, cfg: DecoderConfig) -> bool:
-    wanted = {} if isinstance(cell, str) else dict(cell.only)
-    if unknown := [name for name in wanted if not hasattr(cfg, name)]:
-        raise MappingError([f"only for {', '.join(unknown)}, expected fields of Config"], "key table")
-    return all(getattr(cfg, name) == value for name, value in wanted.items())
-
-
-def _filled_row(cell: str | Row, parts: Mapping[str, str], axes: Mapping[str, int]) -> Row:
-    """A row with its layer, expert and leaf. Raises: MappingError for one that makes no sense."""
-    row = Row((cell,), None) if isinstance(cell, str) else cell
-    keys = tuple(_filled(key, parts) for key in row.keys)
-    pattern = row.pattern
-    for mark in ("e", "n"):
-        if pattern and mark in parts:
-            pattern = pattern.replace(f"{{{mark}}}", f"{mark}={parts[mark]}")
-    if any("{i}" in key for key in keys):
-        keys = tuple(_a_key_a_row(keys, pattern or "... -> ...", axes))
-    filled = Row(keys, pattern, row.only)
-    Layout(filled, axes)
-    for template, key in zip(row.keys, keys, strict=False):
-        if left := re.findall(r"\{\w*\}|\*", key):
-            raise MappingError([f"{template}: found {left[0]}, which the name of ours has not"], "key table")
-    return filled
-
-
-def _a_key_a_row(keys: tuple[str, ...], pattern: str, axes: Mapping[str, int]) -> Iterator[str]:
-    """Keys with those that have an `{i}` for each row of the slot that they fill."""
-    slots = parsed(pattern).slots
-    if len(slots) != len(keys) or not all(slot in axes for slot, key in zip(slots, keys, strict=True) if "{i}" in key):
-        found, known = ", ".join(slots) or "none", ", ".join(axes)
-        fault = f"{pattern!r}: found slots {found}, expected one a key, and for {{i}} one of {known}"
-        raise MappingError([fault], "key table")
-    for slot, key in zip(slots, keys, strict=True):
-        yield from (key.replace("{i}", str(row)) for row in range(axes[slot] if "{i}" in key else 1))
-
-
-@cache
-def _regex(template: str) -> re.Pattern[str]:
-    pattern = re.escape(template).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\{e\}", r"(?P<e>\d+)")
-    return re.compile(pattern.replace(r"\*", r"(?P<star>weight|bias)"))
-
-
-def _filled(template: str, parts: Mapping[str, str]) -> str:
-    for mark, part in (("{n}", "n"), ("{e}", "e"), ("*", "star")):
-        template = template.replace(mark, parts.get(part, mark))
-    return template

@@ -11,9 +11,10 @@ from ..config import DecoderConfig
 from ..errors import MappingError
 from ..files.header import Header
 from .layout import Layout
+from .leftovers import left_over
 from .pattern import Row
 from .steps import PIECE, StepKind, TensorStep
-from .table import Table, left_over
+from .table import Table
 
 
 class Copy(NamedTuple):
