@@ -16,6 +16,7 @@ from ..counterparts import NORMS, first_tensor, with_first_tensor
 from ..locate import DECODER, in_place_of, relative_error
 from ..running import Stop, run
 from .passes import Passes, named
+from .suspects import suspects
 from .tapping import Taps, Trace
 from .weights import Weights, places
 
@@ -133,7 +134,7 @@ def compared(
         ours = ours.reshape(theirs.shape) if ours.numel() == theirs.numel() else ours
         error, limit = relative_error(ours, theirs), limits.get((name, side), TIGHT)
         factor = _factor(ours, theirs, limit) if error > limit else None
-        findings.append(Finding(name, side, ours.clone(), error, limit, _suspects(name, side, done, norms), factor))
+        findings.append(Finding(name, side, ours.clone(), error, limit, suspects(name, side, done, norms), factor))
         if may_differ is not None and findings[-1].differs and findings[-1].at not in may_differ:
             raise Stop
 
@@ -225,34 +226,3 @@ def _first_maps(model: Decoder) -> dict[str, list[str]]:
         if there := [f"{name}.{leaf}" for leaf in maps if hasattr(part, leaf)]:
             first[name] = there
     return first
-
-
-def _suspects(name: str, side: str, done: Collection[tuple[str, str]], norms: Collection[str]) -> tuple[str, ...]:
-    """What may be to blame, given what was compared before: all since then, so the block, if much of it was not."""
-    path = name.split(".")
-    if name == DECODER:
-        return (DECODER,)
-    before, block = _before(name), ".".join(path[:2])
-    inside = any(one.startswith(f"{block}.") for one, _ in done)
-    if side == "output":
-        if (name, "input") in done or name not in norms:
-            return (name,)
-        return (block, name, *before) if inside and path[0] == "blocks" else (name, *before)
-    if path[0] != "blocks" or len(path) == 2:
-        return before
-    holder = ".".join(path[:-1])
-    if len(path) > 3:
-        around = (".".join(path[:length]) for length in range(len(path) - 1, 2, -1))
-        seen = next((one for one in around if (one, "input") in done), None)
-        return (seen,) if seen else (block, holder, *before)
-    return (holder, *before)
-
-
-def _before(name: str) -> tuple[str, ...]:
-    """What makes the stream that a part reads."""
-    path = name.split(".")
-    if path[0] != "blocks":
-        return (DECODER,) if name in ("head", "norm") else ("embed",)
-    if path[1] == "0":
-        return ("embed",)
-    return (f"blocks.{int(path[1]) - 1}",)

@@ -24,9 +24,11 @@ from ..outputs import logits, with_parameters
 from ..report import Report
 from ..running import RaisedError
 from ..settings import not_finite
+from .cause import cause
 from .code import Code, Line
 from .gradients import gradients
 from .naming import explained_weights
+from .own_dtype import rounding, rounds_in, unsteady
 from .weights import Weights, differences, read
 from .wording import Places
 from .wording import named as in_their_words
@@ -66,25 +68,25 @@ def verify_module(
     not_run = ["train mode, in which it was handed over"] if module.training else []
     try:
         lines = list(code.lines())
-        place = code.unsteady(lines[0].ids)
-        lines, cause = _with_cause(code, lines, places, against) if place is None else (lines, None)
+        place = unsteady(code, lines[0].ids)
+        lines, behind = _with_cause(code, lines, places, against) if place is None else (lines, None)
         checks += [line.check for line in lines] + _of_both(lines, comparison)
-        rounding = _of_rounding(code, lines, comparison, place is None)
-        checks += [rounding] if rounding else []
+        rounded = _of_rounding(code, lines, comparison, place is None)
+        checks += [rounded] if rounded else []
         if any(line.theirs.shape[1] < line.ids.shape[1] for line in lines):
             not_run.append("logits of tokens before the last, which it does not give")
         if place is not None:
             problems.append(noise := f"{place or whole} {NOISE}")
             fault = Diagnosis(place or whole, None, noise)
-        elif cause is not None:
-            problems += [fault.words] if fault and cause.fault is not None else []
-            fault = cause if fault is None or cause.fault is not None else fault
+        elif behind is not None:
+            problems += [fault.words] if fault and behind.fault is not None else []
+            fault = behind if fault is None or behind.fault is not None else fault
         else:
             last, why_not = _of_gradients(code, lines[0])
             checks += [last] if last else []
             not_run += [why_not] if why_not else []
-            if rounding and not rounding.ok:
-                fault = fault or _rounded(code, lines, rounding, whole)
+            if rounded and not rounded.ok:
+                fault = fault or _rounding_too_far(code, lines, rounded, whole)
             fault = fault or (_detached(last.part) if last and not last.ok else None)
             fault = fault or (_of_dtype(code, comparison, whole) if not all(check.ok for check in checks) else None)
     except RaisedError as error:
@@ -132,10 +134,10 @@ def _with_cause(code: Code, lines: list[Line], places: Places, against: str) -> 
     off = [line for line in lines if not line.check.ok]
     if not off:
         return lines, None
-    cause = code.cause(off[0], places, against)
-    if cause.fault is None and all(line.error <= EPS for line in off):
+    behind = cause(code, off[0], places, against)
+    if behind.fault is None and all(line.error <= EPS for line in off):
         return [replace(line, limit=max(line.limit, EPS)) for line in lines], None
-    return lines, cause
+    return lines, behind
 
 
 def _of_gradients(code: Code, line: Line) -> tuple[Check | None, str]:
@@ -159,12 +161,12 @@ def _of_rounding(code: Code, lines: list[Line], comparison: Comparison, steady: 
     def off(ids: Tensor) -> float:
         return relative_error(logits(reference, ids), logits(exact, ids))
 
-    return code.rounding(lines, off)
+    return rounding(code, lines, off)
 
 
-def _rounded(code: Code, lines: list[Line], check: Check, whole: str) -> Diagnosis:
+def _rounding_too_far(code: Code, lines: list[Line], check: Check, whole: str) -> Diagnosis:
     line = next(one for one in lines if one.on == check.part)
-    place = code.rounds_in(line, check.budget) or whole
+    place = rounds_in(code, line, check.budget) or whole
     off = f"{check.port_error:.1e} off its own float64 self, the reference {check.reference_error:.1e}"
     words = f"{place}: in {dtype_name(code.dtype)} it is {off}: it rounds further, or overflows, as half precision does"
     return Diagnosis(place, None, words)
