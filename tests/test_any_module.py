@@ -89,6 +89,22 @@ def test_every_fault_of_the_rows_comes_in_one_error_and_nothing_is_filled(name):
     assert third.replace("{n}", "0").replace("*", "weight") + ":" not in faults
 
 
+def test_rows_may_be_of_parts_that_other_architectures_have():
+    """As one table is for a class with options: what this checkpoint's architecture lacks is left aside."""
+    hf = NANO.reference()
+    others = (
+        "embed.norm.*",
+        "blocks.{n}.norm.weight",
+        "blocks.{n}.attn.q_norm.*",
+        "blocks.{n}.mlp.gate.weight",
+        "head.bias",
+    )
+    module = NANO.made(hf)
+    rows = {**dict.fromkeys(others, "h.{n}.nowhere"), **NANO.rows}
+    archport.fill(module, hf, rows)
+    assert archport.verify(module, reference=hf, rows=rows).ok
+
+
 def misspelt(cell):
     """A row with its first key misspelt, and that key."""
     if isinstance(cell, str):

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from ..config import DecoderConfig
 from ..errors import MappingError
-from ..registry import Architecture
+from ..registry import Architecture, architecture, architectures
 from ..translate.pattern import Row
 from ..translate.planning import nearest
 from ..translate.table import Cell, Table
 
 LINE = 120  # letters of a line that is printed, where it can be broken
+LEAVES = ("weight", "bias", "*")  # what a row is of, at the end of its name
 
 
 class Rows(dict[str, Cell]):
@@ -109,10 +110,26 @@ def table_of(arch: Architecture, rows: Mapping[str, Cell]) -> Table:
 
 
 def unused(rows: Mapping[str, Cell], names: Iterable[str], arch: Architecture, cfg: DecoderConfig) -> Iterator[str]:
-    """A line for each row that makes none of these parameters of ours."""
+    """A line for each row that makes none of these parameters of ours, but for a part that other architectures have.
+
+    For one table of rows may be for a class with options, as other libraries have.
+    """
     known = list(names)
-    templates = [*arch.table.weights, *arch.table.tied]
+    parts: set[str] | None = None
     for name, cell in rows.items():
         table = table_of(arch, {name: cell if isinstance(cell, str) else ""})
-        if not any(table.rows(one, cfg) for one in known):
-            yield f"{name}: a row for none of the parameters of {arch.name}{nearest(name, templates)}"
+        if any(table.rows(one, cfg) for one in known):
+            continue
+        if parts is None:
+            parts = {_part(one) for other in architectures() for one in _templates(architecture(other))}
+        if _part(name) not in parts or name.rpartition(".")[-1] not in LEAVES:
+            yield f"{name}: a row for none of the parameters of {arch.name}{nearest(name, _templates(arch))}"
+
+
+def _templates(arch: Architecture) -> tuple[str, ...]:
+    return (*arch.table.weights, *arch.table.tied)
+
+
+def _part(name: str) -> str:
+    """The module that a parameter's name is of."""
+    return name.rpartition(".")[0]
