@@ -7,13 +7,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from archport.fast.linears import why_not
+from archport.fast.linears import stand_in_for
+
+CPU = torch.device("cpu")
 
 
 def refusal(kind: str, dtype: torch.dtype = torch.float32) -> str | None:
     """The warning with which swap leaves a model of a dtype as it is; None where it swaps."""
-    reason = why_not(kind, dtype, torch.device("cpu"))
-    return None if reason is None else f"the linear maps stay as they are: {reason}"
+    found = stand_in_for(kind, dtype, CPU)
+    return f"the linear maps stay as they are: {found}" if isinstance(found, str) else None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Stand-ins for linear maps: packed is the same model, int8 and int4 are the rounded weights and nothing worse.
 
-Where the CPU has no instructions for a kind, the model stays the plain one, to the last bit, and a warning says so.
+Where no class of a kind works on a CPU, the model stays the plain one, to the last bit, and a warning says so.
 """
 
 import copy
@@ -20,12 +20,17 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
+from archport.fast import half
 from archport.fast.compiled import has_fixed_shapes
-from archport.fast.linears import GROUP, KINDS, PackedLinear, StandIn, is_swapped, swap, why_not
+from archport.fast.few_bits import GROUP, Quantized
+from archport.fast.half import HalfLinear
+from archport.fast.linears import KINDS, is_swapped, stand_in_for, swap
+from archport.fast.packed import PackedLinear
+from archport.fast.stand_in import StandIn
 from archport.layers.experts import FloatLinear
 from archport.registry import architecture
 
-from .cpu import refusal, swapping
+from .cpu import CPU, swapping
 from .references import SIZES, VARIANTS, bound, hf_dict, reference, sequences
 
 SHAPES = [(48, 32), (17, 32), (70, 45), (3, 96), (16, 1)]
@@ -44,7 +49,7 @@ def swapped(whole, kind):
     model = nn.ModuleDict({"norm": norm, "map": copy.deepcopy(whole)})
     with swapping(kind, whole.weight.dtype) as can:
         swap(model, kind)
-    assert isinstance(model.map, KINDS[kind] if can else nn.Linear)
+    assert isinstance(model.map, KINDS[kind] if can else nn.Linear)  # one of the kind's
     return model.map
 
 
@@ -60,48 +65,118 @@ def assert_same(port, plain, ids):
 
 
 def weight_of(quantized):
-    """The rounded weight, in float64, from the half that goes through ordinary arithmetic."""
-    return quantized.many(torch.eye(quantized.in_features, dtype=torch.bfloat16)).double().T
+    """The rounded weight, in float64, from the product with many rows."""
+    many = quantized.many if isinstance(quantized, Quantized) else quantized
+    product = many(torch.eye(quantized.in_features, dtype=many.dtype)).double()
+    return (product if many.bias is None else product - many.bias.double()).T
+
+
+FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_why_not_says_what_torch_says_of_this_cpu(kind, dtype):
+def test_the_class_is_chosen_by_what_torch_says_of_this_cpu(kind, dtype):
     supported = {
         torch.float32: torch.backends.mkldnn.is_available(),
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
     }
     needed = dtype if kind == "packed" else torch.bfloat16  # few bits are multiplied in it
-    reason = why_not(kind, dtype, torch.device("cpu"))
+    first, other = KINDS[kind]
+    found = stand_in_for(kind, dtype, CPU)
     if supported[needed]:
-        assert reason is None
+        assert found is first
+    elif FBGEMM:
+        assert found is other
     else:
         name = str(needed).removeprefix("torch.")
-        assert re.fullmatch(rf"{name} on this CPU: .*{'bf' if name == 'bfloat16' else 'fp'}16 path needs .*", reason)
+        assert re.fullmatch(rf"{name} on this CPU: .*{'bf' if name == 'bfloat16' else 'fp'}16 path needs .*", found)
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN cannot be told to be an older one")
+@pytest.mark.parametrize("lacking", [False, True], ids=["with FBGEMM", "without"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cpu_without_the_instructions_keeps_the_plain_model(kind):
-    """On any x86 CPU, for oneDNN is told to leave out what is newer than AVX2."""
+def test_a_cpu_without_the_instructions(kind, lacking):
+    """On any x86 CPU, for oneDNN is told to leave out what is newer than AVX2; without FBGEMM the model stays plain."""
     code = (
         "import json, sys, warnings, torch, archport; ids = torch.tensor([[1, 2, 3]])\n"
+        "from archport.fast.half import HalfLinear\n"
+        "if sys.argv[2:]: HalfLinear.operators = ('quantized.no_such_operator',)\n"
         "plain = archport.load(dtype='bfloat16'); torch.set_num_threads(1)\n"
         "with warnings.catch_warnings(record=True) as said, torch.no_grad():\n"
         "    warnings.simplefilter('always'); port = archport.load(dtype='bfloat16', linears=sys.argv[1])\n"
-        "    same = torch.equal(port(ids), plain(ids))\n"
-        "print(json.dumps([torch.ops.mkldnn._is_mkldnn_bf16_supported(), same, *(str(one.message) for one in said)]))"
+        "    exact = archport.load(dtype='bfloat16').float()(ids); logits = port(ids)\n"
+        "    error = lambda one: ((one - exact).abs().max() / exact.abs().max()).item()\n"
+        "same = torch.equal(logits, plain(ids)); able = torch.ops.mkldnn._is_mkldnn_bf16_supported()\n"
+        "print(json.dumps([able, type(port.head).__name__, same, error(logits), *(str(one.message) for one in said)]))"
     )
     older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, check=True, env=older)
-    able, same, *message = json.loads(done.stdout)
-    if platform.machine() not in ("x86_64", "AMD64"):  # which oneDNN cannot be told to be an older one
-        assert able == (not message)
-        return
+    words = [sys.executable, "-c", code, kind, *(["lacking"] if lacking or not FBGEMM else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=older)
+    able, name, same, error, *messages = json.loads(done.stdout)
     assert not able
-    assert same
-    [words] = message
-    assert re.match("the linear maps stay as they are: bfloat16 on this CPU: .* bf16 path needs the cpu support", words)
+    if lacking or not FBGEMM:
+        assert same
+        [message] = messages
+        assert re.match("the linear maps stay as they are: bfloat16 on this CPU: .* bf16 path needs the cpu", message)
+    else:
+        assert name == KINDS[kind][1].__name__
+        assert not messages
+        assert error < {"packed": 0.02, "int8": 0.05, "int4": 0.4}[kind]
+
+
+def spread(dtype, out=70, width=45):
+    """Weights of many magnitudes, as those of a half-precision type may be."""
+    drawn = torch.Generator().manual_seed(0)
+    powers = torch.randint(-30 if dtype == torch.bfloat16 else -20, 3, (out, width), generator=drawn).double()
+    layer = nn.Linear(width, out, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(out, width, generator=drawn).double() * powers.exp2())
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.skipif(not FBGEMM, reason="torch has no FBGEMM here")
+@pytest.mark.parametrize("piece", [half.PIECE, 45 * 7])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_multiplied_in_float32_and_rounded_once(dtype, piece, monkeypatch):
+    monkeypatch.setattr(half, "PIECE", piece)
+    whole = spread(dtype)
+    stand_in = HalfLinear(whole)
+    for shape in ((0,), (1,), (3,), (2, 20)):
+        x = torch.randn(*shape, 45, generator=torch.Generator().manual_seed(1)).to(dtype)
+        product = stand_in(x)
+        assert (product.shape, product.dtype) == ((*shape, 70), dtype)
+        exact = x.double() @ whole.weight.double().T + whole.bias.double()
+        summed = x.double().abs() @ whole.weight.double().abs().T + whole.bias.double().abs()
+        rounding = torch.finfo(dtype).eps / 2 * exact.abs() + 45 * torch.finfo(torch.float32).eps * summed
+        assert ((product.double() - exact).abs() <= rounding + torch.finfo(dtype).smallest_normal * 1e-3).all()
+
+
+@pytest.mark.skipif(not FBGEMM, reason="torch has no FBGEMM here")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_float16_holds_what_its_docstring_says(dtype):
+    whole = spread(dtype)
+    whole.bias.zero_()
+    moved = (weight_of(HalfLinear(whole)) - whole.weight.double()).abs()
+    largest = whole.weight.double().abs().max()
+    small = whole.weight.double().abs() < largest * 2**-31
+    assert (moved[~small] == 0).all()
+    assert (moved <= (0 if dtype == torch.float16 else largest * 2**-39)).all()
+    assert small.any()
+
+
+@pytest.mark.skipif(not FBGEMM, reason="torch has no FBGEMM here")
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_a_weight_that_is_not_finite_stays_as_it_is(value):
+    model = nn.ModuleDict({"first": linear(8, 8, torch.float16), "second": linear(8, 8, torch.float16)})
+    model.first.weight[3, 4] = value
+    before = model.first.weight.clone()
+    if stand_in_for("packed", torch.float16, CPU) is HalfLinear:
+        swap(model, "packed")
+        assert type(model.first) is nn.Linear
+        assert torch.equal(model.first.weight.nan_to_num(1.5), before.nan_to_num(1.5))
+        assert type(model.second) is HalfLinear
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -231,18 +306,17 @@ def test_what_cannot_be_swapped(monkeypatch):
         swap(archport.load(), "int2")
     monkeypatch.setattr(PackedLinear, "operators", ("mkldnn.no_such_operator",))
     with pytest.warns(UserWarning, match=r"the linear maps stay as they are: torch .* has no mkldnn\.no_such_operator"):
-        port = swap(archport.load())
+        port = swap(archport.load(dtype="float32"))
     assert isinstance(port.head, nn.Linear)
     monkeypatch.undo()
 
     def refuses(*_):
         raise RuntimeError("needs instructions that are not here")
 
-    monkeypatch.setattr(PackedLinear, "pack", refuses)
-    assert (
-        why_not("packed", torch.float16, torch.device("cpu"))
-        == "float16 on this CPU: needs instructions that are not here"
-    )
+    for stand_in in KINDS["packed"]:
+        monkeypatch.setattr(stand_in, "pack", refuses)
+    found = stand_in_for("packed", torch.float16, CPU)
+    assert found == "float16 on this CPU: needs instructions that are not here"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -299,13 +373,12 @@ def assert_can_do_all(port, kind, ids):
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_few_rows_are_multiplied_in_few_bits(kind, monkeypatch):
-    message = refusal(kind)
-    if message is not None:  # swap has asked, and does not come so far
-        with pytest.raises(RuntimeError) as caught:
-            KINDS[kind](linear(48, 32))
-        assert message.endswith(str(caught.value).splitlines()[0])
+    few_bits = KINDS[kind][0]
+    if stand_in_for(kind, torch.float32, CPU) is not few_bits:  # which this CPU lacks
+        with pytest.raises(RuntimeError, match="bf16 path needs"):
+            few_bits(linear(48, 32))
         return
-    stand_in = KINDS[kind](linear(48, 32))
+    stand_in = few_bits(linear(48, 32))
     asked = []
     monkeypatch.setattr(
         stand_in, "product", lambda rows: asked.append(len(rows)) or torch.zeros(len(rows), 48).bfloat16()

@@ -10,7 +10,9 @@ from typer import Argument, BadParameter, Context, Option
 
 from .. import loading, port
 from ..errors import AsideWarning, SourceError
-from ..fast.linears import swap, why_not
+from ..fast.choosing import chosen
+from ..fast.cpu import cpu
+from ..fast.linears import swap
 from ..generation import text
 from ..generation.configured import in_words, read_settings
 from ..generation.decoding import generate as rows_of
@@ -30,6 +32,7 @@ from .app import (
     Tokenizer,
     Variant,
     app,
+    err,
     print_json,
     reading,
 )
@@ -43,7 +46,7 @@ class Bits(str, Enum):
 
 
 Quantize = Annotated[Bits | None, Option(help="rounded weights, faster on a CPU")]
-WORTH_PACKING = 16  # tokens, from which on packing linear maps takes less time than it saves
+LETTERS = 4  # a token, about: how long a prompt is has to be guessed before it is read
 
 
 @app.command()
@@ -65,6 +68,9 @@ def generate(
     quantize: Quantize = None,
     compiled: Annotated[
         bool, Option("--compile", help="compile each step first: worth it for long texts on a GPU")
+    ] = False,
+    explain_speed: Annotated[
+        bool, Option("--explain-speed", help="say on stderr which way to multiply was chosen here, and why")
     ] = False,
     slide: Annotated[bool, Option("--slide", help="past the context, drop the oldest tokens")] = False,
     no_stream: Annotated[bool, Option("--no-stream", help="print the whole text at the end")] = False,
@@ -90,9 +96,18 @@ def generate(
     if compiled and quantize is not None:
         raise BadParameter("--compile and --quantize do not go together")
     given = prompt if prompt is not None else _read_text(str(prompt_file))
-    packed = "packed" if max_new_tokens >= WORTH_PACKING and not compiled else None
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
-    model = _ready(source, how, dtype, device, quantize.value if quantize else packed)
+    plan = port.plan(source, dtype=dtype, headers_only=False, **how)
+    if quantize is not None:
+        linears, why = quantize.value, f"as --quantize {quantize.value} asks"
+    elif compiled:
+        linears, why = None, "nn.Linear as it is, compiled"
+    else:
+        size = len(given.encode()) // LETTERS
+        linears, why = chosen(plan.dtype, loading.to_device(device), size, max_new_tokens)
+    if explain_speed:
+        err.print(f"{cpu()}\n{why}", markup=False, soft_wrap=True)
+    model = loading.execute(plan, device, linears=linears)
     reader = text.tokenizer(model if tokenizer is None else tokenizer)
     if chat:
         ids, shown = text.within(reader, chat_ids(reader, given), model.config.vocab_size), ""
@@ -165,7 +180,7 @@ def score(
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
-    model = _ready(source, how, dtype, device)
+    model = port.load(source, dtype=dtype, device=device, **how)
     reader = text.tokenizer(model if tokenizer is None else tokenizer)
     ids = text.encoded(reader, given, model.config.vocab_size)
     if len(ids) < 2:
@@ -186,14 +201,6 @@ def score(
     else:
         for name, value in facts.items():
             print(f"{name.replace('_', ' '):<21} {value if isinstance(value, int) else format(value, '.4f')}")
-
-
-def _ready(source: str | None, how: dict[str, Any], dtype: str, device: str, linears: str | None = None) -> Decoder:
-    """The model, its linear maps in few bits, or packed where that can be done here."""
-    plan = port.plan(source, dtype=dtype, headers_only=False, **how)
-    if linears == "packed" and why_not(linears, plan.dtype, loading.to_device(device)) is not None:
-        linears = None
-    return loading.execute(plan, device, linears=linears)
 
 
 def _read_text(name: str) -> str:
