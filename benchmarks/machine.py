@@ -8,6 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+LESS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # of the instructions that it has
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", *LESS)
+
 
 def memory() -> dict[str, int]:
     """What /proc says of this process, in bytes: resident now (VmRSS), at most (VmHWM), and of no file (RssAnon)."""
@@ -19,12 +22,14 @@ def machine() -> dict[str, Any]:
     """Where the figures come from, in words."""
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     torch = sys.modules.get("torch")  # not to be imported where imports are timed
+    kind = {"kind": torch.backends.cpu.get_cpu_capability()} if torch else {}
     gpu = {"gpu": torch.cuda.get_device_name()} if torch and torch.cuda.is_available() else {}
     return {
         "cpu": cpus[0].split(": ")[1] if cpus else platform.machine(),
+        **kind,
         **gpu,
         "cores": len(os.sched_getaffinity(0)),
-        **{name: os.environ[name] for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY") if name in os.environ},
+        **{name: os.environ[name] for name in SETTINGS if name in os.environ},
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("archport", "torch", "transformers", "safetensors")},

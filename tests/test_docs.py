@@ -64,6 +64,7 @@ def test_every_option_of_the_command_line_is_in_the_readme():
         "rows",
         "plot",
         "models",
+        "env",
         "record check",
     ):
         words = [sys.executable, "-m", "archport", *command.split(), "--help"]

@@ -1,0 +1,141 @@
+"""Which way to multiply is chosen on this machine, and what is said of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from archport.fast import choosing
+from archport.fast.choosing import ASKING, PROMPT, Path, chosen, measured
+from archport.fast.cpu import cpu
+from archport.fast.linears import KINDS, stand_in_for
+from archport.fast.packed import PackedLinear
+
+from .cpu import CPU
+from .test_cli import run
+
+
+def path(packing, one, many, fast_one, fast_many):
+    """A path that was not measured: seconds of packing, and of one row and a prompt in either way."""
+    plain, fast = {1: one, PROMPT: many}, {1: fast_one, PROMPT: fast_many}
+    return Path("packed", torch.float32, PackedLinear, "", packing, plain, fast)
+
+
+@pytest.mark.parametrize(
+    ("figures", "prompt", "tokens", "pays", "words"),
+    [
+        ((10, 2, 64, 1, 64), 0, 20, True, "paid back by 12 tokens"),
+        ((10, 2, 64, 1, 64), 0, 10, False, "paid back by 12 tokens"),
+        ((10, 2, 64, 1, 64), 10_000, 20, False, "paid back by 12 tokens"),  # where the prompt takes all of the time
+        ((10, 2, 64, 2, 16), 1000, 0, True, "paid back by a prompt of 15"),
+        ((10, 2, 64, 2, 16), 0, 1000, False, "paid back by a prompt of 15"),
+        ((10, 2, 64, 3, 65), 1000, 1000, False, "paid back by nothing"),  # slower than nn.Linear
+        ((0, 2, 64, 1.95, 63), 1000, 1000, False, "paid back by nothing"),  # hardly faster
+        ((10, 2, 64, 1, 16), 30, 30, True, "paid back by 12 tokens or a prompt of 15"),
+    ],
+)
+def test_packing_pays_where_it_saves_more_than_it_takes(figures, prompt, tokens, pays, words):
+    one = path(*figures)
+    assert one.pays(prompt, tokens) == pays
+    assert str(one).endswith(words)
+
+
+@pytest.mark.parametrize("slower", [True, False])
+def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch):
+    """Whatever this machine is like: the operators are the ones that it has, one of the two made to take longer."""
+
+    def delayed(run):
+        def wait(*arguments):
+            torch.ones(1 << 25).sum()  # about as long as the plain product
+            torch.ones(1 << 25).sum()
+            return run(*arguments)
+
+        return wait
+
+    if slower:
+        monkeypatch.setattr(PackedLinear, "multiply", delayed(PackedLinear.multiply))
+    else:
+        monkeypatch.setattr(torch.nn.Linear, "forward", delayed(torch.nn.Linear.forward))
+    kind, why = chosen(torch.float32, CPU, 0, 10**9)
+    assert kind == (None if slower else "packed")
+    assert ("nn.Linear as it is" in why) == slower
+
+
+def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):
+    monkeypatch.setattr(choosing, "measured", None)
+    assert chosen(torch.float32, CPU, ASKING - 2, 1)[0] is None
+    assert chosen(torch.float32, torch.device("cuda"), 100, 100) == (
+        None,
+        "float32, packed: nn.Linear as it is (the model is not on a CPU)",
+    )
+    assert "nn.Linear as it is (float64 on this CPU:" in chosen(torch.float64, CPU, 100, 100)[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_measured_is_what_a_model_gets(kind, dtype, monkeypatch):
+    monkeypatch.setattr(choosing, "OUT", 64)
+    one = measured(kind, dtype)
+    expected = stand_in_for(kind, dtype, CPU)
+    if isinstance(expected, str):
+        assert (one.stand_in, one.why) == (None, expected)
+        return
+    assert one.stand_in is expected
+    assert one.stand_in.words in str(one)
+    assert all(seconds > 0 for seconds in (one.packing, *one.plain.values(), *one.fast.values()))
+
+
+def test_env_says_what_torch_says():
+    facts = json.loads(run("env", "--json").stdout)
+    assert facts["torch"] == torch.__version__
+    assert facts["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert facts["cpu"]["bfloat16"] == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert facts["cpu"]["threads"] == 1  # as the environment of `run` says
+    assert {(one["dtype"], one["kind"]) for one in facts["paths"]} == {
+        (dtype, kind) for dtype in ("float32", "bfloat16", "float16") for kind in KINDS
+    }
+    for one in facts["paths"]:
+        expected = stand_in_for(one["kind"], getattr(torch, one["dtype"]), CPU)
+        assert one.get("stand_in") == (None if isinstance(expected, str) else expected.__name__)
+
+
+def test_env_without_instructions_newer_than_avx2():
+    less = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("no x86 CPU with AVX2")
+    words = [sys.executable, "-m", "archport", "env", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | less)
+    facts = json.loads(done.stdout)
+    assert (facts["cpu"]["capability"], facts["cpu"]["bfloat16"], facts["cpu"]["float16"]) == ("AVX2", False, False)
+    halves = {one["kind"]: one.get("stand_in") for one in facts["paths"] if one["dtype"] == "bfloat16"}
+    if "fbgemm" in torch.backends.quantized.supported_engines:
+        assert halves == {kind: classes[1].__name__ for kind, classes in KINDS.items()}
+
+
+def test_more_threads_than_cores_are_said():
+    cores = cpu().cores
+    code = "import sys, torch; from archport.fast.cpu import cpu; torch.set_num_threads(int(sys.argv[1])); print(cpu())"
+    for threads in (1, cores, cores + 1):
+        words = [sys.executable, "-c", code, str(threads)]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert (f"too many: set OMP_NUM_THREADS={cores}" in said) == (threads > cores)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--max-new-tokens", "2"], "nn.Linear as it is (packing cannot pay for 2 tokens)"),
+        (["--max-new-tokens", "40"], "packing is paid back by"),
+        (["--max-new-tokens", "2", "--quantize", "int8"], "as --quantize int8 asks"),
+    ],
+)
+def test_generate_explains_its_speed_beside_the_text(words, expected):
+    plain = run("generate", "--prompt", "It", "--greedy", *words)
+    explained = run("generate", "--prompt", "It", "--greedy", "--explain-speed", *words)
+    assert expected not in plain.stderr
+    assert expected in explained.stderr
+    assert torch.backends.cpu.get_cpu_capability() in explained.stderr
+    assert explained.stdout.startswith("It")
