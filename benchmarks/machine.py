@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-LESS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")  # of the instructions that it has
+# What libraries may use of its instructions: a lesser CPU is imitated by all four.
+LESS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "FBGEMM_ENABLE_INSTRUCTIONS")
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", *LESS)
 
 
