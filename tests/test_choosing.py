@@ -59,19 +59,21 @@ def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch)
         monkeypatch.setattr(PackedLinear, "multiply", delayed(PackedLinear.multiply))
     else:
         monkeypatch.setattr(torch.nn.Linear, "forward", delayed(torch.nn.Linear.forward))
-    kind, why = chosen(torch.float32, CPU, 0, 10**9)
+    kind, why = chosen(torch.float32, CPU, 10**9, 0, 10**9)
     assert kind == (None if slower else "packed")
     assert ("nn.Linear as it is" in why) == slower
 
 
 def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):
     monkeypatch.setattr(choosing, "measured", None)
-    assert chosen(torch.float32, CPU, ASKING - 2, 1)[0] is None
-    assert chosen(torch.float32, torch.device("cuda"), 100, 100) == (
+    assert chosen(torch.float32, CPU, ASKING // 40, 8, 38)[0] is None
+    with pytest.raises(TypeError):  # as it asks
+        chosen(torch.float32, CPU, ASKING // 40, 8, 39)
+    assert chosen(torch.float32, torch.device("cuda"), 10**9, 100, 100) == (
         None,
         "float32, packed: nn.Linear as it is (the model is not on a CPU)",
     )
-    assert "nn.Linear as it is (float64 on this CPU:" in chosen(torch.float64, CPU, 100, 100)[1]
+    assert "nn.Linear as it is (float64 on this CPU:" in chosen(torch.float64, CPU, 10**9, 100, 100)[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -127,8 +129,11 @@ def test_more_threads_than_cores_are_said():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--max-new-tokens", "2"], "nn.Linear as it is (packing cannot pay for 2 tokens)"),
-        (["--max-new-tokens", "40"], "packing is paid back by"),
+        (
+            ["--max-new-tokens", "40"],
+            "nn.Linear as it is (packing cannot pay for 40 tokens of a model of 6,912,000 bytes)",
+        ),
+        (["--max-new-tokens", "2000", "--slide", "--stop", "e"], "packing is paid back by"),
         (["--max-new-tokens", "2", "--quantize", "int8"], "as --quantize int8 asks"),
     ],
 )

@@ -103,8 +103,8 @@ def generate(
     elif compiled:
         linears, why = None, "nn.Linear as it is, compiled"
     else:
-        size = len(given.encode()) // LETTERS
-        linears, why = chosen(plan.dtype, loading.to_device(device), size, max_new_tokens)
+        size, length = sum(step.bytes for step in plan.mapped), len(given.encode()) // LETTERS
+        linears, why = chosen(plan.dtype, loading.to_device(device), size, length, max_new_tokens)
     if explain_speed:
         err.print(f"{cpu()}\n{why}", markup=False, soft_wrap=True)
     model = loading.execute(plan, device, linears=linears)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from ..config import dtype_name
 from .linears import stand_in_for
+from .packed import ROWS
 from .stand_in import StandIn
 
 WIDTH, OUT = 1024, 8192  # of the weight: 32 MB in float32
 ROUNDS = 5  # of which the best counts
 MARGIN = 0.95  # of nn.Linear's time: what takes more is not worth a copy of the weights
 PROMPT = 64  # rows that stand for a prompt
-ASKING = 16  # tokens of prompt and answer together: for fewer even asking takes longer than it could save
+ASKING = 4e9  # bytes of weights read, token by token: for fewer even asking takes longer than it could save
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,13 @@ class Path:
         return f"packing is paid back by {' or '.join(words) or 'nothing'}"
 
 
-def chosen(dtype: torch.dtype, device: torch.device, prompt: int, tokens: int) -> tuple[str | None, str]:
-    """The kind of linear maps that is fastest for a prompt and so many tokens after it, None for plain, and why."""
-    if prompt + tokens < ASKING:
-        return None, f"nn.Linear as it is (packing cannot pay for {prompt + tokens} tokens)"
+def chosen(dtype: torch.dtype, device: torch.device, size: int, prompt: int, tokens: int) -> tuple[str | None, str]:
+    """The kind of linear maps that is fastest for a prompt and so many tokens after it, None for plain, and why.
+
+    `size` is that of all weights, in bytes.
+    """
+    if size * (tokens + prompt / ROWS) < ASKING:
+        return None, f"nn.Linear as it is (packing cannot pay for {tokens} tokens of a model of {size:,} bytes)"
     reason = stand_in_for("packed", dtype, device)
     if isinstance(reason, str):
         return None, str(Path("packed", dtype, None, reason))
