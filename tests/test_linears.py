@@ -64,11 +64,12 @@ def assert_same(port, plain, ids):
         assert torch.equal(port(ids), plain(ids))
 
 
-def weight_of(quantized):
-    """The rounded weight, in float64, from the product with many rows."""
-    many = quantized.many if isinstance(quantized, Quantized) else quantized
-    product = many(torch.eye(quantized.in_features, dtype=many.dtype)).double()
-    return (product if many.bias is None else product - many.bias.double()).T
+def weight_of(held):
+    """The rounded weight, in float64: from the product with many rows, or in the float32 in which that is summed."""
+    if isinstance(held, Quantized):
+        return held.many(torch.eye(held.in_features, dtype=torch.bfloat16)).double().T
+    product = held.multiply(torch.eye(held.in_features)).double()
+    return (product if held.bias is None else product - held.bias.double()).T
 
 
 FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines
