@@ -115,20 +115,14 @@ def test_a_folder_and_a_model_in_memory(name, tmp_path):
 SCORES = Path(__file__).parents[1] / "docs" / "kill_scores.json"
 
 
-def counts_are_kept(counts, kept, model):
-    """What was counted is what the docs say; which of two words explains a fault better may hang on the rounding."""
-    told = f"python tools/count_kills.py {model}"
-    assert all(counts[key] == kept[key] for key in ("planted", "noticed", "located")), told
-    assert abs(counts["named"] - kept["named"]) <= 0.02 * counts["planted"], told
-
-
 @pytest.mark.parametrize("model", [*ARCHITECTURES])
 def test_every_planted_fault_is_noticed_located_and_named(model):
     if OLD and model in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model)
     kills = table.kills
-    counts_are_kept(kill.kill_counts(table), json.loads(SCORES.read_text())[model], model)
+    scores = json.loads(SCORES.read_text())
+    assert kill.kill_counts(table).items() <= scores[model].items(), f"python tools/count_kills.py {model}"
     assert len({one.fault.name for one in kills}) > 35
     for one in kills:
         assert one.noticed != bool(one.fault.equivalent), one.fault.name

@@ -5,6 +5,7 @@ must show what the port shows.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterable
 
 import torch
@@ -36,9 +37,17 @@ from .widened import widened
 Shows = Callable[[Decoder, Comparison], Tensor]
 
 
-def _widened(model: Decoder, comparison: Comparison) -> Tensor:
+def _parts_of_blocks(model: Decoder, comparison: Comparison) -> Tensor:
+    """What the parts of blocks make, for a norm after one may hide from the logits what it does.
+
+    A part that this model lacks, or that makes no stream, counts as zeros.
+    """
     with widened():
-        return logits(model, comparison.short)
+        made = inside.traced(model, comparison.short).outputs
+    nothing = torch.zeros(*comparison.short.shape, model.config.width, dtype=torch.float64)
+    names = [name for name, _ in comparison.clean.named_modules() if re.fullmatch(r"blocks\.\d+\.\w+", name)]
+    parts = (made.get(name) for name in names)
+    return torch.stack([nothing if part is None or part.shape != nothing.shape else part for part in parts])
 
 
 def _changes(model: Decoder, comparison: Comparison) -> Tensor:
@@ -72,7 +81,7 @@ SHOWS: dict[str, Shows] = {
     calling.AUTOCAST: lambda model, on: autocast_logits(copy.deepcopy(model).float(), on.short),
     calling.AGAIN: _changes,
     dropout.DROPPED: lambda model, on: dropout.dropped_logits(model, on.short),
-    inside.OWN: _widened,
+    inside.OWN: _parts_of_blocks,
     training.EVERY_TOKEN: _every_token,
     training.TRAINED: _is_frozen,
 }
@@ -108,7 +117,7 @@ def cause_of_line(check: Check, port: Decoder, comparison: Comparison, rights: I
         for fault in faults_for(right.architecture) if apart > TIGHT else ():  # else this one has the port's fault
             sites = fault.sites(right) if fault.line == check.name else []
             near = sites if not check.part else [one for one in sites if fault.shows(one, check.part)]
-            for some in dict.fromkeys([*((site,) for site in near), tuple(near)] if near else []):
+            for some in dict.fromkeys([*((site,) for site in near), tuple(near), tuple(sites)] if near else []):
                 guess = Hypothesis.of(fault, some, right).model
                 ruled_out[fault.name] = None
                 if (off := relative_error(shows(guess, comparison), ours)) <= nearest:

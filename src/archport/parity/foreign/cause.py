@@ -32,8 +32,8 @@ def cause(code: Code, line: Line, places: wording.Places, against: str) -> Diagn
     looked_at = {name: path for name, path in places.pairs.items() if _is_seen(name, code.port)}
     mode, trace = _trace(code, looked_at, ids)
     runs = []
-    for mode in MODES:
-        with mode():
+    for either in MODES:
+        with either():
             runs.append(compared(code.port, trace, ids))
     allowed = limits(*runs)
     with torch.no_grad(), nudged(code.theirs.module) as has_constants:

@@ -78,6 +78,6 @@ def _error(some: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
-    """Whether two lists of tensors are equal; NaN equals itcode."""
+    """Whether two lists of tensors are equal; NaN equals itself."""
     pairs = zip(some, others, strict=False)
     return len(some) == len(others) and all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)

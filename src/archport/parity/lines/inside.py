@@ -42,7 +42,7 @@ def own_classes(comparison: Comparison, port: Decoder) -> Iterator[Check]:
     if not own:
         return
     with widened():
-        right = _trace(comparison.clean, comparison.short)
+        right = traced(comparison.clean, comparison.short)
         wide = copy.deepcopy(port).to(torch.float64)
         compared = findings(wide, with_boundaries_of(wide, right, comparison.short), comparison.short)
     held = [(finding, _limit(finding, own, port, comparison.short)) for finding in compared]
@@ -67,7 +67,7 @@ def _limit(finding: Finding, own: list[str], port: Decoder, ids: Tensor) -> floa
 
 
 @torch.no_grad()
-def _trace(clean: Decoder, ids: Tensor) -> Trace:
+def traced(model: Decoder, ids: Tensor) -> Trace:
     """What archport's own modules take and give."""
     inputs: dict[str, Tensor] = {}
     made: dict[str, Tensor] = {}
@@ -81,8 +81,8 @@ def _trace(clean: Decoder, ids: Tensor) -> Trace:
         else:  # angles, which are no stream
             del inputs[name]
 
-    with hooked({name: module for name, module in clean.named_modules() if name}, before=before, after=after):
-        made[DECODER] = run(clean, ids)
+    with hooked({name: module for name, module in model.named_modules() if name}, before=before, after=after):
+        made[DECODER] = run(model, ids)
     return Trace(inputs, made, {})
 
 
