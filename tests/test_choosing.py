@@ -65,9 +65,9 @@ def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch)
 
 
 def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):
-    monkeypatch.setattr(choosing, "measured", None)
+    monkeypatch.setattr(choosing, "_in_turns", None)
     assert chosen(torch.float32, CPU, ASKING // 40, 8, 38)[0] is None
-    with pytest.raises(TypeError):  # as it asks
+    with pytest.raises(TypeError):  # as it measures
         chosen(torch.float32, CPU, ASKING // 40, 8, 39)
     assert chosen(torch.float32, torch.device("cuda"), 10**9, 100, 100) == (
         None,
@@ -79,7 +79,7 @@ def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_measured_is_what_a_model_gets(kind, dtype, monkeypatch):
-    monkeypatch.setattr(choosing, "OUT", 64)
+    monkeypatch.setattr(choosing, "SIZE", 1 << 18)
     one = measured(kind, dtype)
     expected = stand_in_for(kind, dtype, CPU)
     if isinstance(expected, str):

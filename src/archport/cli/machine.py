@@ -45,7 +45,7 @@ def _version(name: str) -> str:
 
 
 def _facts(path: Path) -> dict[str, object]:
-    """A path as JSON has it; seconds are those of a weight of 8 million elements."""
+    """A path as JSON has it; seconds are those of a weight of 32 MB."""
     by = {"stand_in": path.stand_in.__name__, "words": path.stand_in.words} if path.stand_in else {"why": path.why}
     facts = {"kind": path.kind, "dtype": dtype_name(path.dtype), **by, "packing": path.packing}
     return facts | {"plain": dict(path.plain), "fast": dict(path.fast)}

@@ -1,4 +1,4 @@
-"""Which way to multiply pays on the machine at hand: found by trying it, on a weight too large for the caches."""
+"""Which way to multiply pays on the machine at hand: found by trying it, on a weight too large for most caches."""
 
 import math
 import time
@@ -13,7 +13,8 @@ from .linears import stand_in_for
 from .packed import ROWS
 from .stand_in import StandIn
 
-WIDTH, OUT = 1024, 8192  # of the weight: 32 MB in float32
+WIDTH, SIZE = 1024, 1 << 25  # of the weight: numbers that go in, and bytes
+CPU = torch.device("cpu")
 ROUNDS = 5  # of which the best counts
 MARGIN = 0.95  # of nn.Linear's time: what takes more is not worth a copy of the weights
 PROMPT = 64  # rows that stand for a prompt
@@ -68,23 +69,23 @@ def chosen(dtype: torch.dtype, device: torch.device, size: int, prompt: int, tok
     """
     if size * (tokens + prompt / ROWS) < ASKING:
         return None, f"nn.Linear as it is (packing cannot pay for {tokens} tokens of a model of {size:,} bytes)"
-    reason = stand_in_for("packed", dtype, device)
-    if isinstance(reason, str):
-        return None, str(Path("packed", dtype, None, reason))
-    path = measured("packed", dtype)
+    path = measured("packed", dtype, device=device)
     if path.pays(prompt, tokens):
         return "packed", str(path)
+    if path.stand_in is None:
+        return None, str(path)
     return None, f"nn.Linear as it is, for {tokens} tokens after {prompt} ({path})"
 
 
 @torch.inference_mode()
-def measured(kind: str, dtype: torch.dtype, rows: Sequence[int] = (1, PROMPT)) -> Path:
-    """How linear maps of a dtype are multiplied on this CPU, and what that takes. Raises: ConfigError."""
-    stand_in = stand_in_for(kind, dtype, torch.device("cpu"))
+def measured(kind: str, dtype: torch.dtype, rows: Sequence[int] = (1, PROMPT), *, device: torch.device = CPU) -> Path:
+    """How linear maps of a dtype are multiplied on a device, and what that takes. Raises: ConfigError."""
+    stand_in = stand_in_for(kind, dtype, device)
     if isinstance(stand_in, str):
         return Path(kind, dtype, None, stand_in)
-    linear = nn.Linear(WIDTH, OUT, bias=False, device="meta", dtype=dtype)
-    linear.weight = nn.Parameter(torch.full((OUT, WIDTH), 0.01, dtype=dtype), requires_grad=False)
+    out = SIZE // (WIDTH * dtype.itemsize)
+    linear = nn.Linear(WIDTH, out, bias=False, device="meta", dtype=dtype)
+    linear.weight = nn.Parameter(torch.full((out, WIDTH), 0.01, dtype=dtype), requires_grad=False)
     start = time.perf_counter()
     faster = stand_in(linear)
     packing = time.perf_counter() - start
