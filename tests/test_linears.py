@@ -245,6 +245,15 @@ def test_int4_rounds_to_the_nearest_of_16_steps(shape, rows):
     assert_multiplies(stand_in, whole, rows)
 
 
+@pytest.mark.parametrize(("kind", "numbers", "steps"), [("int8", 2048, 255), ("int4", GROUP, 16)])
+def test_so_many_numbers_are_left_of_as_many_as_share_a_scale(kind, numbers, steps):
+    """Whichever class the CPU has: a row in 8 bits, a group in 4."""
+    stand_in = swapped(linear(16, 2048), kind)
+    if isinstance(stand_in, StandIn):
+        for alike in weight_of(stand_in).reshape(-1, numbers):
+            assert steps / 2 < len(alike.unique()) <= steps
+
+
 def test_what_rounding_costs_on_the_trained_model():
     ids = archport.tokenizer().encode(Path(__file__).read_text()[:3000]).ids
     plain, whole = (archport.score(archport.load(dtype=dtype), ids).loss for dtype in ("auto", "float32"))
