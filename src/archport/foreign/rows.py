@@ -110,9 +110,9 @@ def table_of(arch: Architecture, rows: Mapping[str, Cell]) -> Table:
 
 
 def unused(rows: Mapping[str, Cell], names: Iterable[str], arch: Architecture, cfg: DecoderConfig) -> Iterator[str]:
-    """A line for each row that makes none of these parameters of ours, but for a part that other architectures have.
+    """A line for each row that makes none of these parameters of ours.
 
-    For one table of rows may be for a class with options, as other libraries have.
+    Rows of parts that only other architectures have are left aside: one table may serve a class with options.
     """
     known = list(names)
     parts: set[str] | None = None

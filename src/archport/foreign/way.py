@@ -53,7 +53,7 @@ class Sides:
                 continue
             if not lacking:
                 yield theirs, theirs.shape, ""
-            elif lacking and theirs.shape and theirs.shape[0] == self.axes.get(lacking[0][1]):
+            elif theirs.shape and theirs.shape[0] == self.axes.get(lacking[0][1]):
                 yield theirs, theirs.shape[1:], f"{lacking[0]} "
 
     def unlikely(self, ours: Template, theirs: Template, slot: str | None = None) -> float:
