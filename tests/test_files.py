@@ -326,6 +326,25 @@ def test_what_is_in_place_shares_the_file_s_memory(name, kinds, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what of a file is in memory is Linux's to say")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "bloom", "codegen", "falcon", "gpt_bigcode", "mpt", "phi3"])
+def test_of_what_is_copied_nothing_of_the_file_stays_in_memory(name, dtype, tmp_path):
+    """However the pieces lie that are copied: queries, keys and values one after another, or head by head."""
+    sizes = dict(architecture(name).sizes) | {"width": 1024, "heads": 8, "layers": 2}
+    archport.export(archport.build(name, sizes), tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    code = (
+        "import sys, archport; model = archport.load(sys.argv[1], dtype=sys.argv[2])\n"
+        "lines = iter(open('/proc/self/smaps'))\n"
+        "of_file = (one for one in lines if one.rstrip().endswith(sys.argv[3]))\n"
+        "print(sum(int(next(one for one in lines if one.startswith('Rss:')).split()[1]) for _ in of_file))"
+    )
+    words = [sys.executable, "-c", code, path.parent, dtype, path.name]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert 1024 * int(done.stdout) < 0.15 * path.stat().st_size  # the edges of tensors
+
+
 def mapped_ranges(path: Path) -> list[tuple[int, int]]:
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     return [tuple(int(part, 16) for part in line.split()[0].split("-")) for line in lines]

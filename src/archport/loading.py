@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning
 from .fast.linears import swap
 from .files.checkpoint import Checkpoint
-from .files.memory import trim
+from .files.memory import span, trim
 from .files.values import is_finite
 from .layers import Decoder
 from .load_plan import LoadPlan, settle_tie
@@ -109,16 +110,32 @@ def _weights(
 def _copy_all(
     checkpoint: Checkpoint, copies: Sequence[Copy], progress: Callable[[Sequence[Copy]], Iterable[Copy]]
 ) -> dict[str, None]:
-    """Make all copies on all cores, a piece each, and let each source go when its piece is copied.
+    """Make all copies on all cores, a piece each, and let each source go when it is copied.
 
+    Pieces that lie between others, as those of a head in rows of all heads, go with the last of their parameter.
     Returns the names of the parameters that are not finite.
     """
     inference = torch.is_inference_mode_enabled()  # each thread has a mode of its own
+    between: dict[str | None, list[Tensor]] = {}
+    for copy in copies:
+        if span(copy.source) != copy.source.nbytes:
+            between.setdefault(copy.name, []).append(copy.source)
+    left, lock = {name: len(sources) for name, sources in between.items()}, Lock()
+
+    def release(copy: Copy) -> None:
+        if span(copy.source) == copy.source.nbytes:
+            checkpoint.release(copy.source)
+            return
+        with lock:
+            left[copy.name] -= 1
+            last = not left[copy.name]
+        for source in between[copy.name] if last else ():
+            checkpoint.release(source)
 
     def make(copy: Copy) -> bool:
         with torch.inference_mode(inference):
             copy.target.copy_(copy.source)
-        checkpoint.release(copy.source)
+        release(copy)
         return is_finite(copy.target)
 
     if not copies:

@@ -115,9 +115,8 @@ class Checkpoint:
         )
 
     def release(self, tensor: Tensor) -> None:
-        """Let the memory of a piece go that was read and copied; the file still has it."""
-        # A stride that is neither of these may claim more bytes than the file has.
-        if self.mapped and (tensor.is_contiguous() or tensor.transpose(0, -1).is_contiguous()):
+        """Let the memory of a piece go that was read and copied, with what lies between; the file still has it."""
+        if self.mapped:
             drop(tensor)
 
 

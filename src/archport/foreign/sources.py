@@ -38,6 +38,7 @@ def weights_of(planned: LoadPlan) -> Callable[[str], Tensor]:
         ours, copies = import_tensor(step, planned.tensors.axes, checkpoint.read)
         for copy in copies:
             copy.target.copy_(copy.source)
+        for copy in copies:  # of which some lie between others
             checkpoint.release(copy.source)
         return ours
 
