@@ -8,10 +8,12 @@ import time
 
 import pytest
 import torch
+from torch import nn
 
 from archport.fast import choosing
 from archport.fast.choosing import ASKING, PROMPT, Path, chosen, measured
 from archport.fast.cpu import cpu
+from archport.fast.direct import DirectLinear
 from archport.fast.linears import KINDS, stand_in_for
 from archport.fast.packed import PackedLinear
 
@@ -44,9 +46,11 @@ def test_packing_pays_where_it_saves_more_than_it_takes(figures, prompt, tokens,
     assert str(one).endswith(words)
 
 
-@pytest.mark.parametrize("slower", [True, False])
+@pytest.mark.parametrize(
+    "slower", [["direct", "packed"], [None, "packed"], [None, "direct"], [None], ["direct"], ["packed"]], ids=str
+)
 def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch):
-    """Whatever this machine is like: the operators are the ones that it has, one of the two made to take longer."""
+    """Whatever this machine is like: the operators are the ones that it has, some made to take longer."""
 
     def delayed(run):
         def wait(*arguments):
@@ -55,25 +59,36 @@ def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch)
 
         return wait
 
-    if slower:
-        monkeypatch.setattr(PackedLinear, "multiply", delayed(PackedLinear.multiply))
-    else:
-        monkeypatch.setattr(torch.nn.Linear, "forward", delayed(torch.nn.Linear.forward))
+    whole = {"direct": (DirectLinear, "multiply"), "packed": (PackedLinear, "multiply"), None: (nn.Linear, "forward")}
+    for kind in slower:
+        monkeypatch.setattr(*whole[kind], delayed(getattr(*whole[kind])))
     kind, why = chosen(torch.float32, CPU, 10**9, 0, 10**9)
-    assert kind == (None if slower else "packed")
-    assert ("nn.Linear as it is" in why) == slower
+    assert kind not in slower
+    assert why.startswith(kind or "nn.Linear as it is")
+    assert [line.split(":")[0] for line in why.splitlines()[1:]] == ["float32, direct", "float32, packed"]
 
 
 def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):
-    monkeypatch.setattr(choosing, "_in_turns", None)
-    assert chosen(torch.float32, CPU, ASKING // 40, 8, 38)[0] is None
-    with pytest.raises(TypeError):  # as it measures
-        chosen(torch.float32, CPU, ASKING // 40, 8, 39)
-    assert chosen(torch.float32, torch.device("cuda"), 10**9, 100, 100) == (
-        None,
-        "float32, packed: nn.Linear as it is (the model is not on a CPU)",
+    asked = []
+    monkeypatch.setattr(
+        choosing, "measured", lambda kind, dtype, **_: asked.append(kind) or Path(kind, dtype, None, "not looked at")
     )
-    assert "nn.Linear as it is (float64 on this CPU:" in chosen(torch.float64, CPU, 10**9, 100, 100)[1]
+    for size, expected in ((0, []), (ASKING["direct"], ["direct"]), (ASKING["packed"], ["direct", "packed"])):
+        assert chosen(torch.float32, CPU, int(size) // 40, 8, 38)[0] is None
+        assert asked == expected[:-1]
+        asked.clear()
+        assert chosen(torch.float32, CPU, int(size) // 40, 8, 39)[0] is None
+        assert asked == expected
+        asked.clear()
+
+
+def test_elsewhere_and_in_other_dtypes_linear_maps_stay_as_they_are():
+    kind, why = chosen(torch.float32, torch.device("cuda"), 10**9, 100, 100)
+    assert kind is None
+    assert "float32, packed: nn.Linear as it is (the model is not on a CPU)" in why
+    kind, why = chosen(torch.float64, CPU, 10**9, 100, 100)
+    assert kind is None
+    assert "nn.Linear as it is (float64 on this CPU:" in why
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -131,7 +146,7 @@ def test_more_threads_than_cores_are_said():
     [
         (
             ["--max-new-tokens", "40"],
-            "nn.Linear as it is (packing cannot pay for 40 tokens of a model of 6,912,000 bytes)",
+            "nn.Linear as it is (nothing can pay for 40 tokens of a model of 6,912,000 bytes)",
         ),
         (["--max-new-tokens", "2000", "--slide", "--stop", "e"], "packing is paid back by"),
         (["--max-new-tokens", "2", "--quantize", "int8"], "as --quantize int8 asks"),

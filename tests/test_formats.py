@@ -654,7 +654,7 @@ def test_a_source_that_is_not_there_or_is_no_checkpoint_is_named_as_what_it_is(t
 
 def test_a_packed_model_has_no_names_of_transformers(tmp_path):
     model = archport.load(_written(loud("gpt2", sizes("gpt2", "nanogpt")), "nanogpt", tmp_path), linears="packed")
-    with pytest.raises(ExportError, match="linear maps are packed or quantised"):
+    with pytest.raises(ExportError, match="linear maps are direct, packed or quantised"):
         model.hf_state_dict()
 
 

@@ -194,7 +194,7 @@ def test_no_compiler_is_one_line(tmp_path):
 
 def test_stand_ins_cannot_be_compiled():
     port = archport.load(dtype="float32", linears="packed")
-    with pytest.raises(GenerationError, match="cannot read packed or quantised linear maps"):
+    with pytest.raises(GenerationError, match="cannot read direct, packed or quantised linear maps"):
         archport.generate(port, [1, 2], compiled=True)
 
 

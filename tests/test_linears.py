@@ -20,8 +20,9 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
 from archport.errors import ConfigError, ExportError, SourceError
-from archport.fast import half
+from archport.fast import direct, half
 from archport.fast.compiled import has_fixed_shapes
+from archport.fast.direct import WideLinear
 from archport.fast.few_bits import GROUP, Quantized
 from archport.fast.half import HalfLinear
 from archport.fast.linears import KINDS, is_swapped, stand_in_for, swap
@@ -33,6 +34,7 @@ from archport.registry import architecture
 from .cpu import CPU, swapping
 from .references import SIZES, VARIANTS, bound, hf_dict, reference, sequences
 
+EXACT = ("direct", "packed")
 SHAPES = [(48, 32), (17, 32), (70, 45), (3, 96), (16, 1)]
 
 
@@ -83,12 +85,12 @@ def test_the_class_is_chosen_by_what_torch_says_of_this_cpu(kind, dtype):
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
     }
-    needed = dtype if kind == "packed" else torch.bfloat16  # few bits are multiplied in it
+    needed = dtype if kind in EXACT else torch.bfloat16  # few bits are multiplied in it
     first, other = KINDS[kind]
     found = stand_in_for(kind, dtype, CPU)
     if supported[needed]:
         assert found is first
-    elif FBGEMM:
+    elif FBGEMM or kind == "direct":
         assert found is other
     else:
         name = str(needed).removeprefix("torch.")
@@ -117,14 +119,14 @@ def test_a_cpu_without_the_instructions(kind, lacking):
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=older)
     able, name, same, error, *messages = json.loads(done.stdout)
     assert not able
-    if lacking or not FBGEMM:
+    if kind != "direct" and (lacking or not FBGEMM):
         assert same
         [message] = messages
         assert re.match("the linear maps stay as they are: bfloat16 on this CPU: .* bf16 path needs the cpu", message)
     else:
         assert name == KINDS[kind][1].__name__
         assert not messages
-        assert error < {"packed": 0.02, "int8": 0.05, "int4": 0.4}[kind]
+        assert error < {"direct": 0.02, "packed": 0.02, "int8": 0.05, "int4": 0.4}[kind]
 
 
 def spread(dtype, out=70, width=45):
@@ -137,21 +139,39 @@ def spread(dtype, out=70, width=45):
     return layer.requires_grad_(False)
 
 
-@pytest.mark.skipif(not FBGEMM, reason="torch has no FBGEMM here")
-@pytest.mark.parametrize("piece", [half.PIECE, 45 * 7])
+@pytest.mark.parametrize("piece", [1 << 20, 45 * 7])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_multiplied_in_float32_and_rounded_once(dtype, piece, monkeypatch):
-    monkeypatch.setattr(half, "PIECE", piece)
+@pytest.mark.parametrize("stand_in", [HalfLinear, WideLinear])
+def test_half_precision_is_multiplied_in_float32_and_rounded_once(stand_in, dtype, piece, monkeypatch):
+    if stand_in is HalfLinear and not FBGEMM:
+        pytest.skip("torch has no FBGEMM here")
+    for module in (half, direct):
+        monkeypatch.setattr(module, "PIECE", piece)
+    monkeypatch.setattr(direct, "FEW", 0)
     whole = spread(dtype)
-    stand_in = HalfLinear(whole)
+    faster = stand_in(whole)
     for shape in ((0,), (1,), (3,), (2, 20)):
         x = torch.randn(*shape, 45, generator=torch.Generator().manual_seed(1)).to(dtype)
-        product = stand_in(x)
+        product = faster(x)
         assert (product.shape, product.dtype) == ((*shape, 70), dtype)
         exact = x.double() @ whole.weight.double().T + whole.bias.double()
         summed = x.double().abs() @ whole.weight.double().abs().T + whole.bias.double().abs()
         rounding = torch.finfo(dtype).eps / 2 * exact.abs() + 45 * torch.finfo(torch.float32).eps * summed
         assert ((product.double() - exact).abs() <= rounding + torch.finfo(dtype).smallest_normal * 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_direct_linear_map_reads_the_weight_where_it_lies(dtype):
+    whole = linear(70, 45, dtype)
+    with swapping("direct", dtype) as can:
+        model = swap(nn.ModuleDict({"map": whole}), "direct")
+    if can:
+        assert model.map.weight.data_ptr() == whole.weight.data_ptr()
+        for rows in (1, direct.FEW, direct.FEW + 1):
+            x = torch.randn(rows, 45, generator=torch.Generator().manual_seed(1)).to(dtype)
+            summed = x.double().abs() @ whole.weight.double().abs().T + whole.bias.double().abs()
+            exact = x.double() @ whole.weight.double().T + whole.bias.double()
+            assert ((model.map(x).double() - exact).abs() <= 8 * torch.finfo(dtype).eps * summed).all()
 
 
 @pytest.mark.skipif(not FBGEMM, reason="torch has no FBGEMM here")
@@ -180,11 +200,12 @@ def test_a_weight_that_is_not_finite_stays_as_it_is(value):
         assert type(model.second) is HalfLinear
 
 
+@pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_packed_model_is_the_reference(variant):
+def test_a_packed_model_is_the_reference(variant, kind):
     model = reference(variant)
-    port = swap(archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict())))
-    assert any(isinstance(module, PackedLinear) for module in port.modules())
+    port = swap(archport.from_state_dict(hf_dict(model), copy.deepcopy(model.state_dict())), kind)
+    assert any(isinstance(module, KINDS[kind]) for module in port.modules())
     linears = {name for name, module in port.named_modules() if isinstance(module, nn.Linear)}
     assert all(name.endswith("router.score") for name in linears)
     with torch.no_grad():
@@ -282,7 +303,7 @@ def test_generation_with_every_kind(name, kind):
         ids = sequences(model)[0]
         expected = model(ids).logits
         error = (port(ids).float() - expected).square().mean().sqrt() / expected.std()
-    assert error < {"packed": 1e-6, "int8": 0.1, "int4": 0.6}[kind]
+    assert error < {"direct": 1e-6, "packed": 1e-6, "int8": 0.1, "int4": 0.6}[kind]
 
 
 def test_a_packed_model_takes_its_own_memory_once(tmp_path):
@@ -312,7 +333,7 @@ def test_weights_that_are_shared_or_changed_survive_packing(tmp_path):
 
 
 def test_what_cannot_be_swapped(monkeypatch):
-    with pytest.raises(ConfigError, match="kind: found 'int2', expected packed, int8, int4"):
+    with pytest.raises(ConfigError, match="kind: found 'int2', expected direct, packed, int8, int4"):
         swap(archport.load(), "int2")
     monkeypatch.setattr(PackedLinear, "operators", ("mkldnn.no_such_operator",))
     with pytest.warns(UserWarning, match=r"the linear maps stay as they are: torch .* has no mkldnn\.no_such_operator"):
@@ -335,7 +356,7 @@ def test_a_swapped_model_cannot_be_exported(kind, tmp_path):
     with swapping(kind) as can:
         port = swap(archport.load(dtype="float32"), kind)
     if can:
-        with pytest.raises(ExportError, match="packed or quantised: export it as loaded without them"):
+        with pytest.raises(ExportError, match="direct, packed or quantised: export it as loaded without them"):
             archport.export(port, tmp_path / "out")
     else:
         archport.export(port, tmp_path / "out")
@@ -350,12 +371,12 @@ def test_a_swapped_model_says_what_it_cannot_do(kind):
     if not can:
         assert_can_do_all(port, kind, ids)
         return
-    with pytest.raises(ConfigError, match="its linear maps are packed or quantised already"):
+    with pytest.raises(ConfigError, match="its linear maps are direct, packed or quantised already"):
         swap(port, "int8")
     for use in (copy.deepcopy, pickle.dumps, lambda model: model.state_dict()):
         with pytest.raises(TypeError, match="cannot be copied or saved: take the model as it was loaded"):
             use(port)
-    with pytest.raises(SourceError, match="packed or quantised: verify it as loaded, with packed=True"):
+    with pytest.raises(SourceError, match="direct, packed or quantised: verify it as loaded, with packed=True"):
         archport.verify(port)
     port.embed.requires_grad_(True)
     with pytest.raises(ValueError, match="linear maps only go forward: use"):
@@ -410,7 +431,7 @@ def test_experts_are_swapped_and_their_router_stays(kind):
     routers = {f"blocks.{n}.mlp.router.score" for n in range(len(port.blocks))}
     assert {"blocks.0.attn.out", *routers} <= left
     assert not can or left == {"blocks.0.attn.out", *routers}
-    if kind == "packed":
+    if kind in EXACT:
         for block, before in zip(port.blocks, routed, strict=True):
             assert all(map(torch.equal, block.mlp.router(tokens), before))
 

@@ -115,7 +115,7 @@ Decoder.hf_state_dict = hf_state_dict  # type: ignore[method-assign, assignment]
 def _require_plain(model: Decoder) -> None:
     """Raises: ExportError for a model whose weights are in no layout that files have."""
     if is_swapped(model):
-        raise ExportError("the model's linear maps are packed or quantised: export it as loaded without them")
+        raise ExportError("the model's linear maps are direct, packed or quantised: export it as loaded without them")
 
 
 def _tokenizer(given: Any) -> Any:

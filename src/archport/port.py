@@ -76,9 +76,10 @@ def load(
     used where they lie in the file, unless `copy` asks for memory of their own. Weights that are not finite are warned
     of, if they are copied or `check_finite` asks for all; `check_hash` compares files of the Hub's cache with their
     names. `adapter` is a folder or Hub id of one that PEFT saved, to merge into the weights; peft must be installed.
-    `linears` "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as `linears.swap` does.
-    `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads files of a folder that
-    are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the environment does not say.
+    `linears` "direct", "packed", "int8" or "int4" makes a model that only goes forward, faster on a CPU, as
+    `linears.swap` does. `variant` is that of the weights, as "fp16" for model.fp16.safetensors; `follow_links` reads
+    files of a folder that are links out of it. `token`, `cache_dir` and `endpoint` are for the Hub, where the
+    environment does not say.
 
     What of the source is left aside or taken for something else is warned of as AsideWarning.
 

@@ -9,6 +9,7 @@ import torch
 from ..config import dtype_name
 from ..fast.choosing import PROMPT, Path, measured
 from ..fast.cpu import cpu
+from ..fast.linears import KINDS
 from .app import Json, app, print_json, say
 
 LIBRARIES = ("archport", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
@@ -22,7 +23,7 @@ def env(as_json: Json = False) -> None:
     here = cpu()
     releases = {name: _version(name) for name in LIBRARIES}
     gpus = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
-    paths = [measured(kind, dtype, ROWS) for dtype in DTYPES for kind in ("packed", "int8", "int4")]
+    paths = [measured(kind, dtype, ROWS) for dtype in DTYPES for kind in KINDS]
     if as_json:
         print_json(
             {"python": platform.python_version(), **releases, "system": platform.platform(), "cpu": asdict(here)}

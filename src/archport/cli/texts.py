@@ -20,6 +20,7 @@ from ..generation.decoding import stream
 from ..generation.scoring import score as score_of
 from ..generation.tokenizers import chat_ids
 from ..layers import Decoder
+from ..load_plan import LoadPlan
 from .app import (
     Adapter,
     Device,
@@ -103,8 +104,7 @@ def generate(
     elif compiled:
         linears, why = None, "nn.Linear as it is, compiled"
     else:
-        size, length = sum(step.bytes for step in plan.mapped), len(given.encode()) // LETTERS
-        linears, why = chosen(plan.dtype, loading.to_device(device), size, length, max_new_tokens)
+        linears, why = _linears(plan, device, given, max_new_tokens)
     if explain_speed:
         err.print(f"{cpu()}\n{why}", markup=False, soft_wrap=True)
     model = loading.execute(plan, device, linears=linears)
@@ -180,7 +180,9 @@ def score(
     given = _read_text(words[-1])
     source = words[0] if len(words) == 2 else None
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
-    model = port.load(source, dtype=dtype, device=device, **how)
+    plan = port.plan(source, dtype=dtype, headers_only=False, **how)
+    linears = None if quantize is not None else _linears(plan, device, given, 0)[0]
+    model = loading.execute(plan, device, linears=linears)
     reader = text.tokenizer(model if tokenizer is None else tokenizer)
     ids = text.encoded(reader, given, model.config.vocab_size)
     if len(ids) < 2:
@@ -201,6 +203,12 @@ def score(
     else:
         for name, value in facts.items():
             print(f"{name.replace('_', ' '):<21} {value if isinstance(value, int) else format(value, '.4f')}")
+
+
+def _linears(plan: LoadPlan, device: str, given: str, tokens: int) -> tuple[str | None, str]:
+    """The kind of linear maps that is fastest for a text and so many tokens after it, and why."""
+    size = sum(step.bytes for step in plan.mapped)
+    return chosen(plan.dtype, loading.to_device(device), size, len(given.encode()) // LETTERS, tokens)
 
 
 def _read_text(name: str) -> str:

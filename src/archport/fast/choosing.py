@@ -16,9 +16,11 @@ from .stand_in import StandIn
 WIDTH, SIZE = 1024, 1 << 25  # of the weight: numbers that go in, and bytes
 CPU = torch.device("cpu")
 ROUNDS = 5  # of which the best counts
-MARGIN = 0.95  # of nn.Linear's time: what takes more is not worth a copy of the weights
+MARGIN = 0.95  # of the time of what is simpler: what takes more is not worth it
 PROMPT = 64  # rows that stand for a prompt
-ASKING = 4e9  # bytes of weights read, token by token: for fewer even asking takes longer than it could save
+# Kinds that compute what nn.Linear does, the simplest first, and bytes of weights, token by token, for fewer of which
+# even asking takes longer than it could save.
+ASKING = {"direct": 2e9, "packed": 8e9}
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Path:
     plain: Mapping[int, float] = field(default_factory=dict)
     fast: Mapping[int, float] = field(default_factory=dict)
 
+    def seconds(self, prompt: int, tokens: int) -> float:
+        """What it takes for a prompt and so many tokens after it, one at a time, packing included."""
+        return self.packing + _total(self.fast, prompt, tokens) if self.stand_in else math.inf
+
     def pays(self, prompt: int, tokens: int) -> bool:
-        """Whether it saves more than packing takes, for a prompt and so many tokens after it, one at a time."""
-        if self.stand_in is None:
-            return False
-        plain, fast = (times[1] * tokens + times[PROMPT] / PROMPT * prompt for times in (self.plain, self.fast))
-        return self.packing + fast < MARGIN * plain
+        """Whether it saves more than packing takes."""
+        return bool(self.plain) and self.seconds(prompt, tokens) < MARGIN * _total(self.plain, prompt, tokens)
 
     def __str__(self) -> str:
         name = f"{dtype_name(self.dtype)}, {self.kind}"
@@ -55,6 +58,8 @@ class Path:
     @property
     def _break_even(self) -> str:
         """From when on it pays, in words."""
+        if self.stand_in and not self.stand_in.copies:
+            return "there is nothing to pack"
         saved = {rows: (MARGIN * self.plain[rows] - self.fast[rows]) / rows for rows in (1, PROMPT)}
         needed = {rows: math.ceil(self.packing / one) for rows, one in saved.items() if one > 0}
         words = [f"{needed[1]} tokens"] if 1 in needed else []
@@ -62,19 +67,26 @@ class Path:
         return f"packing is paid back by {' or '.join(words) or 'nothing'}"
 
 
+def _total(seconds: Mapping[int, float], prompt: int, tokens: int) -> float:
+    """Of a prompt and so many tokens after it."""
+    return seconds[1] * tokens + seconds[PROMPT] / PROMPT * prompt
+
+
 def chosen(dtype: torch.dtype, device: torch.device, size: int, prompt: int, tokens: int) -> tuple[str | None, str]:
     """The kind of linear maps that is fastest for a prompt and so many tokens after it, None for plain, and why.
 
     `size` is that of all weights, in bytes.
     """
-    if size * (tokens + prompt / ROWS) < ASKING:
-        return None, f"nn.Linear as it is (packing cannot pay for {tokens} tokens of a model of {size:,} bytes)"
-    path = measured("packed", dtype, device=device)
-    if path.pays(prompt, tokens):
-        return "packed", str(path)
-    if path.stand_in is None:
-        return None, str(path)
-    return None, f"nn.Linear as it is, for {tokens} tokens after {prompt} ({path})"
+    read = size * (tokens + prompt / ROWS)
+    paths = [measured(kind, dtype, device=device) for kind, least in ASKING.items() if read >= least]
+    if not paths:
+        return None, f"nn.Linear as it is (nothing can pay for {tokens} tokens of a model of {size:,} bytes)"
+    kind, least = None, math.inf
+    for path in paths:
+        if path.pays(prompt, tokens) and path.seconds(prompt, tokens) < MARGIN * least:
+            kind, least = path.kind, path.seconds(prompt, tokens)
+    what = f"{kind or 'nn.Linear as it is'}, for {tokens} tokens after {prompt}"
+    return kind, "\n".join((what, *map(str, paths)))
 
 
 @torch.inference_mode()

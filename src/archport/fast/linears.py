@@ -1,4 +1,4 @@
-"""Stand-ins for nn.Linear that only go forward, faster on a CPU: reordered, held in half precision, or in few bits.
+"""Stand-ins for nn.Linear that only go forward, faster on a CPU: as it lies, reordered, or held in fewer bits.
 
 They stand on operators that torch keeps private, and on a CPU that can: of each kind the first that works here is
 taken, and where none does, the model stays as it is and says so.
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from ..config import dtype_name
 from ..errors import ConfigError
 from ..layers import Decoder, Router
+from .direct import DirectLinear, WideLinear
 from .few_bits import Int4InHalf, Int4Linear, Int8InHalf, Int8Linear, Quantized
 from .half import HalfLinear
 from .packed import PackedLinear
 from .stand_in import StandIn
 
 KINDS: dict[str, tuple[type[StandIn], ...]] = {
+    "direct": (DirectLinear, WideLinear),
     "packed": (PackedLinear, HalfLinear),
     "int8": (Int8Linear, Int8InHalf),
     "int4": (Int4Linear, Int4InHalf),
@@ -30,13 +32,13 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     """Put stand-ins in the place of a model's linear maps, in place: for inference on a CPU only.
 
     Those of a router stay, or rounding would choose other experts, and so do those that compute in a way of their own.
-    `packed` computes the same in the same dtype; `int8` and `int4` round the weights and make the model bfloat16 where
-    the CPU computes in that. The model is returned; where torch lacks the operators or the CPU the instructions, it
-    stays as it is and a warning says so. `release` is told of each weight that has been taken over, to let its memory
-    go. Raises: ConfigError.
+    `direct` and `packed` compute the same in the same dtype, the first from the weights as they lie; `int8` and `int4`
+    round the weights and make the model bfloat16 where the CPU computes in that. The model is returned; where torch
+    lacks the operators or the CPU the instructions, it stays as it is and a warning says so. `release` is told of each
+    weight that has been taken over, to let its memory go. Raises: ConfigError.
     """
     if is_swapped(model):
-        raise ConfigError({"model": "its linear maps are packed or quantised already"}, "linears")
+        raise ConfigError({"model": "its linear maps are direct, packed or quantised already"}, "linears")
     weight = next(model.parameters())
     stand_in = stand_in_for(kind, weight.dtype, weight.device)
     if isinstance(stand_in, str):
@@ -46,7 +48,7 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear and stand_in.takes(child.weight):
                 setattr(module, name, stand_in(child))
-                if release is not None:
+                if release is not None and stand_in.copies:
                     release(child.weight)
     if issubclass(stand_in, Quantized):
         model.to(torch.bfloat16)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from ..config import dtype_name
 
-FORWARD_ONLY = "packed or quantised linear maps cannot be copied or saved: take the model as it was loaded without them"
+FORWARD_ONLY = (
+    "direct, packed or quantised linear maps cannot be copied or saved: take the model as it was loaded without them"
+)
 
 
 class StandIn(nn.Module, ABC):
@@ -16,6 +18,7 @@ class StandIn(nn.Module, ABC):
 
     operators: ClassVar[tuple[str, ...]]  # of torch's that it needs
     words: ClassVar[str]  # how it multiplies
+    copies: ClassVar[bool] = True  # so that the weight itself can go
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -29,12 +32,12 @@ class StandIn(nn.Module, ABC):
         """Multiply and add. Raises: ValueError where a gradient is wanted, or for another dtype."""
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
-                "packed or quantised linear maps only go forward: use torch.no_grad(), or load without them"
+                "direct, packed or quantised linear maps only go forward: use torch.no_grad(), or load without them"
             )
         if x.dtype != self.dtype:
             given, packed = dtype_name(x.dtype), dtype_name(self.dtype)
             raise ValueError(
-                f"found {given}, expected {packed}, in which these linear maps were packed: load them anew"
+                f"found {given}, expected {packed}, in which these linear maps were loaded: load them anew"
             )
         return self.multiply(x)
 

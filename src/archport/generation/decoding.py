@@ -176,7 +176,9 @@ def _check_limits(model: Decoder, longest: int, how: Generation) -> None:
     if how.compiled and is_observed(model):
         raise GenerationError("a compiled step cannot be observed: leave one of the two out")
     if how.compiled and is_swapped(model):
-        raise GenerationError("torch.compile cannot read packed or quantised linear maps: leave one of the two out")
+        raise GenerationError(
+            "torch.compile cannot read direct, packed or quantised linear maps: leave one of the two out"
+        )
     if longest + how.max_new_tokens > context and not how.slide:
         sizes = f"prompt {longest} + {how.max_new_tokens} new > context {context}"
         if isinstance(model.embed, PositionedEmbed):

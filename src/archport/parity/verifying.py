@@ -118,7 +118,9 @@ def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: boo
     problems: list[Problem] = []
     if isinstance(model, Decoder):
         if is_swapped(model):
-            raise SourceError("the model's linear maps are packed or quantised: verify it as loaded, with packed=True")
+            raise SourceError(
+                "the model's linear maps are direct, packed or quantised: verify it as loaded, with packed=True"
+            )
         require_port(model)
         port = copy.deepcopy(model)
         problems += [] if mixed else mixed_dtypes(port)
