@@ -41,7 +41,7 @@ def cpu() -> Cpu:
         capability=torch.backends.cpu.get_cpu_capability(),
         bfloat16=mkldnn is not None and bool(mkldnn._is_mkldnn_bf16_supported()),
         float16=mkldnn is not None and bool(mkldnn._is_mkldnn_fp16_supported()),
-        cores=_cores(),
+        cores=cores(),
         threads=torch.get_num_threads(),
     )
 
@@ -54,7 +54,7 @@ def _name() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _cores() -> int:
+def cores() -> int:
     """Physical cores that this process may use; logical ones where the system does not tell them apart."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     try:
