@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,16 @@ def machine() -> dict[str, Any]:
         **{name: os.environ[name] for name in SETTINGS if name in os.environ},
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("archport", "torch", "transformers", "safetensors")},
+        **{name: _release(name) for name in ("archport", "torch", "transformers", "safetensors")},
         "date": date.today().isoformat(),
     }
+
+
+def _release(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed, run from its source"
 
 
 def where() -> str:
