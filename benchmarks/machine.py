@@ -19,6 +19,13 @@ def memory() -> dict[str, int]:
     return {name.rstrip(":"): 1024 * int(value[0]) for name, *value in fields if value[1:] == ["kB"]}
 
 
+def wait() -> None:
+    """Until a GPU has done what it was asked for."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def machine() -> dict[str, Any]:
     """Where the figures come from, in words."""
     cpus = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
