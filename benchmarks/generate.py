@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,8 +24,9 @@ from typing import Any
 
 import torch
 import transformers
-from machine import memory
-from turns import SHAPES, Case, Line, ids, in_turns, reference_of, rendered, timed, write
+from gpu import Way, decoding, pair
+from machine import memory, where
+from turns import DYNAMIC, SHAPES, STATIC, Case, Line, go, hf, ids, in_turns, reference_of, rendered, table, write
 
 import archport
 from archport.fast.linears import swap
@@ -114,14 +114,15 @@ def cases(reference: Any, ours: dict[str, Any], tokens: int, peers: "dict[str, P
         """`tokens` steps from a short prompt."""
         alone = peers if kind == "float32" and len(prompt) == 1 else {}
         against = {name: peer.timed(prompt, tokens) for name, peer in alone.items()}
-        return Case(what, go(ours[kind], prompt, tokens), hf(other, prompt, tokens), goals.get(goal), tokens, against)
+        runs = go(ours[kind], prompt, tokens), either_cache(other, prompt, tokens)
+        return Case(what, *runs, goals.get(goal), tokens, against)
 
     first = {name: peer.timed(long, 1) for name, peer in peers.items()}
     return [
         Case(
             "prompt of 512 to first token",
             go(ours["float32"], long, 1),
-            hf(reference, long, 1),
+            either_cache(reference, long, 1),
             goals.get("prompt"),
             peers=first,
         ),
@@ -136,7 +137,7 @@ def cases(reference: Any, ours: dict[str, Any], tokens: int, peers: "dict[str, P
 def require_agreement(reference: Any, half: Any, ours: dict[str, Any], peers: "dict[str, Peer]") -> None:
     """Stop unless all make the same of a prompt."""
     prompt = ids(1, 8)
-    expected = hf(reference, prompt, 16)[0]().tolist()
+    expected = hf(reference, prompt, 16)().tolist()
     rows_of = {"archport": go(ours["float32"], prompt, 16)()}
     rows_of |= {name: [peer.run(prompt, 16)["ids"]] for name, peer in peers.items()}
     for name, rows in rows_of.items():
@@ -150,20 +151,9 @@ def require_agreement(reference: Any, half: Any, ours: dict[str, Any], peers: "d
                 sys.exit(f"{name}: logits are off by {error:.1%} of the largest")
 
 
-def go(model: Any, prompt: torch.Tensor, tokens: int, **more: Any) -> Callable[[], Any]:
-    """Generation with archport."""
-    return lambda: archport.generate(model, prompt, max_new_tokens=tokens, greedy=True, end=[], **more)
-
-
-def hf(model: Any, prompt: torch.Tensor, tokens: int) -> list[Callable[[], Any]]:
-    """transformers with either cache."""
-
-    def run(**more: Any) -> Any:
-        mask = torch.ones_like(prompt)
-        options = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        return model.generate(prompt, attention_mask=mask, **options, **more)
-
-    return [run, lambda: run(cache_implementation="static")]
+def either_cache(model: Any, prompt: torch.Tensor, tokens: int) -> list[Callable[[], Any]]:
+    """transformers with its dynamic and with its static cache."""
+    return [hf(model, prompt, tokens, **way) for way in (DYNAMIC, STATIC)]
 
 
 class Peer:
@@ -233,7 +223,7 @@ def memory_of(library: str, kind: str, folder: str) -> None:
             go(model, prompt, DECODED)()
         else:
             model = transformers.AutoModelForCausalLM.from_pretrained(source)
-            hf(model, prompt, DECODED)[0]()
+            hf(model, prompt, DECODED)()
         return model
 
     prompt = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]])
@@ -254,22 +244,8 @@ def memory_of(library: str, kind: str, folder: str) -> None:
 
 def on_gpu(shape: str, rounds: int, tokens: int, about: str) -> str:
     """Decoding in bfloat16 with the compiled step, and the share of the card's copy bandwidth it reaches."""
-    reference = reference_of(shape, torch.bfloat16, "cuda")
-    port = archport.from_state_dict(reference.config, reference.state_dict()).to("cuda")
-    prompt = ids(1, 8, "cuda")
-    with torch.inference_mode():
-        logits = reference(prompt).logits
-        error = ((port(prompt) - logits).abs().max() / logits.abs().max()).item()
-    if error > TOLERANCE:
-        sys.exit(f"logits are {error:.1%} of the largest apart")
-    goal, run = 4.0, go(port, prompt, tokens, compiled=True)
-    [line] = in_turns([Case("decode, batch 1", run, hf(reference, prompt, tokens)[:1], goal, tokens)], rounds)
-    block = torch.ones(1 << 28, device="cuda")
-    copied = 2 * block.nbytes / min(timed(block.clone) for _ in range(5))
-    read = sum(p.nbytes for p in port.parameters()) - port.embed.tokens.weight.nbytes * (not port.tied)
-    share = read / statistics.median(line.ours) / copied
-    reached = f"{share:.0%} of the card's copy bandwidth of {copied / 1e9:.0f} GB/s (goal 60%)"
-    return f"{rendered([line], f'{about}, bfloat16', 'cuda')}\n\nReads its weights at {reached}."
+    row = decoding(*pair(shape, torch.bfloat16, "cuda"), Way("cuda", rounds, tokens), batch=1)
+    return f"`python {' '.join(sys.argv)}`: {about}, bfloat16; {where()}.\n\n{table([row])}"
 
 
 if __name__ == "__main__":

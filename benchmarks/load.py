@@ -21,10 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from machine import machine, memory, where
+from machine import machine, memory, wait, where
 
 # Name: model_type, what differs from transformers' default config (the published one), dtype of the file.
 SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -271,11 +272,18 @@ def time_import(library: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start}
 
 
-def load(library: str, folder: str, dtype: str, code_first: bool, began: float) -> dict[str, float]:
-    """Seconds to a ready model and to its first logits, and the memory loading took as a share of the weights."""
+def load(
+    library: str, folder: str, dtype: str, code_first: bool, began: float, device: str = "cpu"
+) -> dict[str, float]:
+    """Seconds to a ready model and to its first logits, and the memory loading took as a share of the weights.
+
+    Memory is the host's, wherever the model is to be. That a GPU is made ready counts for neither.
+    """
     import torch
 
-    make_ready = loader(library)
+    make_ready = loader(library, device)
+    torch.ones(1, device=device)
+    wait()
     if code_first:
         import_code(library, folder)
     target = dtype if dtype == "auto" else getattr(torch, dtype)
@@ -286,10 +294,12 @@ def load(library: str, folder: str, dtype: str, code_first: bool, began: float) 
 
     start = time.perf_counter()
     model = make_ready(folder, target)
+    wait()
     ready = time.perf_counter() - start
     after = memory()
     start = time.perf_counter()
     first_logits(model)
+    wait()
     logits = ready + time.perf_counter() - start
     since_start = time.monotonic() - began
 
@@ -305,15 +315,19 @@ def load(library: str, folder: str, dtype: str, code_first: bool, began: float) 
     }
 
 
-def loader(library: str) -> Callable[[str, Any], Any]:
-    """Import a library; returned is what makes a ready model of a folder and a dtype."""
+def loader(library: str, device: str = "cpu") -> Callable[[str, Any], Any]:
+    """Import a library; returned is what makes a ready model of a folder and a dtype.
+
+    transformers reads straight to a GPU where accelerate is installed, else by way of the host's memory.
+    """
     if library == "archport":
         import archport
 
-        return lambda folder, dtype: archport.load(folder, dtype=dtype)
+        return lambda folder, dtype: archport.load(folder, dtype=dtype, device=device)
     from transformers import AutoModelForCausalLM
 
-    return lambda folder, dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    straight = {"device_map": device} if device != "cpu" and find_spec("accelerate") else {}
+    return lambda folder, dtype: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **straight).to(device)
 
 
 def import_code(library: str, folder: str) -> None:
@@ -336,7 +350,7 @@ def first_logits(model: Any) -> Any:
     import torch
 
     with torch.no_grad():
-        result = model(torch.arange(TOKENS)[None])
+        result = model(torch.arange(TOKENS, device=model.device)[None])
     return getattr(result, "logits", result)
 
 

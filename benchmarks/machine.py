@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,13 @@ def memory() -> dict[str, int]:
     """What /proc says of this process, in bytes: resident now (VmRSS), at most (VmHWM), and of no file (RssAnon)."""
     fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {name.rstrip(":"): 1024 * int(value[0]) for name, *value in fields if value[1:] == ["kB"]}
+
+
+def wait() -> None:
+    """Until a GPU has done what it was asked for."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def machine() -> dict[str, Any]:
@@ -33,9 +40,16 @@ def machine() -> dict[str, Any]:
         **{name: os.environ[name] for name in SETTINGS if name in os.environ},
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("archport", "torch", "transformers", "safetensors")},
+        **{name: _release(name) for name in ("archport", "torch", "transformers", "safetensors")},
         "date": date.today().isoformat(),
     }
+
+
+def _release(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed, run from its source"
 
 
 def where() -> str:

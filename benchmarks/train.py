@@ -7,7 +7,7 @@ archport's. Nothing is timed before loss and gradients agree. Neither drops anyt
 import argparse
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def step(model: Any, batch: torch.Tensor) -> Callable[[], float]:
     def run() -> float:
         model.zero_grad()
         output = model(batch)
-        logits = getattr(output, "logits", output)
+        logits = getattr(output, "logits", output).float()
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
         return loss.item()
@@ -54,12 +54,14 @@ def step(model: Any, batch: torch.Tensor) -> Callable[[], float]:
     return run
 
 
-def require_agreement(ours: Any, reference: Any, steps: tuple[Callable[[], float], ...]) -> None:
+def require_agreement(
+    ours: Any, reference: Any, steps: Sequence[Callable[[], float]], tolerance: float = TOLERANCE
+) -> None:
     """Stop unless both libraries make the same of a batch."""
     losses = [run() for run in steps]
     gradients = ours.embed.tokens.weight.grad, reference.get_input_embeddings().weight.grad
     error = ((gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max()).item()
-    if not (abs(losses[0] - losses[1]) < TOLERANCE and error < TOLERANCE):
+    if not (abs(losses[0] - losses[1]) < tolerance and error < tolerance):
         sys.exit(f"losses are {losses}, gradients {error:.1%} of the largest apart")
 
 

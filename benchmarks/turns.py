@@ -1,16 +1,18 @@
-"""What the benchmarks of generate and forward share: taking turns with a peer in one run, and the table of it."""
+"""What the benchmarks that take turns with transformers in one process share: shapes, runs, clocks, and the table."""
 
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from machine import where
+from machine import wait, where
+
+import archport
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
@@ -31,6 +33,16 @@ SHAPES["llama-2-layers"] = "llama", _llama | {"num_hidden_layers": 2}
 _experts = _llama | {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2}
 _experts |= {"intermediate_size": 1024, "num_local_experts": 8, "num_experts_per_tok": 2}
 SHAPES["mixtral-8x20m"] = "mixtral", _experts
+SHAPES["neox-tiny"] = (
+    "gpt_neox",
+    {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "vocab_size": 32000,
+    },
+)
 TOKENS = 32000  # that every vocabulary above has
 
 
@@ -98,25 +110,43 @@ def in_turns(cases: Sequence[Case], rounds: int) -> list[Line]:
 
 
 def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one run, to the end of what a GPU has to do for it."""
+    """Seconds of one run, from an idle GPU to the end of what it has to do for it."""
+    wait()
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start
 
 
 def reference_of(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
-    """A transformers model of random weights."""
+    """A transformers model of random weights, drawn on its device."""
     torch.manual_seed(0)
     model_type, sizes = SHAPES[shape]
     config = transformers.AutoConfig.for_model(model_type, **sizes)
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval()
+    with torch.device(device):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval()
 
 
 def ids(rows: int, length: int, device: str = "cpu") -> torch.Tensor:
     """The same random tokens every time."""
     return torch.randint(0, TOKENS, (rows, length), generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def go(model: Any, prompt: torch.Tensor, tokens: int, **more: Any) -> Callable[[], Any]:
+    """Generation with archport."""
+    return lambda: archport.generate(model, prompt, max_new_tokens=tokens, greedy=True, end=[], **more)
+
+
+# The ways in which transformers generates; a GPU it compiles for by itself, where the cache is static.
+DYNAMIC: dict[str, Any] = {}
+COMPILED = {"cache_implementation": "static"}
+STATIC = COMPILED | {"disable_compile": True}
+
+
+def hf(model: Any, prompt: torch.Tensor, tokens: int, **more: Any) -> Callable[[], Any]:
+    """Generation with transformers, in one of these ways."""
+    options = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **more}
+    return lambda: model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
 
 
 def forward(model: Any, prompt: torch.Tensor) -> Callable[[], Any]:
@@ -152,9 +182,22 @@ def rendered(lines: Sequence[Line], about: str, device: str = "cpu") -> str:
         "goal",
         *(f"{peer}, times as fast" for peer in peers),
     )
-    rows = [head, ("---",) * len(head), *(line.cells(peers) for line in lines)]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"`python {' '.join(sys.argv)}`: {about}; {can}; {where()}.\n\n{table}"
+    rows = [dict(zip(head, line.cells(peers), strict=True)) for line in lines]
+    return f"`python {' '.join(sys.argv)}`: {about}; {can}; {where()}.\n\n{table(rows)}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows in Markdown, under all columns that any of them has."""
+    head = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[in_cell(row.get(column, "")) for column in head] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *cells])
+
+
+def in_cell(value: Any) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def write(page: Path, mark: str, text: str) -> None:
