@@ -2,18 +2,19 @@
 
 import gc
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import AsideWarning, ConfigError, MappingError, NotFiniteWarning
 from .fast.cpu import cores
-from .fast.linears import swap
+from .fast.linears import linear_maps, stand_in_for, swap
 from .files.checkpoint import Checkpoint
 from .files.memory import span, trim
 from .files.values import is_finite
@@ -22,6 +23,8 @@ from .load_plan import LoadPlan, settle_tie
 from .registry import skeleton
 from .translate.steps import TensorStep
 from .translate.tensors import Copy, import_tensor
+
+ROOM = 1 / 32  # of all weights: so much may be freed before it is given back, which takes its time
 
 
 def execute(
@@ -33,39 +36,38 @@ def execute(
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
 ) -> Decoder:
     """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
-    plan = settle_tie(plan)
+    plan, device = settle_tie(plan), to_device(device)
     for note in plan.notes:
         warnings.warn(AsideWarning(note), stacklevel=3)
-    model = _filled(plan, to_device(device), check_finite, progress)
+    model = skeleton(plan.architecture, plan.config)
+    weights = _Weights(plan, check_finite, _taken_over(plan, model, linears, device))
+    with _without_garbage_collection():
+        _fill(model, weights.all(progress), device)
+    empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
+    if device.type != "meta" and (missing := [name for name in empty if name not in weights.later]):
+        words = [f"{name}: on meta, neither the file nor build gives it values" for name in missing]
+        raise MappingError(words, plan.checkpoint.origin.name)
+    model.origin = plan.checkpoint.origin
     if linears is not None:
-        in_file = {model.get_parameter(step.name or "").data_ptr() for step in plan.mapped if step.in_place}
-
-        def release(weight: Tensor) -> None:
-            if weight.data_ptr() in in_file:
-                plan.checkpoint.release(weight)
-            else:
-                trim()
-
-        swap(model, linears, release=release)
+        swap(model, linears, held=weights.held)
         trim()
+    if weights.not_finite:
+        found = [step.name for step in plan.mapped if step.name in weights.not_finite]
+        warnings.warn(NotFiniteWarning(found, plan.checkpoint.origin.name), stacklevel=3)
     return model.eval()
 
 
-def _filled(
-    plan: LoadPlan,
-    device: torch.device,
-    check_finite: bool,
-    progress: Callable[[Sequence[Copy]], Iterable[Copy]],
-) -> Decoder:
-    """The model with its weights."""
-    where = plan.checkpoint.origin.name
-    model = skeleton(plan.architecture, plan.config)
-    with _without_garbage_collection():
-        tensors, not_finite = _weights(plan, progress)
-    if check_finite:
-        not_finite |= {name: None for name, tensor in tensors.items() if not is_finite(tensor)}
-    if not_finite:
-        warnings.warn(NotFiniteWarning([name for name in tensors if name in not_finite], where), stacklevel=3)
+def _taken_over(plan: LoadPlan, model: Decoder, linears: str | None, device: torch.device) -> dict[str, TensorStep]:
+    """The steps of weights that stand-ins will hold in a form of their own, by name: each is made only for that."""
+    stand_in = stand_in_for(linears, plan.dtype, device) if linears is not None else ""
+    if isinstance(stand_in, str) or not stand_in.copies:
+        return {}
+    names = {f"{name}.weight" for name in linear_maps(model)}
+    return {step.name: step for step in plan.mapped if step.name in names}
+
+
+def _fill(model: Decoder, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give a model its weights."""
     weights: dict[str, Tensor] = {}
     addresses: set[int] = set()
     for name, tensor in tensors.items():
@@ -74,14 +76,62 @@ def _filled(
         addresses.add(tensor.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
-    values = [*model.named_parameters(), *model.named_buffers()]
-    empty = [name for name, tensor in values if tensor.is_meta]
-    if empty and device.type != "meta":
-        raise MappingError([f"{name}: on meta, neither the file nor build gives it values" for name in empty], where)
     if any(buffer.device != device for buffer in model.buffers()):
         model.to(device)
-    model.origin = plan.checkpoint.origin
-    return model
+
+
+@dataclass
+class _Weights:
+    """The weights that a plan describes: all at once, but for those that are made later, one at a time."""
+
+    plan: LoadPlan
+    check_finite: bool
+    later: Mapping[str, TensorStep]
+    not_finite: set[str] = field(default_factory=set)
+    in_file: set[int] = field(default_factory=set)  # addresses
+    freed: int = 0  # bytes since memory was given back to the system
+
+    def all(self, progress: Callable[[Sequence[Copy]], Iterable[Copy]]) -> dict[str, Tensor]:
+        """Every parameter by its name."""
+        steps = [step for step in self.plan.mapped if step.name not in self.later]
+        tensors: dict[str, Tensor] = {}
+        # What is mapped can all be opened at once; of what is not, one tensor is read at a time.
+        for some in [steps] if self.plan.checkpoint.mapped else [[step] for step in steps]:
+            tensors |= self._made(some, progress if self.plan.checkpoint.mapped else iter)
+        return tensors
+
+    @contextmanager
+    def held(self, name: str, linear: nn.Linear) -> Iterator[None]:
+        """Give a linear map its weight, if that is made now, for as long as something takes it over."""
+        if step := self.later.get(f"{name}.weight"):
+            [weight] = self._made([step], iter).values()
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+        weight = linear.weight.detach()
+        yield
+        if weight.data_ptr() in self.in_file:
+            self.plan.checkpoint.release(weight)
+        self.freed += weight.nbytes
+        del weight
+        if self.freed > ROOM * sum(step.bytes for step in self.plan.mapped):
+            trim()
+            self.freed = 0
+
+    def _made(
+        self, steps: Sequence[TensorStep], progress: Callable[[Sequence[Copy]], Iterable[Copy]]
+    ) -> dict[str, Tensor]:
+        """Some parameters; those that are not finite are remembered."""
+        tensors: dict[str, Tensor] = {}
+        copies: list[Copy] = []
+        for step in steps:
+            name = step.name or ""
+            tensors[name], pieces = import_tensor(step, self.plan.tensors.axes, self.plan.checkpoint.read)
+            copies += pieces
+            if step.in_place:
+                self.in_file.add(tensors[name].data_ptr())
+        self.not_finite |= _copy_all(self.plan.checkpoint, copies, progress)
+        if self.check_finite:
+            self.not_finite |= {name for name, tensor in tensors.items() if not is_finite(tensor)}
+        return tensors
 
 
 def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:
@@ -92,25 +142,9 @@ def own_weight(plan: LoadPlan, step: TensorStep) -> Tensor:
     return tensor
 
 
-def _weights(
-    plan: LoadPlan, progress: Callable[[Sequence[Copy]], Iterable[Copy]]
-) -> tuple[dict[str, Tensor], dict[str, None]]:
-    """Every parameter by its name, and the names of those that were copied and are not finite."""
-    tensors: dict[str, Tensor] = {}
-    not_finite: dict[str, None] = {}
-    # What is mapped can all be opened at once; of what is not, one tensor is read at a time.
-    for steps in [plan.mapped] if plan.checkpoint.mapped else [[step] for step in plan.mapped]:
-        copies: list[Copy] = []
-        for step in steps:
-            tensors[step.name or ""], pieces = import_tensor(step, plan.tensors.axes, plan.checkpoint.read)
-            copies += pieces
-        not_finite |= _copy_all(plan.checkpoint, copies, progress if plan.checkpoint.mapped else iter)
-    return tensors, not_finite
-
-
 def _copy_all(
     checkpoint: Checkpoint, copies: Sequence[Copy], progress: Callable[[Sequence[Copy]], Iterable[Copy]]
-) -> dict[str, None]:
+) -> set[str]:
     """Make all copies on all cores, a piece each, and let each source go when it is copied.
 
     Pieces that lie between others, as those of a head in rows of all heads, go with the last of their parameter.
@@ -140,10 +174,10 @@ def _copy_all(
         return is_finite(copy.target)
 
     if not copies:
-        return {}
+        return set()
     with ThreadPoolExecutor(max(cores(), torch.get_num_threads())) as pool:
         finite = [good for _, good in zip(progress(copies), pool.map(make, copies), strict=True)]
-    return {copy.name or "": None for copy, good in zip(copies, finite, strict=True) if not good}
+    return {copy.name or "" for copy, good in zip(copies, finite, strict=True) if not good}
 
 
 def _between_halves(copy: Copy) -> bool:

@@ -6,10 +6,11 @@ taken, and where none does, the model stays as it is and says so.
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import dtype_name
 from ..errors import ConfigError
@@ -28,14 +29,20 @@ KINDS: dict[str, tuple[type[StandIn], ...]] = {
 }
 
 
-def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], None] | None = None) -> Decoder:
+def swap(
+    model: Decoder,
+    kind: str = "packed",
+    *,
+    held: Callable[[str, nn.Linear], AbstractContextManager[None]] = lambda *_: nullcontext(),
+) -> Decoder:
     """Put stand-ins in the place of a model's linear maps, in place: for inference on a CPU only.
 
     Those of a router stay, or rounding would choose other experts, and so do those that compute in a way of their own.
     `direct` and `packed` compute the same in the same dtype, the first from the weights as they lie; `int8` and `int4`
     round the weights and make the model bfloat16 where the CPU computes in that. The model is returned; where torch
-    lacks the operators or the CPU the instructions, it stays as it is and a warning says so. `release` is told of each
-    weight that has been taken over, to let its memory go. Raises: ConfigError.
+    lacks the operators or the CPU the instructions, it stays as it is and a warning says so. `held` is entered with
+    each map and its name while this is taken over, to make its weight then, or to let the memory go. Raises:
+    ConfigError.
     """
     if is_swapped(model):
         raise ConfigError({"model": "its linear maps are direct, packed or quantised already"}, "linears")
@@ -44,15 +51,25 @@ def swap(model: Decoder, kind: str = "packed", *, release: Callable[[Tensor], No
     if isinstance(stand_in, str):
         warnings.warn(f"the linear maps stay as they are: {stand_in}", stacklevel=2)
         return model
-    for module in [module for module in model.modules() if not isinstance(module, Router)]:
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and stand_in.takes(child.weight):
-                setattr(module, name, stand_in(child))
-                if release is not None and stand_in.copies:
-                    release(child.weight)
+    # The largest first: while it is taken over it is there twice, and those that `held` makes are not there yet.
+    left = sorted(linear_maps(model).items(), key=lambda item: item[1].weight.numel())
+    while left:
+        name, linear = left.pop()
+        with held(name, linear):
+            if stand_in.takes(linear.weight):
+                model.set_submodule(name, stand_in(linear))
     if issubclass(stand_in, Quantized):
         model.to(torch.bfloat16)
     return model.requires_grad_(False)
+
+
+def linear_maps(model: nn.Module) -> dict[str, nn.Linear]:
+    """Those that stand-ins can take over, by name."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    routers = tuple(f"{name}." for name, module in modules.items() if isinstance(module, Router))
+    return {
+        name: module for name, module in modules.items() if type(module) is nn.Linear and not name.startswith(routers)
+    }
 
 
 def is_swapped(model: nn.Module) -> bool:
