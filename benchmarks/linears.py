@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from turns import timed, write
 
+from archport.fast.direct import DirectLinear, WideLinear, by_onednn
 from archport.fast.few_bits import GROUP, Int4InHalf, Int8InHalf, to_int4, to_int8
 from archport.fast.half import HalfLinear
 from archport.fast.packed import PackedLinear
 
 WIDTH, OUT = 768, 16384  # 50 MB in float32
 ROWS = (1, 4, 8, 64, 512)
-PIECE = 3072  # rows of a weight that are widened at a time
 EXACT = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # of the largest number
 INT8, DYNAMIC, INT4 = 2e-2, 6e-2, 2e-1
 
@@ -97,12 +97,12 @@ def ways(linear: nn.Linear) -> dict[str, tuple[Callable[[], Way], float]]:
         "the same, fewer than 4 rows as 4": (lambda: filled(ordered(weight, 8)), exact),
         "oneDNN, in its order for 1 row": (lambda: ordered(weight, 1), exact),
         "oneDNN, in its order for 128 rows": (lambda: ordered(weight, 128), exact),
-        "oneDNN, as it lies": (lambda: lambda x: pointwise(x, weight), exact),
+        "oneDNN, as it lies (`DirectLinear`)": (lambda: DirectLinear(linear), exact),
         "as (in, out)": (lambda: transposed(weight), exact),
     }
     if half:
         made["float16 by FBGEMM, multiplied in float32 (`HalfLinear`)"] = (lambda: HalfLinear(linear), exact)
-        made["widened to float32 in pieces, by oneDNN"] = (lambda: lambda x: widened(x, weight), exact)
+        made["many rows widened to float32 in pieces, by oneDNN (`WideLinear`)"] = (lambda: WideLinear(linear), exact)
     else:
         made["MKL's order"] = (lambda: by_mkl(weight), exact)
     made["8 bits, torch's own"] = (lambda: int8(weight), INT8)
@@ -113,15 +113,10 @@ def ways(linear: nn.Linear) -> dict[str, tuple[Callable[[], Way], float]]:
     return made
 
 
-def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """oneDNN's product."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-
-
 def ordered(weight: Tensor, rows: int) -> Way:
     """A weight in oneDNN's order for some rows."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda x: pointwise(x, packed)
+    return lambda x: by_onednn(x, packed, None)
 
 
 def filled(way: Way) -> Way:
@@ -139,13 +134,6 @@ def by_mkl(weight: Tensor) -> Way:
     """In MKL's order for as many rows as come, which it has to know."""
     packed = {rows: torch.ops.mkl._mkl_reorder_linear_weight(weight, rows) for rows in ROWS}
     return lambda x: torch.ops.mkl._mkl_linear(x, packed[len(x)], weight, None, len(x))
-
-
-def widened(x: Tensor, weight: Tensor) -> Tensor:
-    """In float32, rounded at the end."""
-    wide = x.float()
-    pieces = [pointwise(wide, weight[at : at + PIECE].float()) for at in range(0, len(weight), PIECE)]
-    return torch.cat(pieces, -1).to(x.dtype)
 
 
 def int8(weight: Tensor) -> Way:
