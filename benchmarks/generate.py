@@ -2,8 +2,8 @@
 
 All run in one process and take turns; figures are medians of the rounds, ratios transformers' seconds over the other's.
 Nothing is timed before all gave the same greedy tokens (float32) or logits that agree (bfloat16). transformers' figure
-is the better of its dynamic and its static cache. archport runs with its linear maps packed, as `archport generate`
-does where that pays. Weights are random, at published sizes.
+is the better of its dynamic and its static cache. archport runs with its linear maps packed, and in the lines that say
+so direct, of which `archport generate` takes what pays. Weights are random, at published sizes.
 
 `--peer litgpt=PYTHON` adds litgpt by an interpreter that has it, for shapes that it can take. `--device cuda` measures
 the compiled step instead, in bfloat16, and says which share of the card's copy bandwidth it reaches.
@@ -99,7 +99,9 @@ def start_line(folder: str, rounds: int) -> Line:
 def models(reference: Any) -> dict[str, Any]:
     """archport's, with linear maps as `archport generate` has them."""
     port = archport.from_state_dict(reference.config, copy.deepcopy(reference.state_dict()))
-    ours = {"float32": swap(copy.deepcopy(port)), "bfloat16": swap(copy.deepcopy(port).to(torch.bfloat16))}
+    half = copy.deepcopy(port).to(torch.bfloat16)
+    ours = {"float32": swap(copy.deepcopy(port)), "bfloat16": swap(copy.deepcopy(half))}
+    ours |= {"float32, direct": swap(copy.deepcopy(port), "direct"), "bfloat16, direct": swap(half, "direct")}
     return ours | {kind: swap(copy.deepcopy(port), kind) for kind in ("int8", "int4")}
 
 
@@ -126,8 +128,16 @@ def cases(reference: Any, ours: dict[str, Any], tokens: int, peers: "dict[str, P
             goals.get("prompt"),
             peers=first,
         ),
+        Case(
+            "prompt of 512 to first token, direct",
+            go(ours["float32, direct"], long, 1),
+            either_cache(reference, long, 1),
+            goals.get("prompt"),
+        ),
         decode("decode, batch 1, float32", "float32", one, "float32"),
+        decode("decode, batch 1, float32, direct", "float32, direct", one, "float32"),
         decode("decode, batch 1, bfloat16", "bfloat16", one, "bfloat16", half),
+        decode("decode, batch 1, bfloat16, direct", "bfloat16, direct", one, "bfloat16", half),
         decode("decode, batch 8, float32", "float32", many, "batch 8"),
         decode("decode, batch 1, int8 beside float32", "int8", one, "int8"),
         decode("decode, batch 1, int4 beside float32", "int4", one, "int4"),
@@ -138,7 +148,7 @@ def require_agreement(reference: Any, half: Any, ours: dict[str, Any], peers: "d
     """Stop unless all make the same of a prompt."""
     prompt = ids(1, 8)
     expected = hf(reference, prompt, 16)().tolist()
-    rows_of = {"archport": go(ours["float32"], prompt, 16)()}
+    rows_of = {f"archport, {kind}": go(ours[kind], prompt, 16)() for kind in ("float32", "float32, direct")}
     rows_of |= {name: [peer.run(prompt, 16)["ids"]] for name, peer in peers.items()}
     for name, rows in rows_of.items():
         if rows != expected:
@@ -199,13 +209,23 @@ def peers(names: list[str], reference: Any, shape: str, folder: str) -> Iterator
 def memory_table(folder: str) -> str:
     """Resident memory while decoding, beyond what a process has that did so with a tiny model, a row for each way."""
     rows = [("memory while decoding", "weights and cache", "resident", "times", "goal"), ("---",) * 5]
-    for library, kind in (("archport", "packed"), ("archport", "int8"), ("archport", "int4"), ("transformers", "")):
+    for library, kind in (
+        ("archport", "direct"),
+        ("archport", "packed"),
+        ("archport", "int8"),
+        ("archport", "int4"),
+        ("transformers", ""),
+    ):
         words = [sys.executable, __file__, "--memory", library, kind, folder]
         done = subprocess.run(
             words, check=True, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
         )
         held, resident = json.loads(done.stdout.splitlines()[-1])
-        goal = f"{MEMORY_GOAL}: {'met' if resident / held <= MEMORY_GOAL else 'missed'}" if kind == "packed" else ""
+        goal = (
+            f"{MEMORY_GOAL}: {'met' if resident / held <= MEMORY_GOAL else 'missed'}"
+            if kind in ("direct", "packed")
+            else ""
+        )
         name = f"{library}, {kind}" if kind else library
         rows.append((name, f"{held / 1e6:.0f} MB", f"{resident / 1e6:.0f} MB", f"{resident / held:.3f}", goal))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
