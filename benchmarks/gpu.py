@@ -172,8 +172,10 @@ def loading(folder: str, way: Way) -> Row:
 def stepping(shape: str, dtype: torch.dtype, batch: torch.Tensor, way: Way) -> Row:
     """Milliseconds of a step of training."""
     models = pair(shape, dtype, way.device)
-    steps = [training.step(model, batch) for model in models]
-    training.require_agreement(*models, steps, training.TOLERANCE if dtype == torch.float32 else TOLERANCE)
+    losses = archport.loss, training.of_labels
+    steps = [training.step(model, batch, loss) for model, loss in zip(models, losses, strict=True)]
+    tolerance = training.TOLERANCE if dtype == torch.float32 else TOLERANCE
+    training.require_agreement(*models, *steps, tolerance=tolerance)
     return in_turns({name: partial(timed, step) for name, step in zip(loads.LIBRARIES, steps, strict=True)}, way.rounds)
 
 

@@ -1,5 +1,6 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
+from .cross_entropy import loss
 from .errors import ArchportError
 from .exporting import export
 from .foreign import fill, find_rows
@@ -32,6 +33,7 @@ __all__ = [
     "from_state_dict",
     "generate",
     "load",
+    "loss",
     "observe",
     "plan",
     "plot",
