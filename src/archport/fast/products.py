@@ -17,8 +17,8 @@ FEW = 16  # rows or columns: with fewer, nothing is gained
 def onednn_products() -> Iterator[None]:
     """Inside, large products of float32 matrices on a CPU are oneDNN's: the same numbers, added in another order.
 
-    MKL uses AVX-512 on Intel's CPUs only; oneDNN does on others too, and is twice as fast there. Without AVX-512 it is
-    a little faster where no matrix has to be turned, which is forward. Where torch has no oneDNN, nothing changes.
+    On an AMD EPYC with AVX-512, oneDNN was twice as fast as MKL, which gains nothing from it there. Without AVX-512 it
+    was a little faster where no matrix has to be turned, which is forward. Where torch has no oneDNN, nothing changes.
     """
     if torch._C._has_mkldnn:
         with _OneDNN():
