@@ -47,6 +47,8 @@ def execute(
     if device.type != "meta" and (missing := [name for name in empty if name not in weights.later]):
         words = [f"{name}: on meta, neither the file nor build gives it values" for name in missing]
         raise MappingError(words, plan.checkpoint.origin.name)
+    if any(buffer.device != device for buffer in model.buffers()):
+        model.to(device)
     model.origin = plan.checkpoint.origin
     if linears is not None:
         swap(model, linears, held=weights.held)
@@ -76,8 +78,6 @@ def _fill(model: Decoder, tensors: Mapping[str, Tensor], device: torch.device) -
         addresses.add(tensor.data_ptr())
     model.load_state_dict(weights, assign=True, strict=False)
     model.tie()
-    if any(buffer.device != device for buffer in model.buffers()):
-        model.to(device)
 
 
 @dataclass
