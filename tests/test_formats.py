@@ -41,6 +41,7 @@ from archport.view.subjects import subject
 from archport.view.tensor_differences import tensors
 
 from .formats import common_sizes, digest, loud, numbered, of_each, sizes, variants
+from .peak import peak_of
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "formats.json").read_text())
 HUGGING_FACE = "transformers"
@@ -704,12 +705,14 @@ def test_litgpt_s_first_files_keep_the_order_of_ours(tmp_path):
 
 def test_an_export_holds_one_tensor_at_a_time(tmp_path):
     fields = sizes("gpt2", "nanogpt") | {"width": 640, "layers": 6, "heads": 10}
-    model = archport.build("gpt2", architecture("gpt2").config_class(**fields))
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    resource = pytest.importorskip("resource")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    archport.export(model, tmp_path / "x.pt", format="nanogpt")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    size = sum(parameter.nbytes for parameter in archport.build("gpt2", fields, device="meta").parameters())
+    grown = peak_of(
+        f"import archport; model = archport.build('gpt2', {fields!r})\n"
+        f"archport.export(archport.build('gpt2', {sizes('gpt2', 'nanogpt')!r}), sys.argv[1], format='nanogpt')",
+        "archport.export(model, sys.argv[2], format='nanogpt')",
+        tmp_path / "small.pt",
+        tmp_path / "x.pt",
+    )
     assert grown < 2.2 * size  # the file's own pages among them
 
 

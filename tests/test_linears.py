@@ -19,7 +19,7 @@ from torch import nn
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import archport
-from archport.errors import ConfigError, ExportError, SourceError
+from archport.errors import ConfigError, ExportError, NotFiniteWarning, SourceError
 from archport.fast import direct, half
 from archport.fast.compiled import has_fixed_shapes
 from archport.fast.direct import WideLinear
@@ -32,6 +32,7 @@ from archport.layers.experts import FloatLinear
 from archport.registry import architecture
 
 from .cpu import CPU, swapping
+from .peak import peak_of
 from .references import SIZES, VARIANTS, bound, hf_dict, reference, sequences
 
 EXACT = ("direct", "packed")
@@ -317,6 +318,36 @@ def test_a_packed_model_takes_its_own_memory_once(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     weights = (tmp_path / "model.safetensors").stat().st_size
     assert 0.5 * weights < int(done.stdout) < 1.05 * weights  # of the embedding a few rows are read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_weights_that_are_made_one_by_one_are_warned_of_in_the_file_s_order(kind, dtype, tmp_path):
+    model = reference("llama").bfloat16()
+    for name in ("model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj", "lm_head"):
+        model.get_submodule(name).weight.data[2, 3] = torch.nan
+    model.save_pretrained(tmp_path)
+    how = {"dtype": dtype, "check_finite": dtype == "auto"}
+    with pytest.warns(NotFiniteWarning) as expected:
+        archport.load(tmp_path, **how)
+    with pytest.warns() as said:
+        archport.load(tmp_path, linears=kind, **how)
+    [found] = [one.message for one in said if isinstance(one.message, NotFiniteWarning)]
+    assert found.names == expected[0].message.names
+    assert len(found.names) == 3
+
+
+def test_while_packing_hardly_more_is_held_than_at_the_end(tmp_path):
+    """Of a model that is cast, whose head is the largest weight."""
+    config = GPTNeoXConfig(hidden_size=512, num_hidden_layers=12, num_attention_heads=8, intermediate_size=2048)
+    GPTNeoXForCausalLM(config).bfloat16().save_pretrained(tmp_path)
+    taken = peak_of(
+        "import archport; archport.load(linears='packed', dtype='float32')",
+        "archport.load(sys.argv[1], linears='packed', dtype='float32')",
+        tmp_path,
+    )
+    weights = 2 * (tmp_path / "model.safetensors").stat().st_size
+    assert 0.5 * weights < taken < 1.25 * weights
 
 
 def test_weights_that_are_shared_or_changed_survive_packing(tmp_path):

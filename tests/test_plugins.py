@@ -19,9 +19,12 @@ from archport import registry
 from archport.building import parameters_on_meta
 from archport.config import DecoderConfig, bounded, derived
 from archport.errors import ConfigError, ExportError, MappingError, UnsupportedError
+from archport.fast.linears import KINDS, swap
 from archport.layers import MLP, Attention, Decoder, Embed, SequentialBlock
 from archport.translate.fields import read_config, write_config
 from archport.translate.table import Table, config_field
+
+from .cpu import swapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +191,37 @@ def test_what_has_no_values_after_loading_is_named(function, tmp_path, monkeypat
         archport.load(folder)
     assert len(caught.value.faults) == 1
     assert caught.value.faults[0].startswith("blocks.1.gate.ceiling: ")
+
+
+def one_map(cfg: Config) -> Decoder:
+    model = build_right(cfg)
+    model.blocks[1].mlp.up = model.blocks[0].mlp.up
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_map_that_several_blocks_share_is_taken_over_once(kind):
+    model = one_map(Config(**SIZES)).eval()
+    with swapping(kind) as can:
+        swap(model, kind)
+    assert model.blocks[1].mlp.up is model.blocks[0].mlp.up
+    assert isinstance(model.blocks[1].mlp.up, KINDS[kind]) == can
+
+
+def one_weight(cfg: Config) -> Decoder:
+    model = build_right(cfg)
+    model.blocks[1].mlp.up.weight = model.blocks[0].mlp.up.weight
+    return model
+
+
+@pytest.mark.parametrize("function", [one_map, one_weight])
+@pytest.mark.parametrize("linears", [None, *KINDS])
+def test_what_two_blocks_share_is_refused_in_whatever_way_it_is_held(linears, function, tmp_path, monkeypatch):
+    """For a file has it twice, and nothing says which of the two counts."""
+    folder = archport.export(archport.build("toy", SIZES), tmp_path / "toy")
+    built_by(function, monkeypatch)
+    with pytest.raises(MappingError, match=r"h\.1\.up\.weight"):
+        archport.load(folder, linears=linears)
 
 
 def test_a_weight_that_only_a_module_gives_is_no_parameter_of_the_file(tmp_path, monkeypatch):

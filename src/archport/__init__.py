@@ -1,6 +1,5 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
-from .cross_entropy import loss
 from .errors import ArchportError
 from .exporting import export
 from .foreign import fill, find_rows
@@ -15,6 +14,7 @@ from .observing import observe, sites
 from .parity import verify
 from .port import build, from_state_dict, load, plan
 from .registry import architectures, register
+from .train.loss import loss
 from .translate.table import rearranged, sections
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 from .view.plotting import plot

@@ -24,7 +24,7 @@ from .registry import skeleton
 from .translate.steps import TensorStep
 from .translate.tensors import Copy, import_tensor
 
-ROOM = 1 / 32  # of all weights: so much may be freed before it is given back, which takes its time
+ROOM = 1 << 25  # bytes that may be freed before they are given back to the system, which takes its time
 
 
 def execute(
@@ -43,10 +43,10 @@ def execute(
     weights = _Weights(plan, check_finite, _taken_over(plan, model, linears, device))
     with _without_garbage_collection():
         _fill(model, weights.all(progress), device)
-    empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
-    if device.type != "meta" and (missing := [name for name in empty if name not in weights.later]):
-        words = [f"{name}: on meta, neither the file nor build gives it values" for name in missing]
-        raise MappingError(words, plan.checkpoint.origin.name)
+    later = {linear.weight for linear in weights.later}
+    values = [*model.named_parameters(), *model.named_buffers()]
+    if device.type != "meta":
+        _require_values([name for name, value in values if value.is_meta and value not in later], plan)
     if any(buffer.device != device for buffer in model.buffers()):
         model.to(device)
     model.origin = plan.checkpoint.origin
@@ -59,13 +59,23 @@ def execute(
     return model.eval()
 
 
-def _taken_over(plan: LoadPlan, model: Decoder, linears: str | None, device: torch.device) -> dict[str, TensorStep]:
-    """The steps of weights that stand-ins will hold in a form of their own, by name: each is made only for that."""
+def _taken_over(
+    plan: LoadPlan, model: Decoder, linears: str | None, device: torch.device
+) -> dict[nn.Linear, TensorStep]:
+    """Linear maps whose weights stand-ins will hold in a form of their own, and the step by which each is made then."""
     stand_in = stand_in_for(linears, plan.dtype, device) if linears is not None else ""
     if isinstance(stand_in, str) or not stand_in.copies:
         return {}
-    names = {f"{name}.weight" for name in linear_maps(model)}
-    return {step.name: step for step in plan.mapped if step.name in names}
+    steps = {step.name: step for step in plan.mapped}
+    maps = linear_maps(model).items()
+    return {linear: steps[f"{name}.weight"] for linear, names in maps for name in names if f"{name}.weight" in steps}
+
+
+def _require_values(empty: Sequence[str], plan: LoadPlan) -> None:
+    """Raises: MappingError where something stayed on meta."""
+    if empty:
+        words = [f"{name}: on meta, neither the file nor build gives it values" for name in empty]
+        raise MappingError(words, plan.checkpoint.origin.name)
 
 
 def _fill(model: Decoder, tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -86,14 +96,15 @@ class _Weights:
 
     plan: LoadPlan
     check_finite: bool
-    later: Mapping[str, TensorStep]
+    later: dict[nn.Linear, TensorStep]
     not_finite: set[str] = field(default_factory=set)
     in_file: set[int] = field(default_factory=set)  # addresses
     freed: int = 0  # bytes since memory was given back to the system
 
     def all(self, progress: Callable[[Sequence[Copy]], Iterable[Copy]]) -> dict[str, Tensor]:
         """Every parameter by its name."""
-        steps = [step for step in self.plan.mapped if step.name not in self.later]
+        later = {step.name for step in self.later.values()}
+        steps = [step for step in self.plan.mapped if step.name not in later]
         tensors: dict[str, Tensor] = {}
         # What is mapped can all be opened at once; of what is not, one tensor is read at a time.
         for some in [steps] if self.plan.checkpoint.mapped else [[step] for step in steps]:
@@ -101,9 +112,9 @@ class _Weights:
         return tensors
 
     @contextmanager
-    def held(self, name: str, linear: nn.Linear) -> Iterator[None]:
+    def held(self, linear: nn.Linear) -> Iterator[None]:
         """Give a linear map its weight, if that is made now, for as long as something takes it over."""
-        if step := self.later.get(f"{name}.weight"):
+        if step := self.later.pop(linear, None):  # or the map would be kept, and with it the weight
             [weight] = self._made([step], iter).values()
             linear.weight = nn.Parameter(weight, requires_grad=False)
         weight = linear.weight.detach()
@@ -112,7 +123,7 @@ class _Weights:
             self.plan.checkpoint.release(weight)
         self.freed += weight.nbytes
         del weight
-        if self.freed > ROOM * sum(step.bytes for step in self.plan.mapped):
+        if self.freed > ROOM:
             trim()
             self.freed = 0
 

@@ -11,7 +11,7 @@ FEW = 3  # rows up to which torch's own product in half precision is faster than
 
 
 class DirectLinear(StandIn):
-    """The weight as it lies, multiplied by oneDNN in its own dtype."""
+    """The weight as it lies, or turned where a file has it the other way round, multiplied by oneDNN in its dtype."""
 
     copies = False
     operators = ("mkldnn._linear_pointwise",)

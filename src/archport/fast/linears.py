@@ -33,7 +33,7 @@ def swap(
     model: Decoder,
     kind: str = "packed",
     *,
-    held: Callable[[str, nn.Linear], AbstractContextManager[None]] = lambda *_: nullcontext(),
+    held: Callable[[nn.Linear], AbstractContextManager[Any]] = nullcontext,
 ) -> Decoder:
     """Put stand-ins in the place of a model's linear maps, in place: for inference on a CPU only.
 
@@ -41,8 +41,7 @@ def swap(
     `direct` and `packed` compute the same in the same dtype, the first from the weights as they lie; `int8` and `int4`
     round the weights and make the model bfloat16 where the CPU computes in that. The model is returned; where torch
     lacks the operators or the CPU the instructions, it stays as it is and a warning says so. `held` is entered with
-    each map and its name while this is taken over, to make its weight then, or to let the memory go. Raises:
-    ConfigError.
+    each map while this is taken over, to make its weight then, or to let the memory go. Raises: ConfigError.
     """
     if is_swapped(model):
         raise ConfigError({"model": "its linear maps are direct, packed or quantised already"}, "linears")
@@ -52,24 +51,28 @@ def swap(
         warnings.warn(f"the linear maps stay as they are: {stand_in}", stacklevel=2)
         return model
     # The largest first: while it is taken over it is there twice, and those that `held` makes are not there yet.
-    left = sorted(linear_maps(model).items(), key=lambda item: item[1].weight.numel())
+    left = sorted(linear_maps(model).items(), key=lambda item: item[0].weight.numel())
     while left:
-        name, linear = left.pop()
-        with held(name, linear):
+        linear, names = left.pop()
+        with held(linear):
             if stand_in.takes(linear.weight):
-                model.set_submodule(name, stand_in(linear))
+                faster = stand_in(linear)
+                for name in names:
+                    model.set_submodule(name, faster)
     if issubclass(stand_in, Quantized):
         model.to(torch.bfloat16)
     return model.requires_grad_(False)
 
 
-def linear_maps(model: nn.Module) -> dict[str, nn.Linear]:
-    """Those that stand-ins can take over, by name."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    routers = tuple(f"{name}." for name, module in modules.items() if isinstance(module, Router))
-    return {
-        name: module for name, module in modules.items() if type(module) is nn.Linear and not name.startswith(routers)
-    }
+def linear_maps(model: nn.Module) -> dict[nn.Linear, list[str]]:
+    """Those that stand-ins can take over, with all names of each."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    routers = tuple(f"{name}." for name, module in modules if isinstance(module, Router))
+    maps: dict[nn.Linear, list[str]] = {}
+    for name, module in modules:
+        if type(module) is nn.Linear and not name.startswith(routers):
+            maps.setdefault(module, []).append(name)
+    return maps
 
 
 def is_swapped(model: nn.Module) -> bool:

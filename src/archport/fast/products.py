@@ -17,7 +17,7 @@ FEW = 16  # rows or columns: with fewer, nothing is gained
 def onednn_products() -> Iterator[None]:
     """Inside, large products of float32 matrices on a CPU are oneDNN's: the same numbers, added in another order.
 
-    On an AMD EPYC with AVX-512, oneDNN was twice as fast as MKL, which gains nothing from it there. Without AVX-512 it
+    On an AMD EPYC with AVX-512 it was much faster than MKL, which gains nothing from AVX-512 there. Without it oneDNN
     was a little faster where no matrix has to be turned, which is forward. Where torch has no oneDNN, nothing changes.
     """
     if torch._C._has_mkldnn:

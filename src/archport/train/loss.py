@@ -9,13 +9,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .checking import shown
-from .config import dtype_name
-from .errors import ConfigError
-from .fast.linears import is_swapped
-from .keywords import strict_keywords
-from .layers import Decoder
-from .observing import is_observed
+from ..checking import shown
+from ..config import dtype_name
+from ..errors import ConfigError
+from ..fast.linears import is_swapped
+from ..keywords import strict_keywords
+from ..layers import Decoder
+from ..observing import is_observed
 
 NONE = -100  # a target that does not count, as in torch and transformers
 REDUCTIONS = ("mean", "sum", "none")
@@ -52,8 +52,10 @@ def loss(
             losses = _in_chunks(model, model.norm(stream).flatten(0, 1), following, reduction, chunk)
     except IndexError:
         size = model.config.vocab_size
-        outside = following[(following != NONE) & ((following < 0) | (following >= size))]
-        raise ValueError(f"target {int(outside[0])}, expected 0 to {size - 1}, or {NONE} for none") from None
+        outside = following[(following != NONE) & ((following < 0) | (following >= size))].tolist()
+        if not outside:
+            raise
+        raise ValueError(f"target {outside[0]}, expected 0 to {size - 1}, or {NONE} for none") from None
     return losses.view(ids.shape) if reduction == "none" else losses
 
 
