@@ -5,16 +5,22 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+import archport
+from archport import loading
+from archport.cli import texts
+from archport.cli.app import app
 from archport.fast import choosing
 from archport.fast.choosing import ASKING, PROMPT, Path, chosen, measured
 from archport.fast.cpu import cpu
 from archport.fast.direct import DirectLinear
-from archport.fast.linears import KINDS, stand_in_for
+from archport.fast.linears import KINDS, stand_in_for, swap
 from archport.fast.packed import PackedLinear
 
 from .cpu import CPU
@@ -66,6 +72,38 @@ def test_what_is_slower_here_than_a_plain_map_is_not_chosen(slower, monkeypatch)
     assert kind not in slower
     assert why.startswith(kind or "nn.Linear as it is")
     assert [line.split(":")[0] for line in why.splitlines()[1:]] == ["float32, direct", "float32, packed"]
+
+
+@pytest.mark.parametrize(
+    ("direct", "packed", "tokens", "expected"),
+    [
+        ((0, 2, 64, 1, 64), (10, 2, 64, 0.5, 64), 10, "direct"),  # packing is not paid back yet
+        ((0, 2, 64, 1, 64), (10, 2, 64, 0.5, 64), 30, "packed"),
+        ((0, 2, 64, 1, 64), (0, 2, 64, 0.99, 64), 30, "direct"),  # hardly faster than what is simpler
+        ((0, 2, 64, 2, 64), (10, 2, 64, 1, 64), 30, "packed"),
+        ((0, 2, 64, 2, 64), (10, 2, 64, 2, 64), 30, None),
+    ],
+)
+def test_the_simplest_of_the_fastest_is_chosen(direct, packed, tokens, expected, monkeypatch):
+    paths = {"direct": replace(path(*direct), kind="direct"), "packed": path(*packed)}
+    monkeypatch.setattr(choosing, "measured", lambda kind, *_, **__: paths[kind])
+    kind, why = chosen(torch.float32, CPU, 10**12, 0, tokens)
+    assert kind == expected
+    assert why.splitlines()[1:] == [str(one) for one in paths.values()]
+
+
+def test_score_takes_what_pays_for_its_text(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("It was a bright cold day in April, and the clocks were striking.")
+    asked, swapped = [], []
+    monkeypatch.setattr(texts, "chosen", lambda *given: asked.append(given[3:]) or ("direct", "because"))
+    monkeypatch.setattr(loading, "swap", lambda model, kind, **how: swapped.append(kind) or swap(model, kind, **how))
+    words = ["score", str(tmp_path / "text.txt"), "--dtype", "float32", "--json"]
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert (asked, swapped) == ([(64 // texts.LETTERS, 0)], ["direct"])
+    expected = archport.score(archport.load(dtype="float32"), [row["id"] for row in found["per_token"]])
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-4)
+    CliRunner().invoke(app, [*words, "--quantize", "int8"])
+    assert len(asked) == 1  # what rounding costs is to be seen beside the plain model
 
 
 def test_nothing_is_measured_where_nothing_can_pay(monkeypatch):

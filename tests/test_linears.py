@@ -324,7 +324,7 @@ def test_a_packed_model_takes_its_own_memory_once(tmp_path):
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_weights_that_are_made_one_by_one_are_warned_of_in_the_file_s_order(kind, dtype, tmp_path):
     model = reference("llama").bfloat16()
-    for name in ("model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj", "lm_head"):
+    for name in ("model.embed_tokens", "model.layers.1.mlp.up_proj", "model.layers.0.self_attn.q_proj"):
         model.get_submodule(name).weight.data[2, 3] = torch.nan
     model.save_pretrained(tmp_path)
     how = {"dtype": dtype, "check_finite": dtype == "auto"}
@@ -334,7 +334,7 @@ def test_weights_that_are_made_one_by_one_are_warned_of_in_the_file_s_order(kind
         archport.load(tmp_path, linears=kind, **how)
     [found] = [one.message for one in said if isinstance(one.message, NotFiniteWarning)]
     assert found.names == expected[0].message.names
-    assert len(found.names) == 3
+    assert found.names == ("embed.tokens.weight", "blocks.0.attn.qkv.weight", "blocks.1.mlp.up.weight")
 
 
 def test_while_packing_hardly_more_is_held_than_at_the_end(tmp_path):
@@ -347,7 +347,7 @@ def test_while_packing_hardly_more_is_held_than_at_the_end(tmp_path):
         tmp_path,
     )
     weights = 2 * (tmp_path / "model.safetensors").stat().st_size
-    assert 0.5 * weights < taken < 1.25 * weights
+    assert 0.5 * weights < taken < 1.1 * weights
 
 
 def test_weights_that_are_shared_or_changed_survive_packing(tmp_path):

@@ -168,6 +168,25 @@ def test_a_head_that_is_more_than_one_map_or_is_watched_makes_all_logits():
     assert torch.allclose(archport.loss(port, ids), expected)
 
 
+def test_a_finish_that_learns_gets_its_gradient():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.by = nn.Parameter(torch.tensor(1.5))
+
+        def forward(self, logits):
+            return logits * self.by
+
+    port = small("llama")
+    port.finish = Scale()
+    ids = text(port)
+    whole(port, ids, after(ids)).backward()
+    theirs = gradients(port)
+    archport.loss(port, ids, chunk=CHUNK).backward()
+    assert theirs["finish.by"] != 0
+    assert_close(gradients(port), theirs)
+
+
 def test_gradients_add_up():
     port = small("gpt2")
     ids = text(port)

@@ -55,6 +55,15 @@ def test_matrices_may_lie_in_any_way(turned):
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(("turned", "stay"), [((False, True), False), ((False, False), True), ((True, True), True)])
+def test_matrices_that_must_be_turned_stay_with_torch_where_that_is_faster(made, turned, stay):
+    """A weight comes as its transpose, so that it lies as it is wanted."""
+    a, b = (torch.ones(40, 40).T if turn else torch.ones(40, 40) for turn in turned)
+    with onednn_products():
+        a @ b
+    assert bool(made) == (not stay or torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
 def test_others_stay_with_torch(made):
     with onednn_products():
         for a in (torch.ones(FEW - 1, 40), torch.ones(40, 40, dtype=torch.float64), torch.ones(40, 40, device="meta")):
