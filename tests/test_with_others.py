@@ -508,8 +508,8 @@ def expect_merged(folder: Path, variant: str, config, dtype: torch.dtype = torch
     assert any(not torch.equal(*pair) for pair in zip(loaded.parameters(), base.parameters(), strict=False))
     if dtype == torch.float32:
         ids = texts(merged.config.vocab_size)
-        theirs = merged(ids).logits
-        assert (loaded(ids) - theirs).abs().max() < bound(variant, theirs, 2e-5)
+        theirs = merged.double()(ids).logits  # for large weights, as OFT's, leave much to rounding in float32
+        assert (loaded.double()(ids) - theirs).abs().max() < bound(variant, theirs)
     plan = archport.plan(folder / "base", adapter=folder / "adapter")
     assert plan.parameters == loaded.num_parameters()
 
