@@ -32,6 +32,7 @@ from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
 from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
 from .rotary import Rotary, Rotation, WideRotary
 from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
+from .sharding import Cut, Sharding
 
 __all__ = [
     "ACTIVATIONS",
@@ -46,6 +47,7 @@ __all__ = [
     "ChosenSoftmaxRouter",
     "Chunked",
     "ClampedGatedMLP",
+    "Cut",
     "Decoder",
     "DynamicNTK",
     "Embed",
@@ -81,6 +83,7 @@ __all__ = [
     "ScaledEmbedding",
     "Scaling",
     "SequentialBlock",
+    "Sharding",
     "SharedExpert",
     "SharedNormBlock",
     "SigmoidRouter",

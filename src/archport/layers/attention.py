@@ -1,5 +1,7 @@
 """Attention in steps: project, norm, rotate, attend, output; a variant overrides one of them."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 from ..errors import ConfigError
 from .context import AttentionContext
 from .rotary import Rotary
+from .sharding import Cut, Sharding
 
 # The rows of a fused `qkv` weight: group by group, and within a group its queries, its key, its value. So a contiguous
 # slice of rows is a set of whole groups, and q, k and v are views of one product.
@@ -15,6 +18,8 @@ QKV = "(kv [group k v] dim)"
 
 class Sinks(nn.Module):
     """A score for each head that no key has: what it takes of the softmax goes nowhere. Source: `GptOssAttention`."""
+
+    sharding: ClassVar = Sharding({"weight": Cut.HEADS})
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -41,6 +46,10 @@ class Attention(nn.Module):
     Raises: ConfigError for heads that do not divide into groups.
     Source: arXiv 1706.03762; grouped queries arXiv 2305.13245.
     """
+
+    sharding: ClassVar = Sharding(
+        {"qkv": Cut.OUTPUTS, "out": Cut.INPUTS}, sizes=("heads", "kv_heads"), units="kv_heads"
+    )
 
     def __init__(
         self,
@@ -169,6 +178,8 @@ class Attention(nn.Module):
 
 class NormedLastAttention(Attention):
     """Attention that norms queries and keys after they are turned. Source: `HunYuanDenseV1Attention`."""
+
+    sharding: ClassVar = Attention.sharding
 
     def place(self, q: Tensor, k: Tensor, context: AttentionContext) -> tuple[Tensor, Tensor]:
         """Queries and keys (batch, heads, seq, head_width) ready to meet: turned, then normed."""

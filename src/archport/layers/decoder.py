@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from ..config import NOT_OF_TRANSFORMERS, AnyConfig, DecoderConfig, Origin
 from .block import Block
 from .context import AttentionContext, Cache, of_pass
 from .embed import Embed
+from .sharding import Cut, Sharding
 
 
 class _OfTransformers:
@@ -26,11 +27,13 @@ class Decoder(nn.Module):
     """A decoder-only transformer: embed, blocks, norm, head, finish. `tied` makes the head the token embedding.
 
     `config`, `architecture` and `origin` say what it is and where it came from; `archport.build` and `archport.load`
-    set them.
+    set them. `ranks` is how many processes compute it together, each with a part of it here: `archport.parallel.load`.
     """
 
     architecture: str
     origin: Origin | None = None
+    sharding: ClassVar = Sharding({"head": Cut.GATHERED})
+    ranks: int = 1
     accepts_loss_kwargs = can_generate = prepare_inputs_for_generation = _OfTransformers()
 
     if TYPE_CHECKING:

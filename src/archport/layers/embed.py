@@ -1,13 +1,17 @@
 """Token ids to vectors, with or without learned positions."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .sharding import WHOLE, Cut, Sharding
+
 
 class Embed(nn.Module):
     """Token ids to vectors, times `scale` and normed by `norm` where given; row `padding` gets no gradient."""
+
+    sharding: ClassVar = Sharding({"tokens": Cut.ROWS})
 
     def __init__(
         self,
@@ -48,6 +52,8 @@ class PositionedEmbed(Embed):
     Source: GPT-2, Radford et al. 2019; the offset: `OPTLearnedPositionalEmbedding`.
     """
 
+    sharding: ClassVar = Embed.sharding
+
     def __init__(self, vocab_size: int, width: int, *, context: int, offset: int = 0, **more: Any) -> None:
         super().__init__(vocab_size, width, **more)
         self.offset = offset
@@ -64,6 +70,8 @@ class PositionedEmbed(Embed):
 class ProjectedEmbed(PositionedEmbed):
     """Token vectors of their own width, projected to the stream's before they are placed. Source: `OPTDecoder`."""
 
+    sharding: ClassVar = Embed.sharding
+
     def __init__(
         self, vocab_size: int, width: int, *, token_width: int, padding: int | None = None, **more: Any
     ) -> None:
@@ -78,6 +86,8 @@ class ProjectedEmbed(PositionedEmbed):
 
 class ScaledEmbedding(nn.Embedding):
     """A table whose rows come out times `scale`, which is rounded to their precision. Source: `Gemma3TextModel`."""
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, rows: int, width: int, *, scale: float, padding: int | None = None) -> None:
         super().__init__(rows, width, padding_idx=padding)

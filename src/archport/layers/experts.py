@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from .mlp import GatedMLP, QuickGELU
+from .sharding import Cut, Sharding
 
 
 class Experts(nn.Module):
@@ -19,6 +21,8 @@ class Experts(nn.Module):
 
     Source: arXiv 1701.06538; a shared expert arXiv 2401.06066.
     """
+
+    sharding: ClassVar = Sharding({"experts": Cut.SUMMED})
 
     def __init__(self, router: nn.Module, experts: Sequence[nn.Module], shared: nn.Module | None = None) -> None:
         super().__init__()
@@ -63,6 +67,8 @@ class SharedExpert(nn.Module):
 
 class ClampedGatedMLP(GatedMLP):
     """A gated MLP whose up-projection is raised by one, both clamped at `limit`. Source: GptOssExperts."""
+
+    sharding: ClassVar = GatedMLP.sharding
 
     def __init__(self, width: int, mlp_width: int, *, alpha: float, limit: float, bias: bool = True) -> None:
         super().__init__(width, mlp_width, activation="silu", bias=bias)

@@ -3,14 +3,19 @@
 A mask is a part handed to attention. What it makes is worked out once a pass, for all layers that share it.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from .context import AttentionContext
+from .sharding import WHOLE, Cut, Sharding
 
 
 class Window(nn.Module):
     """Each query sees the last `size` tokens, its own among them. Source: Longformer, arXiv 2004.05150; Mistral."""
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -30,6 +35,8 @@ class Window(nn.Module):
 
 class Chunked(nn.Module):
     """Each query sees its own chunk of `size` tokens of the text, up to itself. Source: `Llama4TextModel`."""
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -53,6 +60,8 @@ class Alibi(nn.Module):
     The slopes of n heads are 2 ** (-8 i / n) for i from 1; where n is no power of two, those of the power below it,
     then every second one of the power above. Source: arXiv 2108.12409.
     """
+
+    sharding: ClassVar = Sharding({"slopes": Cut.HEADS})
 
     def __init__(self, heads: int, *, factor: float = 1.0) -> None:
         super().__init__()
@@ -83,6 +92,8 @@ class Alibi(nn.Module):
 class SlotAlibi(Alibi):
     """Alibi over the slots of a row, in which padding between two tokens counts too. Source: `MptModel`."""
 
+    sharding: ClassVar = Alibi.sharding
+
     def bias(self, key_positions: Tensor, places: Tensor) -> Tensor:  # (batch or 1, keys), (seq)
         """The price of each distance, (1, heads, seq, keys)."""
         return super().bias(torch.arange(key_positions.shape[-1], device=places.device)[None], places)
@@ -90,6 +101,8 @@ class SlotAlibi(Alibi):
 
 class RoundedAlibi(Alibi):
     """Alibi whose prices are rounded to bfloat16, counted from the first token. Source: `FalconModel`."""
+
+    sharding: ClassVar = Alibi.sharding
 
     def bias(self, key_positions: Tensor, places: Tensor) -> Tensor:  # (batch or 1, keys), (seq)
         """The price of each key, (batch or 1, heads, 1, keys)."""

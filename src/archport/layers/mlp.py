@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .sharding import WHOLE, Cut, Sharding
 
 
 class QuickGELU(nn.Module):
     """GELU by a sigmoid: x sigmoid(alpha x). Source: arXiv 1606.08415."""
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, alpha: float = 1.702) -> None:
         super().__init__()
@@ -27,6 +31,8 @@ class QuickGELU(nn.Module):
 
 class ReLUSquared(nn.Module):
     """The square of what is positive. Source: Primer, arXiv 2109.08668."""
+
+    sharding: ClassVar = WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
         """Each element alone."""
@@ -46,6 +52,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class MLP(nn.Module):
     """Two linear maps with an activation between, at each position alone. Raises: ConfigError."""
 
+    sharding: ClassVar = Sharding({"up": Cut.OUTPUTS, "down": Cut.INPUTS})
+
     def __init__(self, width: int, mlp_width: int, *, activation: str, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         self.up = nn.Linear(width, mlp_width, bias=bias)
@@ -63,6 +71,8 @@ class GatedMLP(nn.Module):
 
     Raises: ConfigError. Source: arXiv 2002.05202.
     """
+
+    sharding: ClassVar = Sharding({"gate": Cut.OUTPUTS, "up": Cut.OUTPUTS, "down": Cut.INPUTS})
 
     def __init__(
         self, width: int, mlp_width: int, *, activation: str, bias: bool = False, dropout: float = 0.0

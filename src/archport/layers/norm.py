@@ -3,9 +3,13 @@
 All are computed in float32 or wider; where the weight is multiplied before or after the cast shows in half precision.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .sharding import WHOLE, Cut, Sharding
 
 
 class RMSNorm(nn.Module):
@@ -13,6 +17,8 @@ class RMSNorm(nn.Module):
 
     Source: arXiv 1910.07467; `LlamaRMSNorm`.
     """
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, width: int, *, eps: float) -> None:
         super().__init__()
@@ -39,6 +45,8 @@ class RMSNorm(nn.Module):
 class LateRMSNorm(RMSNorm):
     """RMSNorm that is weighted first and cast last. Source: `Olmo2RMSNorm`."""
 
+    sharding: ClassVar = WHOLE
+
     def weighted(self, normed: Tensor, dtype: torch.dtype) -> Tensor:  # (.., width), same out
         """Give each element its weight."""
         return (self.weight * normed).to(dtype)
@@ -46,6 +54,8 @@ class LateRMSNorm(RMSNorm):
 
 class OffsetRMSNorm(RMSNorm):
     """RMSNorm whose weights are kept as their distance from one, cast last. Source: `GemmaRMSNorm`."""
+
+    sharding: ClassVar = WHOLE
 
     def __init__(self, width: int, *, eps: float) -> None:
         super().__init__(width, eps=eps)
@@ -63,6 +73,8 @@ class OffsetRMSNorm(RMSNorm):
 class AcrossHeads(nn.Module):
     """Norms the heads of queries or keys as one vector, with a norm of that width. Source: `Olmo2Attention`."""
 
+    sharding: ClassVar = Sharding({"norm": Cut.ACROSS})
+
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
@@ -76,6 +88,8 @@ class AcrossHeads(nn.Module):
 
 class LayerNormByHead(nn.Module):
     """LayerNorm of each head with weights of its own, without bias. Source: `CohereLayerNorm`."""
+
+    sharding: ClassVar = Sharding({"weight": Cut.HEADS})
 
     def __init__(self, heads: int, head_width: int, *, eps: float) -> None:
         super().__init__()

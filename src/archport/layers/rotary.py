@@ -1,11 +1,12 @@
 """Rotary positions: queries and keys are turned by angles that grow with their position."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .scaling import Scaling, positions_per_radian
+from .sharding import WHOLE
 
 
 class Rotation(NamedTuple):
@@ -38,6 +39,8 @@ class Rotary(nn.Module):
     Source: RoFormer, arXiv 2104.09864.
     """
 
+    sharding: ClassVar = WHOLE
+
     def __init__(
         self, width: int, *, base: float = 10000.0, pairing: str = "halves", scaling: Scaling | None = None
     ) -> None:
@@ -69,6 +72,8 @@ class Rotary(nn.Module):
 
 class WideRotary(Rotary):
     """Rotary that turns in float32 or wider and casts what is turned, not the angles. Source: `OlmoRotaryEmbedding`."""
+
+    sharding: ClassVar = WHOLE
 
     def rotation(self, angles: Tensor, dtype: torch.dtype) -> Rotation:  # (seq, pairs) or (batch, 1, seq, pairs)
         """Cosines and sines of angles, in float32 or the stream's wider dtype."""
