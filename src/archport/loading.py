@@ -21,6 +21,7 @@ from .files.values import is_finite
 from .layers import Decoder
 from .load_plan import LoadPlan, settle_tie
 from .registry import skeleton
+from .translate.pieces import Piece, import_piece
 from .translate.steps import TensorStep
 from .translate.tensors import Copy, import_tensor
 
@@ -34,13 +35,19 @@ def execute(
     check_finite: bool = False,
     linears: str | None = None,
     progress: Callable[[Sequence[Copy]], Iterable[Copy]] = iter,
+    cut: Callable[[Decoder], Mapping[str, Piece]] | None = None,
 ) -> Decoder:
-    """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by."""
+    """Make the model that a plan describes, in eval mode; `progress` may watch the copies go by.
+
+    `cut` makes of it, before it has weights, the part that this process is to have, and says which piece of each
+    parameter that takes: no more is read.
+    """
     plan, device = settle_tie(plan), to_device(device)
     for note in plan.notes:
         warnings.warn(AsideWarning(note), stacklevel=3)
     model = skeleton(plan.architecture, plan.config)
-    weights = _Weights(plan, check_finite, _taken_over(plan, model, linears, device))
+    pieces = {} if cut is None else cut(model)
+    weights = _Weights(plan, check_finite, _taken_over(plan, model, linears, device), pieces)
     with _without_garbage_collection():
         _fill(model, weights.all(progress), device)
     later = {linear.weight for linear in weights.later}
@@ -97,6 +104,7 @@ class _Weights:
     plan: LoadPlan
     check_finite: bool
     later: dict[nn.Linear, TensorStep]
+    cut: Mapping[str, Piece]
     not_finite: set[str] = field(default_factory=set)
     in_file: set[int] = field(default_factory=set)  # addresses
     freed: int = 0  # bytes since memory was given back to the system
@@ -135,9 +143,10 @@ class _Weights:
         copies: list[Copy] = []
         for step in steps:
             name = step.name or ""
-            tensors[name], pieces = import_tensor(step, self.plan.tensors.axes, self.plan.checkpoint.read)
+            how = step, self.plan.tensors.axes, self.plan.checkpoint.read
+            tensors[name], pieces = import_piece(*how, self.cut[name]) if name in self.cut else import_tensor(*how)
             copies += pieces
-            if step.in_place:
+            if step.in_place and not pieces:
                 self.in_file.add(tensors[name].data_ptr())
         self.not_finite |= _copy_all(self.plan.checkpoint, copies, progress)
         if self.check_finite:

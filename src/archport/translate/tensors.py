@@ -36,13 +36,13 @@ def import_tensor(
         if source.dtype == step.dtype:
             return source, []
         ours = torch.empty(source.shape, dtype=step.dtype)
-        return ours, list(_pieces(ours, source, step.name))
+        return ours, list(pieces(ours, source, step.name))
     layout = Layout(Row(step.keys, step.pattern), axes)
     if step.in_place and (view := layout.view(read(step.keys[0]), step.shape)) is not None:
         return view, []
     ours = _like_the_view(layout, step) if step.kind == StepKind.CAST else torch.empty(step.shape, dtype=step.dtype)
     pairs = (pair for key in dict.fromkeys(step.keys) for pair in layout.pairs(key, ours, read(key)))
-    return ours, [piece for pair in pairs for piece in _pieces(*pair, step.name)]
+    return ours, [piece for pair in pairs for piece in pieces(*pair, step.name)]
 
 
 def _like_the_view(layout: Layout, step: TensorStep) -> Tensor:
@@ -53,7 +53,7 @@ def _like_the_view(layout: Layout, step: TensorStep) -> Tensor:
     return torch.empty(step.shape[::-1], dtype=step.dtype).T if strided else torch.empty(step.shape, dtype=step.dtype)
 
 
-def _pieces(target: Tensor, source: Tensor, name: str | None) -> list[Copy]:
+def pieces(target: Tensor, source: Tensor, name: str | None) -> list[Copy]:
     """A copy in pieces of a few megabytes, so that cores share it and little of the source is in memory at a time."""
     rows = max(1, PIECE * len(source) // max(1, source.nbytes)) if source.ndim else 1
     if source.ndim == 0:
