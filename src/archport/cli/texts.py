@@ -21,6 +21,8 @@ from ..generation.scoring import score as score_of
 from ..generation.tokenizers import chat_ids
 from ..layers import Decoder
 from ..load_plan import LoadPlan
+from ..parallel.inference import loaded
+from ..parallel.ranks import ranks_of
 from .app import (
     Adapter,
     Device,
@@ -37,6 +39,7 @@ from .app import (
     print_json,
     reading,
 )
+from .processes import require_ranks
 
 
 class Bits(str, Enum):
@@ -73,6 +76,9 @@ def generate(
     explain_speed: Annotated[
         bool, Option("--explain-speed", help="say on stderr which way to multiply was chosen here, and why")
     ] = False,
+    tensor_parallel: Annotated[
+        int | None, Option(help="share the model out among so many processes, which torchrun starts")
+    ] = None,
     slide: Annotated[bool, Option("--slide", help="past the context, drop the oldest tokens")] = False,
     no_stream: Annotated[bool, Option("--no-stream", help="print the whole text at the end")] = False,
     chat: Annotated[bool, Option("--chat", help="the prompt is a message: print the answer")] = False,
@@ -96,10 +102,16 @@ def generate(
         raise BadParameter("--stop: found an empty text, which is everywhere")
     if compiled and quantize is not None:
         raise BadParameter("--compile and --quantize do not go together")
+    if tensor_parallel is not None:
+        if compiled or quantize is not None or explain_speed:
+            raise BadParameter("--tensor-parallel goes with none of --compile, --quantize and --explain-speed")
+        require_ranks(tensor_parallel)
     given = prompt if prompt is not None else _read_text(str(prompt_file))
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     plan = port.plan(source, dtype=dtype, headers_only=False, **how)
-    if quantize is not None:
+    if tensor_parallel is not None:
+        linears, why = None, ""
+    elif quantize is not None:
         linears, why = quantize.value, f"as --quantize {quantize.value} asks"
     elif compiled:
         linears, why = None, "nn.Linear as it is, compiled"
@@ -107,7 +119,10 @@ def generate(
         linears, why = _linears(plan, device, given, max_new_tokens)
     if explain_speed:
         err.print(f"{cpu()}\n{why}", markup=False, soft_wrap=True)
-    model = loading.execute(plan, device, linears=linears)
+    if tensor_parallel is not None:
+        model = loaded(plan, *ranks_of(None, device))
+    else:
+        model = loading.execute(plan, device, linears=linears)
     reader = text.tokenizer(model if tokenizer is None else tokenizer)
     if chat:
         ids, shown = text.within(reader, chat_ids(reader, given), model.config.vocab_size), ""
