@@ -1,5 +1,6 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
+from . import parallel as parallel
 from .errors import ArchportError
 from .exporting import export
 from .foreign import fill, find_rows

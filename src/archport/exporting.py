@@ -116,7 +116,7 @@ def _require_plain(model: Decoder) -> None:
     """Raises: ExportError for a model whose weights are in no layout that files have."""
     if is_swapped(model):
         raise ExportError("the model's linear maps are direct, packed or quantised: export it as loaded without them")
-    if model.ranks > 1 or any(hasattr(parameter, "placements") for parameter in model.parameters()):
+    if model.is_part:
         raise ExportError("found a part of the model in this process, the rest in others, expected all of it in one")
 
 

@@ -74,6 +74,11 @@ class Decoder(nn.Module):
         """The type of its numbers."""
         return next(self.parameters()).dtype
 
+    @property
+    def is_part(self) -> bool:
+        """Whether the rest of it is in other processes."""
+        return self.ranks > 1 or any(hasattr(parameter, "placements") for parameter in self.parameters())
+
     def num_parameters(self) -> int:
         """How many numbers it has learned, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -60,6 +60,8 @@ def ranks_of(mesh: Any, device: str | torch.device) -> tuple[Ranks, torch.device
 
     Raises: ConfigError.
     """
+    if mesh is not None:
+        require_mesh(mesh)
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -68,7 +70,6 @@ def ranks_of(mesh: Any, device: str | torch.device) -> tuple[Ranks, torch.device
     begin(device)
     if mesh is None:
         return Ranks(dist.get_rank(), dist.get_world_size(), dist.group.WORLD), device
-    require_mesh(mesh)
     return Ranks(mesh.get_local_rank(), mesh.size(), mesh.get_group()), device
 
 

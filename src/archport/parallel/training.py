@@ -27,10 +27,11 @@ def shard(model: Decoder, mesh: Any = None) -> Decoder:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if mesh is None:
+    if mesh is not None:
+        require_mesh(mesh)
+    else:
         begin(model.device)
         mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
-    require_mesh(mesh)
     for parameter in model.parameters():
         parameter.data = (
             parameter.data.contiguous()
@@ -50,7 +51,7 @@ def _require_whole(model: Any) -> None:
         fault = f"found {shown(model)}, expected a Decoder of archport"
     elif is_swapped(model):
         fault = "its linear maps are direct, packed or quantised, and only go forward: load it without linears"
-    elif model.ranks > 1 or any(hasattr(parameter, "placements") for parameter in model.parameters()):
+    elif model.is_part:
         fault = "found a part of it in this process already, expected all of it"
     if fault is not None:
         raise ConfigError({"model": fault}, "shard")

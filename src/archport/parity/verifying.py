@@ -121,6 +121,10 @@ def _port(model: Decoder | str | Path | None, how: dict[str, Any], *, mixed: boo
             raise SourceError(
                 "the model's linear maps are direct, packed or quantised: verify it as loaded, with packed=True"
             )
+        if model.is_part:
+            raise SourceError(
+                "found a part of the model in this process, the rest in others: verify it as loaded in one"
+            )
         require_port(model)
         port = copy.deepcopy(model)
         problems += [] if mixed else mixed_dtypes(port)
