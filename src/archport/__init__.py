@@ -15,6 +15,7 @@ from .observing import observe, sites
 from .parity import verify
 from .port import build, from_state_dict, load, plan
 from .registry import architectures, register
+from .train.blocks import blocks
 from .train.loss import loss
 from .translate.table import rearranged, sections
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
@@ -27,6 +28,7 @@ __all__ = [
     "architectures",
     "as_configured",
     "as_transformers",
+    "blocks",
     "build",
     "export",
     "fill",

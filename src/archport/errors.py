@@ -8,6 +8,7 @@ ArchportError
     MappingError          the checkpoint's tensors and the model's parameters do not match
     ExportError           the target cannot be written
     GenerationError       a prompt cannot be continued, or the model makes no numbers
+    TrainingError         a run cannot begin, go on, or be gone on with
 
 NotFiniteWarning          weights that were loaded hold NaN or infinities
 AsideWarning              something of a folder was left aside, taken for something else, or not followed
@@ -84,6 +85,10 @@ class ExportError(ArchportError):
 
 class GenerationError(ArchportError):
     """A prompt that cannot be continued, or a model that makes no numbers of it."""
+
+
+class TrainingError(ArchportError):
+    """A run that cannot begin, go on, or be gone on with."""
 
 
 class NotFiniteWarning(UserWarning):

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import cache as once
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..layers import Decoder, PositionedEmbed
 from ..port import from_state_dict
 from ..registry import architecture
 from .passes import Past, require_one_text
+from .recomputing import recomputed
 from .saving import filled, hf_config, to_write
 
 EMBEDDING, HEAD = "decoder.embed.tokens.weight", "decoder.head.weight"
@@ -130,13 +130,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     @torch.compiler.disable  # it loses sight of a forward that is put back
     def _recomputed(self, *given: Any, **options: Any) -> Tensor:
         """The stream of blocks that keep nothing for the backward pass, which computes them again."""
-        for block in self.decoder.blocks:
-            block.forward = partial(self._gradient_checkpointing_func, block.forward)
-        try:
+        with recomputed(self.decoder, self._gradient_checkpointing_func):
             return self.decoder.stream(*given, **options)
-        finally:
-            for block in self.decoder.blocks:
-                del block.forward
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

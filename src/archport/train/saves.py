@@ -1,0 +1,26 @@
+"""The saves of a run: which there are, which is the last, and which are old."""
+
+import re
+import shutil
+from pathlib import Path
+
+PARTIAL = ".partial"  # where a save lies while it is written
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def saves(out: Path) -> list[Path]:
+    """Those in the folder of a run, by their steps. What is there was renamed when whole, so each is whole."""
+    named = ((NAME.fullmatch(path.name), path) for path in out.glob("checkpoint-*") if path.is_dir())
+    return [path for _, path in sorted((int(found[1]), path) for found, path in named if found)]
+
+
+def last_save(out: Path) -> Path | None:
+    """The one to go on from."""
+    there = saves(out)
+    return there[-1] if there else None
+
+
+def remove_old(out: Path, keep: int) -> None:
+    """Leave so many."""
+    for path in saves(out)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,489 @@
+"""Training runs: what they learn, save, resume and refuse; the references are transformers' models and bare loops."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import archport
+from archport.errors import AsideWarning, ConfigError, TrainingError
+from archport.train import running, trainer
+from archport.train.blocks import Shuffled
+from archport.train.recipes import RECIPES
+from archport.train.running import Told, run
+from archport.train.saves import last_save, saves
+from archport.train.settings import Settings
+from archport.train.token_file import read_tokens, write_tokens
+from archport.train.tokenizing import tokenised
+
+LINES = [f"The {n % 17}th line of {n % 5} verses says {'abcdefgh'[n % 8] * (n % 9)}." for n in range(400)]
+TINY = {"width": 32, "layers": 2, "heads": 2}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text("\n".join(LINES), "utf-8")
+    return path
+
+
+def settings(text: Path, out: Path, **changes) -> Settings:
+    values = {"data": (str(text),), "out": str(out), "context": 16, "batch": 4, "steps": 6, "warmup": 2}
+    values |= {"eval_every": 3, "save_every": 2, "tokenizer": "characters", "device": "cpu"}
+    values |= {} if "source" in changes else {"arch": "gpt2", "sizes": TINY}
+    return Settings(**values | changes)
+
+
+def parameters(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: one.detach() for name, one in archport.load(folder).named_parameters()}
+
+
+def one_line(error: BaseException) -> bool:
+    return "\n" not in str(error) and len(str(error)) < 400
+
+
+def equal(a: Path, b: Path) -> bool:
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+# What comes out
+
+
+def test_a_run_leaves_a_folder_that_everyone_reads(text, tmp_path):
+    told = []
+    out = run(settings(text, tmp_path / "run"), told=Told(line=told.append))
+    assert [path.name for path in saves(out)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    assert equal(out, out / "checkpoint-6")
+    ids = torch.tensor([[1, 2, 3, 4]])
+    for folder in (out, out / "checkpoint-4"):
+        hf = AutoModelForCausalLM.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert tokenizer.decode(tokenizer(LINES[0])["input_ids"]) == LINES[0]
+        with torch.no_grad():
+            assert torch.allclose(hf(ids).logits, archport.load(folder)(ids), atol=1e-5)
+    rows = [line.split(",") for line in (out / "log.csv").read_text().splitlines()]
+    assert rows[0] == ["step", "loss", "eval_loss", "learning_rate", "grad_norm"]
+    assert [int(row[0]) for row in rows[1:] if row[2]] == [0, 3, 6]
+    assert [int(row[0]) for row in rows[1:] if row[1]] == [1, 2, 3, 4, 5, 6]
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    card = (out / "README.md").read_text()
+    assert f"validation loss: {float(rows[-1][2]):.4f}" in card
+    assert "`gpt2`" in card
+    assert any("weight decay 0.1 on 10 matrices, none on 18 biases and norms" in line for line in told)
+
+
+def test_older_saves_are_removed(text, tmp_path):
+    out = run(settings(text, tmp_path / "run", save_every=1, keep=2))
+    assert [path.name for path in saves(out)] == ["checkpoint-5", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "gptj", "gpt_neox", "llama"])
+def test_a_step_is_the_references_step(text, tmp_path, arch):
+    """Same weights, batch, optimizer: parameter by parameter, as transformers' own model and torch make it."""
+    sizes = TINY | dict(RECIPES["shakespeare_char"].sizes[arch]) | {"width": 32, "layers": 2, "heads": 2}
+    how = settings(text, tmp_path / "run", arch=arch, sizes=sizes, steps=2, save_every=1, warmup=0, dropout=0.0)
+    how = replace(how, accumulate=2, eval_every=2)
+    torch.manual_seed(5)
+    out = run(how)
+    torch.manual_seed(0)
+    data = Shuffled(read_tokens(out / "data.tokens").ids[: -_held(out)], 16, 16, 0)
+    hf = AutoModelForCausalLM.from_pretrained(out / "checkpoint-1").train()
+    matrices = [one for one in hf.parameters() if one.ndim >= 2]
+    rest = [one for one in hf.parameters() if one.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    own = torch.load(out / "checkpoint-1/optimizer.pt", weights_only=True)
+    assert [group["weight_decay"] for group in own["param_groups"]] == [0.1, 0.0]
+    state = _moments(out / "checkpoint-1", own, hf, tmp_path)
+    for one in (*matrices, *rest):
+        optimizer.state[one] = state[one]
+    lr = own["param_groups"][0]["lr"]
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    for half in (range(8, 12), range(12, 16)):
+        inputs = torch.stack([data[n]["input_ids"] for n in half])
+        targets = torch.stack([data[n]["labels"] for n in half])
+        (F.cross_entropy(hf(inputs).logits.flatten(0, 1), targets.flatten()) / 2).backward()
+    nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+    optimizer.step()
+    found = AutoModelForCausalLM.from_pretrained(out / "checkpoint-2").state_dict()
+    for name, tensor in hf.state_dict().items():
+        assert torch.allclose(tensor, found[name], atol=2e-6), name
+
+
+def _held(out: Path) -> int:
+    return max(int(len(read_tokens(out / "data.tokens").ids) * 0.1), 17)
+
+
+def _moments(folder: Path, own: dict, hf: nn.Module, temporary: Path) -> dict:
+    """Adam's state for each parameter of transformers' model: ours, exported as if they were weights."""
+    names = [name for name, one in archport.load(folder).named_parameters() if one.ndim >= 2]
+    names += [name for name, one in archport.load(folder).named_parameters() if one.ndim < 2]
+    state = {one: {"step": own["state"][0]["step"].clone()} for one in hf.parameters()}
+    for what in ("exp_avg", "exp_avg_sq"):
+        model = archport.load(folder, copy=True)
+        with torch.no_grad():
+            for at, name in enumerate(names):
+                model.get_parameter(name).copy_(own["state"][at][what])
+        theirs = AutoModelForCausalLM.from_pretrained(archport.export(model, temporary / what))
+        for one, moment in zip(hf.parameters(), theirs.parameters(), strict=True):
+            state[one][what] = moment.detach()
+    return state
+
+
+def test_accumulating_is_the_large_batch(text, tmp_path):
+    large = run(settings(text, tmp_path / "large", batch=8, dropout=0.0))
+    small = run(settings(text, tmp_path / "small", batch=2, accumulate=4, dropout=0.0))
+    for name, tensor in parameters(small).items():
+        assert torch.allclose(tensor, parameters(large)[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("more", [{"recompute": True}, {"dtype": "bfloat16"}, {"schedule": "linear"}, {"seed": 1}])
+def test_options_that_change_how_but_not_where_it_goes(text, tmp_path, more):
+    plain = run(settings(text, tmp_path / "plain", dropout=0.1))
+    other = run(settings(text, tmp_path / "other", dropout=0.1, **more))
+    far = max(float((one - parameters(plain)[name]).abs().max()) for name, one in parameters(other).items())
+    if "recompute" in more:
+        assert far < 1e-6
+    else:
+        assert far > 1e-6
+    assert {one.dtype for one in parameters(other).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "gptj", "gpt_neox", "llama"])
+def test_one_batch_is_learned_by_heart(tmp_path, arch):
+    sizes = TINY | dict(RECIPES["shakespeare_char"].sizes[arch]) | {"width": 64, "layers": 2, "heads": 2}
+    short = tmp_path / "short.txt"
+    short.write_text("Sing, goddess, the wrath of Achilles.")
+    how = settings(
+        short, tmp_path / "run", arch=arch, sizes=sizes, context=12, batch=4, steps=200, lr=5e-3, dropout=0.0
+    )
+    out = run(replace(how, eval_every=200, save_every=200, held_back=0.4, schedule="constant", weight_decay=0.0))
+    last = [line.split(",") for line in (out / "log.csv").read_text().splitlines() if line.split(",")[1]][-1]
+    assert float(last[1]) < 0.05
+
+
+def test_train_mode_differs_by_dropout_alone(text, tmp_path):
+    out = run(settings(text, tmp_path / "run", dropout=0.0))
+    model, ids = archport.load(out), torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(model.train()(ids), model.eval()(ids))
+    assert not [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p]
+
+
+# Where it begins
+
+
+def test_a_checkpoint_goes_on_learning_and_comes_back(tmp_path):
+    text = tmp_path / "new.txt"
+    text.write_text("\n".join(LINES[:200]))
+    out = run(
+        settings(text, tmp_path / "run", source=str(running.port.DEMO), tokenizer=None, steps=12, lr=1e-3, context=32)
+    )
+    losses = [line.split(",")[2] for line in (out / "log.csv").read_text().splitlines()[1:] if line.split(",")[2]]
+    assert float(losses[-1]) < float(losses[0]) - 0.5
+    hf = AutoModelForCausalLM.from_pretrained(out).float().eval()
+    ids = torch.tensor([[5, 17, 3, 29]])
+    hf.save_pretrained(tmp_path / "again")
+    with torch.no_grad():
+        assert torch.allclose(archport.load(tmp_path / "again")(ids), hf(ids).logits, atol=1e-6 * 30)
+    assert all(torch.equal(one, parameters(tmp_path / "again")[name]) for name, one in parameters(out).items())
+
+
+def test_lora_trains_little_and_merges(tmp_path):
+    text = tmp_path / "new.txt"
+    text.write_text("\n".join(LINES[:200]))
+    told = []
+    how = settings(text, tmp_path / "run", source=str(running.port.DEMO), tokenizer=None, steps=4, lr=1e-2, context=32)
+    out = run(replace(how, lora=2), told=Told(line=told.append))
+    assert any(line.startswith("lora: 36,864 numbers") for line in told), told
+    before, after = archport.load(), parameters(out)
+    changed = {name for name, one in before.named_parameters() if not torch.equal(one.float(), after[name])}
+    assert changed == {
+        name for name in after if name.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
+    }
+    assert (out / "checkpoint-4/adapter").is_dir()
+    assert not (out / "adapter").exists()
+    AutoModelForCausalLM.from_pretrained(out / "checkpoint-4")
+    # It goes on from the adapters, not from what they were merged into.
+    half = run(replace(how, lora=2, out=str(tmp_path / "half"), steps=4))
+    for path in saves(half)[1:]:
+        for file in sorted(path.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        path.rmdir()
+    run(replace(how, lora=2, out=str(half)), resume=True)
+    assert equal(half, out)
+
+
+# Resuming
+
+
+def test_a_run_that_goes_on_is_an_unbroken_run(text, tmp_path):
+    whole = run(settings(text, tmp_path / "whole", dropout=0.1, steps=7, accumulate=2))
+    broken = settings(text, tmp_path / "broken", dropout=0.1, steps=7, accumulate=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, told=Told(step=lambda progress: _interrupt(progress.step == 5)))
+    assert [path.name for path in saves(tmp_path / "broken")] == ["checkpoint-2", "checkpoint-4"]
+    out = run(broken, resume=True)
+    assert equal(whole, out)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        ours, theirs = (torch.load(path / "checkpoint-7" / name, weights_only=True) for path in (whole, out))
+        assert _flat(ours) == _flat(theirs)
+    assert (whole / "log.csv").read_text() == (out / "log.csv").read_text()
+
+
+def _interrupt(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
+
+
+def _flat(value) -> list:
+    if isinstance(value, dict):
+        return [one for key in sorted(value, key=str) for one in [str(key), *_flat(value[key])]]
+    if isinstance(value, list | tuple):
+        return [one for part in value for one in _flat(part)]
+    return value.tolist() if isinstance(value, torch.Tensor) and value.ndim else [str(value)]
+
+
+RUN = """
+import sys
+from archport.train.running import run
+from archport.train.settings import Settings
+run(Settings(**eval(sys.argv[1])), resume=sys.argv[2] == "resume")
+"""
+
+
+def killed_runs(text: Path, folder: Path, times: int) -> None:
+    """Kill a run at moments spread over its life, go on each time, and compare with one that was left alone."""
+    values = {"data": (str(text),), "arch": "gpt2", "sizes": TINY, "context": 16, "batch": 4, "steps": 60, "warmup": 2}
+    values |= {"eval_every": 20, "save_every": 3, "tokenizer": "characters", "device": "cpu", "dropout": 0.1}
+    out, whole = folder / "killed", folder / "whole"
+    subprocess.run([sys.executable, "-c", RUN, repr(values | {"out": str(whole)}), "begin"], check=True)
+    killed = 0
+    for at in range(40 * times):
+        kind = "resume" if (out / "training.json").exists() else "begin"
+        code = [sys.executable, "-c", RUN, repr(values | {"out": str(out)}), kind]
+        process = subprocess.Popen(code, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        before, begun = last_save(out), time.monotonic()
+        # Until it has saved once more, and a little: in the middle of a step, or of a save.
+        while killed < times and process.poll() is None and last_save(out) == before and time.monotonic() < begun + 60:
+            time.sleep(0.002)
+        if killed < times:
+            time.sleep(0.013 * (at % 7))
+            process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors
+        killed += 1
+        for save in saves(out):
+            AutoModelForCausalLM.from_pretrained(save)
+    assert killed >= min(times, 3)
+    assert equal(whole, out)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_were(text, tmp_path):
+    killed_runs(text, tmp_path, 3)
+
+
+@pytest.mark.families
+def test_a_run_killed_twenty_times_goes_on_as_if_nothing_were(text, tmp_path):
+    killed_runs(text, tmp_path, 20)
+
+
+def test_a_half_written_save_is_never_picked_up(text, tmp_path):
+    out = run(settings(text, tmp_path / "run", steps=2))
+    (out / ".partial/checkpoint-4").mkdir(parents=True)
+    (out / ".partial/checkpoint-4/config.json").write_text("{")
+    (out / "checkpoint-x").mkdir()
+    assert last_save(out) == out / "checkpoint-2"
+    run(settings(text, out, steps=4), resume=True, changed=True)
+    assert not (out / ".partial").exists()
+
+
+# What goes wrong
+
+
+def test_other_settings_are_listed_and_refused(text, tmp_path):
+    out = run(settings(text, tmp_path / "run", steps=2))
+    with pytest.raises(TrainingError, match=r"steps was 2, is 4; lr was 0.001, is 0.01: go on as it began") as error:
+        run(settings(text, out, steps=4, lr=1e-2), resume=True)
+    assert one_line(error.value)
+    run(settings(text, out, steps=4, lr=1e-2), resume=True, changed=True)
+    assert last_save(out) == out / "checkpoint-4"
+
+
+def test_what_may_change_changes_nothing(text, tmp_path):
+    out = run(settings(text, tmp_path / "run", steps=2))
+    run(settings(text, out, steps=2, eval_every=1, keep=9), resume=True)
+
+
+@pytest.mark.parametrize("there", ["run", "files", "file"])
+def test_a_folder_that_is_there_is_left_alone(text, tmp_path, there):
+    out = tmp_path / "run"
+    if there == "run":
+        run(settings(text, out, steps=2))
+    elif there == "files":
+        out.mkdir()
+        (out / "letter.txt").write_text("dear")
+    else:
+        out.write_text("dear")
+    with pytest.raises(TrainingError, match="--resume" if there == "run" else "new folder"):
+        run(settings(text, out, steps=2))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
+    step = trainer.OurTrainer.training_step
+
+    def broken(self, model, inputs, count=None):
+        if self.state.global_step == 4:
+            with torch.no_grad():
+                self.decoder.blocks[1].mlp.up.weight[0, 0] = math.inf
+        return step(self, model, inputs, count)
+
+    monkeypatch.setattr(trainer.OurTrainer, "training_step", broken)
+    with pytest.raises(TrainingError, match=r"^step 5: the loss is nan: .*blocks\.1\.mlp\.up.*checkpoint-4$"):
+        run(settings(text, tmp_path / "run"))
+    assert all(one.isfinite().all() for one in parameters(last_save(tmp_path / "run")).values())
+
+
+def test_gradients_that_are_no_numbers_stop_the_run(text, tmp_path, monkeypatch):
+    step = trainer.OurTrainer.training_step
+
+    def broken(self, model, inputs, count=None):
+        found = step(self, model, inputs, count)
+        if self.state.global_step == 2:
+            self.decoder.blocks[0].attn.out.weight.grad[0, 0] = math.nan
+        return found
+
+    monkeypatch.setattr(trainer.OurTrainer, "training_step", broken)
+    with pytest.raises(TrainingError, match=r"^step 3: the gradients .*blocks\.0\.attn\.out\.weight.*checkpoint-2$"):
+        run(settings(text, tmp_path / "run"))
+
+
+FULL = """
+import resource, sys, warnings
+from archport.train.running import Told, run
+from archport.train.settings import Settings
+room = resource.RLIM_INFINITY
+
+def step(progress):
+    # A file may be no larger than this from now on, as if the disk were full; then there is room again.
+    limit = 20_000 if progress.step in (3, 4) else room
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, room))
+
+warnings.simplefilter("always")
+run(Settings(**eval(sys.argv[1])), told=Told(step=step))
+"""
+
+
+def test_a_full_disk_costs_a_save_and_nothing_else(text, tmp_path):
+    how = settings(text, tmp_path / "run")
+    values = {name: getattr(how, name) for name in how.__dataclass_fields__}
+    done = subprocess.run([sys.executable, "-c", FULL, repr(values)], capture_output=True, text=True, check=False)
+    whole = values | {"out": str(tmp_path / "whole")}
+    subprocess.run([sys.executable, "-c", RUN, repr(whole), "begin"], check=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 4: not saved: " in done.stderr
+    assert "checkpoint-2" in done.stderr
+    out = tmp_path / "run"
+    assert [path.name for path in saves(out)] == ["checkpoint-2", "checkpoint-6"]
+    assert not (out / ".partial").exists()
+    assert equal(out, tmp_path / "whole")
+
+
+def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
+    demo = archport.tokenizer()
+    tokens = write_tokens(tmp_path / "ids", tokenised([text], demo), demo)
+    how = {"source": str(running.port.DEMO), "steps": 2}
+    run(settings(tokens.path, tmp_path / "good", tokenizer=str(running.port.DEMO), **how))
+    out = run(settings(text, tmp_path / "other", steps=2))
+    with pytest.raises(TrainingError, match="made with another tokenizer"):
+        run(settings(tokens.path, tmp_path / "bad", tokenizer=str(out), **how))
+    with pytest.raises(TrainingError, match="expected texts to make a tokenizer of"):
+        run(settings(tokens.path, tmp_path / "made"))
+    with pytest.warns(AsideWarning, match="the saves have none"):
+        run(settings(tokens.path, tmp_path / "none", tokenizer=None, steps=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "batch: found 0, expected a whole number from 1"),
+        ({"steps": 2.5}, "steps: found 2.5"),
+        ({"lr": -1.0}, "lr: found -1.0"),
+        ({"lr": math.nan}, "lr: found nan"),
+        ({"clip": math.inf}, "clip: found inf"),
+        ({"dropout": 1.0}, "dropout: found 1.0"),
+        ({"schedule": "square"}, "schedule: found 'square', expected cosine or linear or constant"),
+        ({"dtype": "float16"}, "dtype: found 'float16'"),
+        ({"data": ()}, "data: found none"),
+        ({"arch": None}, "arch: expected --arch .* or --from"),
+        ({"source": "x", "arch": "gpt2"}, "one of both"),
+        ({"source": "x", "sizes": {"layers": 2}}, "sizes: found layers, but the sizes are those of --from x"),
+        ({"lora": 4}, "lora: found no --from"),
+        ({"sizes": TINY | {"layerz": 3}}, "layerz"),
+        ({"sizes": TINY | {"context": 8}}, "blocks of 16, but a context of 8"),
+        ({"sizes": TINY | {"vocab_size": 8}}, "expected ids below the model's vocab_size 8"),
+        ({"source": str(running.port.DEMO), "context": 257, "tokenizer": None}, "expected up to 256"),
+        ({"tokenizer": "train:12"}, "above 256"),
+        ({"context": 20_000}, "expected 40,002 at least for blocks of 20000"),
+        ({"data": ("nowhere.txt",)}, "nowhere.txt: found no such file"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(text, tmp_path, changes, message):
+    with pytest.raises((ConfigError, TrainingError, archport.ArchportError), match=message) as error:
+        run(settings(text, tmp_path / "run", **changes))
+    assert one_line(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_recipes_are_settings(text, tmp_path):
+    for name, recipe in RECIPES.items():
+        for arch in recipe.sizes or {None: {}}:
+            source = {} if arch is None else {"arch": arch, "sizes": dict(recipe.sizes[arch])}
+            how = Settings(data=(str(text),), out=str(tmp_path), **{**recipe.settings, **source})
+            if arch is not None:
+                model = archport.build(arch, {"vocab_size": 65, "context": how.context, **how.sizes})
+                assert json.dumps(how.sizes), name
+                assert model.num_parameters() > 100_000
+
+
+def test_the_command_trains(text, tmp_path):
+    archport_ = [sys.executable, "-m", "archport"]
+    words = ["train", "--arch", "gpt-neox", "--set", "layers=2", "--set", "width=32", "--data", str(text)]
+    words += ["--steps", "4", "--context", "16", "--batch", "4", "--out", str(tmp_path / "run"), "--sample", "The"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "validation" in done.stderr
+    assert done.stdout.startswith("The")
+    again = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("archport: ")
+    assert "--resume" in again.stderr
+    for command in (["generate", str(tmp_path / "run"), "--prompt", "The"], ["verify", str(tmp_path / "run")]):
+        done = subprocess.run([*archport_, *command], capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_command_makes_tokens(text, tmp_path):
+    words = [sys.executable, "-m", "archport", "tokens", str(text), "--tokenizer", "train:300", "--out"]
+    done = subprocess.run([*words, str(tmp_path / "ids")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    tokens = read_tokens(tmp_path / "ids")
+    own = AutoTokenizer.from_pretrained(tmp_path / "ids-tokenizer")
+    assert tokens.ids.tolist() == own(text.read_text("utf-8"))["input_ids"]
+    again = subprocess.run([*words, str(tmp_path / "ids")], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
