@@ -30,6 +30,7 @@ def logits(folders: list[str]) -> dict:
             "greedy": archport.generate(model, ids[:, :5], max_new_tokens=4, greedy=True),
             "drawn": archport.generate(model, ids[:, :5], max_new_tokens=4),
             "own": {name: tuple(one.shape) for name, one in model.named_parameters()},
+            "score": archport.score(model, ids[0].tolist()).loss,
             "kv_heads": cache.layers[0].keys.shape[1],
             "outside": refusal(model, torch.tensor([[113]])),
         }

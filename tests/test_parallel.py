@@ -22,7 +22,7 @@ import archport
 from archport import parallel
 from archport.cli import plans, texts  # noqa: F401  # each adds its commands
 from archport.cli.app import app
-from archport.errors import ArchportError, ConfigError
+from archport.errors import ArchportError, ConfigError, GenerationError
 from archport.layers import Alibi, Attention
 from archport.loading import execute
 from archport.parallel.cutting import children, pieces
@@ -64,6 +64,7 @@ def check_logits(made, said: list[dict]) -> None:
         assert (first["logits"] - alone).abs().max() <= limit, folder
         assert (first["cached"] - theirs[:, -3:]).abs().max() <= limit, folder
         assert first["greedy"] == archport.generate(one, ids[:, :5], max_new_tokens=4, greedy=True)
+        assert first["score"] == pytest.approx(archport.score(one, ids[0].tolist()).loss, rel=1e-5)
         for other in others:
             assert torch.equal(other["logits"], first["logits"]), folder
             assert (other["greedy"], other["drawn"]) == (first["greedy"], first["drawn"]), folder
@@ -275,9 +276,12 @@ def test_a_part_of_a_model_is_not_exported(tmp_path):
     archport.export(archport.build("llama", sizes("llama")), tmp_path / "whole")
     model = parallel.inference.loaded(archport.plan(tmp_path / "whole"), Ranks(0, 1), "cpu")
     model.ranks = 2
-    for act in (lambda: archport.export(model, tmp_path / "part"), lambda: archport.verify(model), model.hf_state_dict):
+    acts = [lambda: archport.export(model, tmp_path / "part"), lambda: archport.verify(model), model.hf_state_dict]
+    for act in [*acts, lambda: archport.sites(model)]:
         with pytest.raises(ArchportError, match="found a part of the model in this process"):
             act()
+    with pytest.raises(GenerationError, match="a step that other processes share is not compiled"):
+        archport.generate(model, [1], compiled=True)
     assert not (tmp_path / "part").exists()
 
 
@@ -293,6 +297,8 @@ WRONG = {
     "ranks: found one process, expected those of a group: torchrun --nproc-per-node 2": lambda: parallel.shard(
         archport.load()
     ),
+    "device: found 'cuda:0', which cannot be used here": lambda: parallel.load(device="cuda"),
+    "device: found 'nonsense', which cannot be used here": lambda: parallel.load(device="nonsense"),
     "mesh: found 3, expected a DeviceMesh": lambda: parallel.load(mesh=3),
     "plan: found a int, expected what archport.plan gives": lambda: parallel.budget(3, 2),
     "ranks: found 0, expected a whole number from 1": lambda: parallel.budget(archport.plan(), 0),

@@ -77,7 +77,7 @@ def generate(
         bool, Option("--explain-speed", help="say on stderr which way to multiply was chosen here, and why")
     ] = False,
     tensor_parallel: Annotated[
-        int | None, Option(help="share the model out among so many processes, which torchrun starts")
+        int | None, Option(min=1, help="share the model out among so many processes, which torchrun starts")
     ] = None,
     slide: Annotated[bool, Option("--slide", help="past the context, drop the oldest tokens")] = False,
     no_stream: Annotated[bool, Option("--no-stream", help="print the whole text at the end")] = False,

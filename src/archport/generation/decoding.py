@@ -175,6 +175,8 @@ def _check_limits(model: Decoder, longest: int, how: Generation) -> None:
     context = model.config.context
     if how.compiled and is_observed(model):
         raise GenerationError("a compiled step cannot be observed: leave one of the two out")
+    if how.compiled and model.is_part:
+        raise GenerationError("a step that other processes share is not compiled: leave one of the two out")
     if how.compiled and is_swapped(model):
         raise GenerationError(
             "torch.compile cannot read direct, packed or quantised linear maps: leave one of the two out"

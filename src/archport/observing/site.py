@@ -70,6 +70,8 @@ def sites(model: Decoder) -> list[Site]:
     """
     if not isinstance(model, Decoder):
         raise SourceError(f"found a {type(model).__name__}, expected a Decoder of archport")
+    if model.is_part:  # of whose heads a site has some, and of whose sums a term
+        raise SourceError("found a part of the model in this process, the rest in others: observe it as loaded in one")
     blocks = {f"blocks.{number}": number for number in range(len(model.blocks))}
     known: dict[str, Site] = {}
     for path, module in model.named_modules():

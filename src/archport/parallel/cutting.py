@@ -147,7 +147,7 @@ def _undivided(model: Decoder, count: int) -> dict[str, str]:
 
 def workable(model: Decoder) -> list[int]:
     """The numbers of ranks that can share a model, where something of it must divide by them."""
-    most = math.gcd(*(number for _, number in _counts(model)))
+    most = math.gcd(*(number for _, number in _counts(model))) or 1
     return [number for number in range(1, most + 1) if most % number == 0]
 
 

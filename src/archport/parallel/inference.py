@@ -11,7 +11,7 @@ from .. import port
 from ..keywords import strict_keywords
 from ..layers import Decoder
 from ..load_plan import LoadPlan
-from ..loading import execute, to_device
+from ..loading import execute
 from .parts import share_out
 from .ranks import Ranks, ranks_of
 
@@ -50,7 +50,7 @@ def load(
 
 def loaded(plan: LoadPlan, ranks: Ranks, device: str | torch.device, *, check_finite: bool = False) -> Decoder:
     """The part of one rank of the model that a plan describes, ready to be used by all of them alike."""
-    model = execute(plan, to_device(device), check_finite=check_finite, cut=partial(share_out, ranks=ranks))
+    model = execute(plan, device, check_finite=check_finite, cut=partial(share_out, ranks=ranks))
     model.requires_grad_(False)
     model.ranks = ranks.count
     if ranks.count > 1:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checking import shown
 from ..errors import ConfigError
+from ..loading import to_device
 
 PATIENCE = timedelta(minutes=30)  # while another rank reads a file
 
@@ -62,9 +63,7 @@ def ranks_of(mesh: Any, device: str | torch.device) -> tuple[Ranks, torch.device
     """
     if mesh is not None:
         require_mesh(mesh)
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = to_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if str(device) == "cuda" else device)
     if mesh is None and world_size() == 1 and not dist.is_initialized():
         return Ranks(0, 1), device
     begin(device)
