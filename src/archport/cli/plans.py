@@ -10,8 +10,8 @@ from ..config import dtype_name
 from ..dtypes import to_dtype
 from ..errors import ConfigError
 from ..layers import Decoder
-from ..parallel.budget import Budget, of_model
 from ..parallel.cutting import workable
+from ..parallel.planning import Budget, of_model
 from ..view import summary
 from ..view.trees import parameter_count
 from .app import Dtype, Json, Links, MaybeSource, Offline, Revision, Variant, app, print_json, print_table, reading, say
