@@ -659,3 +659,16 @@ def test_the_real_configs_read_as_transformers_reads_them(name, shared):
     hf = json.loads((folder / "config.json").read_text())
     ours = archport.build(hf["model_type"], hf, device="meta").config
     assert ours == archport.build(hf["model_type"], AutoConfig.from_pretrained(folder), device="meta").config
+
+
+def test_a_file_that_the_system_does_not_map_is_one_line(folders, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError(
+            "unable to mmap 41109203654 bytes from file <model.safetensors>: Cannot allocate memory (12)"
+        )
+
+    monkeypatch.setattr("safetensors.safe_open", refuse)
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: cannot be mapped into memory: unable to mmap 4110920"
+    ):
+        archport.load(folders["main"])

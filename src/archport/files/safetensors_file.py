@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, in_a_line
 from . import strict_json
 from .header import Header
 from .remedy import get_again
@@ -54,6 +54,8 @@ class SafetensorsFile:
             return safe_open(self.path, "pt", **({"backend": backend} if backend != "mmap" else {}))
         except SafetensorError as error:
             raise CheckpointError(f"{self.path}: not a valid safetensors file: {error}") from None
+        except RuntimeError as error:  # torch's, for a file larger than what the system lends
+            raise CheckpointError(f"{self.path}: cannot be mapped into memory: {in_a_line(error)}") from None
 
     @cached_property
     def _mapped(self) -> Any:
