@@ -29,12 +29,18 @@ from .registry import architecture, fresh, skeleton
 
 @strict_keywords
 def build(
-    name: str, cfg: Any, *, device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+    name: str,
+    cfg: Any,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    generator: torch.Generator | None = None,
 ) -> Decoder:
     """A model with fresh weights, drawn as its architecture does. On device `meta` nothing is allocated.
 
     `cfg` is the architecture's Config, a dict of its fields, a parsed config.json, with model_type or without, a
-    transformers config, or a dict as another library writes it, as nanoGPT's `model_args`.
+    transformers config, or a dict as another library writes it, as nanoGPT's `model_args`. The weights are drawn of a
+    `generator`, torch's own unless given.
 
     Raises: ConfigError.
     """
@@ -46,7 +52,7 @@ def build(
     for parameter in model.parameters():
         parameter.data = parameter.data.to(target)
     if device.type != "meta":
-        initialise(model, std=config.init_std, residual_std=config.residual_init_std)
+        initialise(model, std=config.init_std, residual_std=config.residual_init_std, generator=generator)
     model.origin = origin
     return model
 

@@ -15,6 +15,7 @@ from ..generation.inference import in_eval_mode
 from ..generation.text import encoded, start_ids
 from ..generation.text import tokenizer as tokenizer_of
 from ..registry import architecture
+from ..train.launched import rank
 from ..train.made_tokenizers import is_made, make_tokenizer
 from ..train.recipes import RECIPES
 from ..train.running import Told, run
@@ -109,7 +110,8 @@ def train(
             validated=lambda progress, model, reader: _validated(progress, model, reader, settings),
         )
         folder = run(settings, resume=resume, changed=changed, told=told)
-    say(f"{folder}: archport generate {folder} --prompt ..")
+    if rank() == 0:
+        say(f"{folder}: archport generate {folder} --prompt ..")
 
 
 def _settings(recipe: str | None, arch: str | None, sizes: dict[str, Any], given: dict[str, Any], to: Path) -> Settings:

@@ -25,9 +25,9 @@ class Sinks(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads))
 
-    def draw(self, std: float) -> None:
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:
         """Fresh weights, in place."""
-        self.weight.normal_(0.0, std)
+        self.weight.normal_(0.0, std, generator=generator)
 
     def forward(self, scores: Tensor) -> Tensor:  # (batch, heads, seq, keys), with one more key out
         """Put it after the scores of the keys."""

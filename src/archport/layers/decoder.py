@@ -188,24 +188,25 @@ def _tokens(ids: Any, inputs_embeds: Tensor | None) -> Tensor:  # (batch, seq) o
 class Drawn(Protocol):
     """A part that has weights beside linear maps, embeddings and layer norms."""
 
-    def draw(self, std: float) -> None:
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:
         """Draw them anew, in place."""
 
 
 @torch.no_grad()
-def initialise(model: Decoder, *, std: float, residual_std: float) -> None:
+def initialise(model: Decoder, *, std: float, residual_std: float, generator: torch.Generator | None = None) -> None:
     """Draw fresh weights in place: normal with `std`, or `residual_std` where a matrix writes to the residual stream.
 
-    Norms start at one and zero, biases at zero; a part with other weights of its own draws them itself.
+    They come of a `generator`, torch's own unless given. Norms start at one and zero, biases at zero; a part with other
+    weights of its own draws them itself.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             writes_to_stream = name.endswith((".attn.out", ".down"))
-            module.weight.normal_(0.0, residual_std if writes_to_stream else std)
+            module.weight.normal_(0.0, residual_std if writes_to_stream else std, generator=generator)
         elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
             module.weight.fill_(1.0)
         if isinstance(module, nn.Linear | nn.LayerNorm) and isinstance(getattr(module, "bias", None), Tensor):
             module.bias.zero_()
     for module in model.modules():
         if isinstance(module, Drawn):
-            module.draw(std)
+            module.draw(std, generator)

@@ -134,10 +134,10 @@ class ChosenSoftmaxRouter(Router):
         logits, chosen = self.score(tokens).topk(self.top)
         return logits.softmax(-1), chosen
 
-    def draw(self, std: float) -> None:
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:
         """Fresh biases, in place."""
         if self.score.bias is not None:
-            self.score.bias.normal_(0.0, std)
+            self.score.bias.normal_(0.0, std, generator=generator)
 
 
 class FloatLinear(nn.Linear):
@@ -164,7 +164,7 @@ class SigmoidRouter(Router):
         self.score = FloatLinear(width, experts, bias=False)
         self.preference = nn.Parameter(torch.zeros(experts), requires_grad=False)
 
-    def draw(self, std: float) -> None:  # noqa: ARG002
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:  # noqa: ARG002
         """Fresh preferences, in place: none."""
         self.preference.zero_()
 

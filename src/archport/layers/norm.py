@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def draw(self, std: float) -> None:  # noqa: ARG002
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:  # noqa: ARG002
         """Fresh weights, in place, which change nothing."""
         self.weight.fill_(1.0)
 
@@ -61,7 +61,7 @@ class OffsetRMSNorm(RMSNorm):
         super().__init__(width, eps=eps)
         nn.init.zeros_(self.weight)
 
-    def draw(self, std: float) -> None:  # noqa: ARG002
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:  # noqa: ARG002
         """Fresh weights, in place, which change nothing."""
         self.weight.zero_()
 
@@ -96,7 +96,7 @@ class LayerNormByHead(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(heads, head_width))
 
-    def draw(self, std: float) -> None:  # noqa: ARG002
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:  # noqa: ARG002
         """Fresh weights, in place, which change nothing."""
         self.weight.fill_(1.0)
 

@@ -27,12 +27,24 @@ def blocks(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:  # (count) -> (b
     return ids[: count * context].view(count, context), ids[1 : count * context + 1].view(count, context)
 
 
-class InOrder(Dataset[Example]):
-    """Blocks one after the other, at most so many, evenly spread: for validation."""
+AT_ONCE = 1 << 13  # tokens of a batch of validation
+VALIDATED = 1 << 18  # tokens of it in all, at most
+EVEN = 8  # processes among which a batch can be divided
 
-    def __init__(self, ids: Tensor, context: int, most: int) -> None:
+
+class InOrder(Dataset[Example]):
+    """Blocks one after the other, evenly spread: for validation.
+
+    They are whole batches of `at_once`, for one that is not would count as much as one that is.
+    """
+
+    def __init__(self, ids: Tensor, context: int, most: int = VALIDATED) -> None:
         self.inputs, self.targets = blocks(ids, context)
-        self.places = torch.linspace(0, len(self.inputs) - 1, min(most, len(self.inputs))).long()
+        count = max(1, min(most // context, len(self.inputs)))
+        count = count - count % EVEN or count
+        self.at_once = min(max(1, AT_ONCE // context), count)
+        count -= count % self.at_once
+        self.places = torch.linspace(0, len(self.inputs) - 1, count).long()
 
     def __len__(self) -> int:
         return len(self.places)

@@ -18,7 +18,7 @@ def draw_curve(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     axes = figure.add_subplot(xlabel="step", ylabel="loss, nats a token")
     for key, label in (("loss", "training"), ("eval_loss", "validation")):
         points = [(row["step"], row[key]) for row in history if key in row]

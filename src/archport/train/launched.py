@@ -20,13 +20,9 @@ def rank() -> int:
 @contextmanager
 def first_process_first() -> Iterator[None]:
     """The others do the same once the first has done it, and find what it wrote."""
-    if processes() == 1:
+    if not distributed.is_initialized():
         yield
         return
-    if not distributed.is_initialized():
-        from accelerate import PartialState  # type: ignore[import-untyped]
-
-        PartialState()
     if rank():
         distributed.barrier()
     try:

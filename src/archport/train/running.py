@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 TOKENS = "data.tokens"
 TOKENIZER = "tokenizer"  # a folder of its own: one that was made
-VALIDATED = 1 << 18  # tokens of the held-back part that are looked at, at most
 
 
 def _nothing(*_: Any) -> None:
@@ -59,7 +58,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     others. Raises: ArchportError, and leaves the last good save.
     """
     try:
-        from .trainer import OurTrainer, is_decayed
+        from .trainer import OurTrainer, arguments_of, is_decayed
         from .watching import LOG, Watcher
     except ImportError as error:
         raise TrainingError(f"training needs {error.name or 'accelerate'}: pip install archport[train]") from None
@@ -67,6 +66,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     out, parts = Path(settings.out), processes()
     if settings.batch % parts:
         raise TrainingError(f"batch {settings.batch}: found {parts} processes, expected a multiple of that many")
+    arguments = arguments_of(settings)
     go_on_from = _checked(settings, out, resume=resume, changed=changed)
     if resume and go_on_from is None:
         told.line(f"{out}: no save yet, so it begins again")
@@ -85,8 +85,9 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     trainer = OurTrainer(
         model,
         settings,
+        arguments,
         train=Shuffled(training, settings.context, needed, settings.seed),
-        validation=InOrder(validation, settings.context, max(1, VALIDATED // settings.context)),
+        validation=InOrder(validation, settings.context),
         write=lambda decoder, folder, weights: _write(decoder, folder, weights, reader),
         begins=go_on_from is None,
         read=_read,
@@ -98,8 +99,8 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     told.line(f"weight decay {settings.weight_decay} on {len(decayed)} matrices, none on {others} biases and norms")
     told.line(f"{len(training):,} tokens to train on, {len(validation):,} held back")
     if parts > 1:
-        kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP: each process holds the whole model"
-        told.line(f"{parts} processes by {kind}")
+        kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP, each process with the whole model"
+        told.line(f"{trainer.accelerator.num_processes} processes by {kind}")
     trainer.train(resume_from_checkpoint=str(go_on_from) if go_on_from else None)
     if rank() == 0:
         _finish(trainer, model, reader, settings, tokens)

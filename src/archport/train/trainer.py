@@ -19,7 +19,7 @@ from ..fast.products import onednn_products
 from ..generation.inference import first_overflow
 from ..interop.recomputing import recomputed
 from ..layers import Decoder
-from .blocks import Example
+from .blocks import Example, InOrder
 from .launched import processes
 from .loss import loss
 from .saves import PARTIAL, last_save, remove_old
@@ -28,7 +28,6 @@ from .settings import Settings
 LOGGED = 50  # lines of a short run; a long one has one every LOG_EVERY steps
 LOG_EVERY = 10
 LARGE = 256  # width from which oneDNN's products pay for asking at each
-VALIDATED = 1 << 13  # tokens at once
 
 
 class WithLoss(nn.Module):
@@ -60,9 +59,10 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
         self,
         decoder: Decoder,
         settings: Settings,
+        told: TrainingArguments,
         *,
         train: Dataset[Example],
-        validation: Dataset[Example],
+        validation: InOrder,
         begins: bool,
         write: Callable[[Decoder, Path, Mapping[str, Tensor] | None], None],
         read: Callable[[Decoder, Path], None],
@@ -70,8 +70,9 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
     ) -> None:
         self.decoder, self.settings, self._write, self._read = decoder, settings, write, read
         self._saving_into: Path | None = None
+        told.per_device_eval_batch_size = max(1, validation.at_once // processes())
         model = WithLoss(decoder, recompute=settings.recompute)
-        super().__init__(model, arguments(settings), train_dataset=train, eval_dataset=validation, callbacks=callbacks)
+        super().__init__(model, told, train_dataset=train, eval_dataset=validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
         self.args.eval_on_start = begins
 
@@ -157,35 +158,35 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
         self._read(self.decoder, Path(resume_from_checkpoint))
 
 
-def arguments(settings: Settings) -> TrainingArguments:
-    """What Trainer is told. Raises: ConfigError."""
+def arguments_of(settings: Settings) -> TrainingArguments:
+    """What Trainer is told; where torchrun started several processes, they know each other from here on."""
     schedules: dict[str, dict[str, Any]] = {
         "cosine": {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": settings.last_lr}},
         "linear": {"lr_scheduler_type": "linear"},
         "constant": {"lr_scheduler_type": "constant_with_warmup"},
     }
+    on_gpu = settings.device != "cpu" and torch.accelerator.is_available()
     options: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": settings.eval_every}
     options |= {"save_strategy": "steps", "save_steps": settings.save_every, "save_total_limit": None}
     options |= {"logging_steps": max(1, min(LOG_EVERY, settings.steps // LOGGED)), "logging_nan_inf_filter": False}
     options |= {"report_to": ["tensorboard"] if settings.log_to == "tensorboard" else [], "disable_tqdm": True}
     options |= {"bf16": settings.dtype == "bfloat16", "torch_compile": settings.compile}
-    options |= {"seed": settings.seed, "remove_unused_columns": False, "use_cpu": settings.device == "cpu"}
-    options |= {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
+    options |= {"seed": settings.seed, "remove_unused_columns": False, "use_cpu": not on_gpu}
+    options |= {"ddp_find_unused_parameters": False}
     parts = processes()
-    if parts > 1 and settings.device != "cpu" and torch.cuda.is_available():
+    if parts > 1 and on_gpu:
         options |= {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "auto_wrap_policy": "SIZE_BASED_WRAP"}}
     return TrainingArguments(
         output_dir=settings.out,
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch // parts,
-        per_device_eval_batch_size=max(1, VALIDATED // settings.context),
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.lr,
         warmup_steps=settings.warmup,
         weight_decay=settings.weight_decay,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.clip,
-        dataloader_pin_memory=settings.device != "cpu" and torch.cuda.is_available(),
+        dataloader_pin_memory=on_gpu,
         **options,
         **schedules[settings.schedule],
     )
