@@ -3,11 +3,9 @@
 import json
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,33 +263,10 @@ run(Settings(**eval(sys.argv[1])), resume=sys.argv[2] == "resume")
 """
 
 
-def killed_runs(text: Path, folder: Path, times: int) -> None:
-    """Kill a run at moments spread over its life, go on each time, and compare with one that was left alone."""
-    values = {"data": (str(text),), "arch": "gpt2", "sizes": TINY, "context": 16, "batch": 4, "steps": 80, "warmup": 2}
-    values |= {"eval_every": 40, "save_every": 4, "tokenizer": "characters", "device": "cpu", "dropout": 0.1}
-    out, whole = folder / "killed", folder / "whole"
-    subprocess.run([sys.executable, "-c", RUN, repr(values | {"out": str(whole)}), "begin"], check=True)
-    killed = 0
-    for at in range(40 * times):
-        kind = "resume" if (out / "training.json").exists() else "begin"
-        code = [sys.executable, "-c", RUN, repr(values | {"out": str(out)}), kind]
-        process = subprocess.Popen(code, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        before, begun = last_save(out), time.monotonic()
-        # Until it has saved once more, and a little: in the middle of a step, or of a save.
-        while killed < times and process.poll() is None and last_save(out) == before and time.monotonic() < begun + 60:
-            time.sleep(0.002)
-        if killed < times:
-            time.sleep(0.013 * (at % 7))
-            process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, errors
-        killed += 1
-        for save in saves(out):
-            AutoModelForCausalLM.from_pretrained(save)
-    assert killed >= min(times, 3)
-    assert equal(whole, out)
+def forked_runs(values: dict, *what: str) -> subprocess.CompletedProcess[str]:
+    code = [sys.executable, "-m", "tests.forked_runs", repr(values), *what]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(code, capture_output=True, text=True, env=environment, check=False)
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
@@ -324,13 +299,15 @@ def _losses(folder: Path) -> torch.Tensor:
     return torch.tensor([[float(cell or 0) for cell in row[:3]] for row in rows])
 
 
-def test_a_killed_run_goes_on_as_if_nothing_were(text, tmp_path):
-    killed_runs(text, tmp_path, 3)
-
-
-@pytest.mark.families
-def test_a_run_killed_twenty_times_goes_on_as_if_nothing_were(text, tmp_path):
-    killed_runs(text, tmp_path, 20)
+@pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.families)])
+def test_a_killed_run_goes_on_as_if_nothing_were(text, tmp_path, times):
+    values = {"data": (str(text),), "arch": "gpt2", "sizes": TINY, "context": 16, "batch": 4, "steps": 120}
+    values |= {"eval_every": 40, "save_every": 4, "tokenizer": "characters", "device": "cpu", "dropout": 0.1}
+    done = forked_runs(values | {"out": str(tmp_path)}, "kill", str(times))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == times
+    assert equal(tmp_path / "whole", tmp_path / "broken")
+    assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "broken/log.csv").read_text()
 
 
 def test_a_half_written_save_is_never_picked_up(text, tmp_path):
@@ -403,32 +380,13 @@ def test_gradients_that_are_no_numbers_stop_the_run(text, tmp_path, monkeypatch)
         run(settings(text, tmp_path / "run"))
 
 
-FULL = """
-import resource, sys, warnings
-from archport.train.running import Told, run
-from archport.train.settings import Settings
-room = resource.RLIM_INFINITY
-
-def step(progress):
-    # A file may be no larger than this from now on, as if the disk were full; then there is room again.
-    limit = 20_000 if progress.step in (3, 4) else room
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, room))
-
-warnings.simplefilter("always")
-run(Settings(**eval(sys.argv[1])), told=Told(step=step))
-"""
-
-
 def test_a_full_disk_costs_a_save_and_nothing_else(text, tmp_path):
-    how = settings(text, tmp_path / "run")
-    values = {name: getattr(how, name) for name in how.__dataclass_fields__}
-    done = subprocess.run([sys.executable, "-c", FULL, repr(values)], capture_output=True, text=True, check=False)
-    whole = values | {"out": str(tmp_path / "whole")}
-    subprocess.run([sys.executable, "-c", RUN, repr(whole), "begin"], check=True)
+    how = settings(text, tmp_path)
+    done = forked_runs({name: getattr(how, name) for name in how.__dataclass_fields__}, "full")
     assert done.returncode == 0, done.stderr
     assert "step 4: not saved: " in done.stderr
     assert "checkpoint-2" in done.stderr
-    out = tmp_path / "run"
+    out = tmp_path / "broken"
     assert [path.name for path in saves(out)] == ["checkpoint-2", "checkpoint-6"]
     assert not (out / ".partial").exists()
     assert equal(out, tmp_path / "whole")
