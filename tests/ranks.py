@@ -51,7 +51,10 @@ def steps(job: dict) -> dict:
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     found = {}
     for folder, by in job["folders"]:
-        model = parallel.shard(archport.load(folder, copy=True))
+        model = archport.load(folder, copy=True)
+        for parameter in model.parameters():
+            parameter.data += rank  # the first's weights count
+        model = parallel.shard(model)
         losses = train(model, 20, rows=slice(rank, None, count), by=by)
         with torch.no_grad():
             logits = model(batch(model, 0))

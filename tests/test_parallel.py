@@ -297,6 +297,7 @@ WRONG = {
     "ranks: found one process, expected those of a group: torchrun --nproc-per-node 2": lambda: parallel.shard(
         archport.load()
     ),
+    "mesh: found none, expected one for a model on meta": lambda: parallel.shard(model_of()),
     "device: found 'cuda:0', which cannot be used here": lambda: parallel.load(device="cuda"),
     "device: found 'nonsense', which cannot be used here": lambda: parallel.load(device="nonsense"),
     "mesh: found 3, expected a DeviceMesh": lambda: parallel.load(mesh=3),

@@ -18,8 +18,8 @@ def shard(model: Decoder, mesh: Any = None) -> Decoder:
 
     `fully_shard` is applied to each block, then to the rest; a tied head stays tied. It trains by `model(ids)`, or by
     `archport.loss(model, ids)`, on another part of the batch in each process; gradients are means over these. Make the
-    optimiser after it. Without a `mesh`, all processes that torchrun started share it, on the model's device. All of
-    them must have the same weights, or have them on `meta` and fill them later.
+    optimiser after it. Without a `mesh`, all processes that torchrun started share it, on the model's device. Its weights
+    are those of the first, whatever the others have; a model on `meta` needs a mesh, and is filled later.
 
     Raises: ConfigError. Source: PyTorch FSDP, arXiv 2304.11277.
     """
@@ -29,13 +29,16 @@ def shard(model: Decoder, mesh: Any = None) -> Decoder:
 
     if mesh is not None:
         require_mesh(mesh)
+    elif model.device.type == "meta":
+        raise ConfigError({"mesh": "found none, expected one for a model on meta"}, "shard")
     else:
         begin(model.device)
         mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
     for parameter in model.parameters():
-        parameter.data = (
-            parameter.data.contiguous()
-        )  # some are views across their file, which fully_shard does not take
+        # Some are views across their file, which fully_shard does not take.
+        parameter.data = parameter.data.contiguous()
+        if not parameter.is_meta:
+            dist.broadcast(parameter.data, group=mesh.get_group(), group_src=0)
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
     # What is outside of the blocks stays gathered from the stream to the loss, which reads norm and head by themselves.
