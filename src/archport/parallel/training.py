@@ -18,8 +18,8 @@ def shard(model: Decoder, mesh: Any = None) -> Decoder:
 
     `fully_shard` is applied to each block, then to the rest; a tied head stays tied. It trains by `model(ids)`, or by
     `archport.loss(model, ids)`, on another part of the batch in each process; gradients are means over these. Make the
-    optimiser after it. Without a `mesh`, all processes that torchrun started share it, on the model's device. Its weights
-    are those of the first, whatever the others have; a model on `meta` needs a mesh, and is filled later.
+    optimiser after it. Without a `mesh`, all processes that torchrun started share it, on the model's device. All
+    begin with the weights of the first; a model on `meta` needs a mesh, and is filled later.
 
     Raises: ConfigError. Source: PyTorch FSDP, arXiv 2304.11277.
     """
