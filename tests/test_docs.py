@@ -58,6 +58,8 @@ def test_every_option_of_the_command_line_is_in_the_readme():
         "faults",
         "generate",
         "score",
+        "train",
+        "tokens",
         "tree",
         "diff",
         "explain",
