@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import archport
+from archport import architectures
 from archport.errors import AsideWarning, ConfigError, TrainingError
 from archport.train import running, trainer
 from archport.train.blocks import Shuffled
@@ -161,15 +162,16 @@ def test_options_do_what_they_say(text, tmp_path):
         assert {one.dtype for one in other.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("arch", architectures())
 def test_one_batch_is_learned_by_heart(tmp_path, arch):
-    sizes = TINY | dict(RECIPES["shakespeare_char"].sizes[arch]) | {"width": 64, "layers": 2, "heads": 2}
+    sizes = {"width": 64} if arch == "gpt_neo" else {"width": 64, "layers": 2}
     short = tmp_path / "short.txt"
-    short.write_text("Sing, goddess, the wrath of Achilles.")
-    how = settings(
-        short, tmp_path / "run", arch=arch, sizes=sizes, context=12, batch=4, steps=200, lr=5e-3, dropout=0.0
-    )
-    out = run(replace(how, eval_every=200, save_every=200, held_back=0.4, schedule="constant", weight_decay=0.0))
+    short.write_text("Sing goddess, the wrath of")  # a block of it, and what is held back
+    steps = 400 if arch == "cohere" else 200  # whose logits are divided by 16
+    how = settings(short, tmp_path / "run", arch=arch, sizes=sizes, context=12, steps=steps, lr=5e-3, dropout=0.0)
+    how = replace(how, eval_every=steps, save_every=steps, held_back=0.4, schedule="constant", weight_decay=0.0)
+    out = run(how)
+    AutoModelForCausalLM.from_pretrained(out)
     last = [line.split(",") for line in (out / "log.csv").read_text().splitlines() if line.split(",")[1]][-1]
     assert float(last[1]) < 0.05
 

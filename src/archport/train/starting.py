@@ -1,11 +1,13 @@
 """The model that a run begins with: fresh weights, or those of a checkpoint."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from itertools import combinations
 from typing import Any
 
 from .. import port
-from ..config import Origin
+from ..config import DecoderConfig, Origin
+from ..dialects import config_of
 from ..errors import ConfigError, TrainingError
 from ..generation.tokenizers import Tokenizer
 from ..interop.saving import hf_config
@@ -20,7 +22,7 @@ ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 def fresh_model(settings: Settings, vocab_size: int, tokenizer: Tokenizer | None) -> Decoder:
     """One with weights drawn as its architecture draws them. Raises: ConfigError."""
-    sizes: dict[str, Any] = {"vocab_size": vocab_size, "context": settings.context, **SMALL, **settings.sizes}
+    sizes = _sizes(settings, {"vocab_size": vocab_size, "context": settings.context})
     if sizes["context"] < settings.context:
         raise TrainingError(f"context: found blocks of {settings.context}, but a context of {sizes['context']}")
     model = port.build(settings.arch or "", sizes)
@@ -28,6 +30,26 @@ def fresh_model(settings: Settings, vocab_size: int, tokenizer: Tokenizer | None
     end = getattr(getattr(tokenizer, "own", None), "eos_token_id", None)
     model.origin = Origin("build", {**hf_config(model), **dict.fromkeys(ENDS, end)})
     return model
+
+
+def _sizes(settings: Settings, of_data: Mapping[str, int]) -> dict[str, Any]:
+    """Those that were given, for the rest small ones, and what an architecture has of its own as its tests have it.
+
+    Raises: ConfigError for what no small model of it can be.
+    """
+    arch = architecture(settings.arch or "")
+    general = {one.name for one in fields(DecoderConfig)}
+    own = {name: value for name, value in arch.sizes.items() if name not in general}
+    tried: tuple[dict[str, Any], ...] = ({}, own, own | {"layers": arch.sizes.get("layers", SMALL["layers"])})
+    faults: list[ConfigError] = []
+    for more in tried:
+        sizes = {**of_data, **SMALL, **more, **settings.sizes}
+        try:
+            config_of(arch, sizes)
+            return sizes
+        except ConfigError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def loaded_model(settings: Settings) -> Decoder:
