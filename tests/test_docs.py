@@ -59,6 +59,7 @@ def test_every_option_of_the_command_line_is_in_the_readme():
         "generate",
         "score",
         "train",
+        "plan",
         "tokens",
         "tree",
         "diff",

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
         raise TrainingError(f"training needs {error.name or 'accelerate'}: pip install archport[train]") from None
     told = told if told is not None and rank() == 0 else Told()
     out, parts = Path(settings.out), processes()
+    if settings.log_to == "tensorboard" and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+        raise TrainingError("--log-to tensorboard: found no tensorboard: pip install tensorboard")
     if settings.batch % parts:
         raise TrainingError(f"batch {settings.batch}: found {parts} processes, expected a multiple of that many")
     arguments = arguments_of(settings)
@@ -73,26 +76,26 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     with _undone(out, resume=resume):
         reader, model, tokens = _begun(settings, out, told)
         training, validation = _parts(tokens, settings)
+        needed = settings.steps * settings.batch * settings.accumulate
+        watcher = Watcher(
+            settings.batch * settings.accumulate * settings.context,
+            told.step,
+            lambda progress: told.validated(progress, model, reader),
+            out / LOG if rank() == 0 and settings.log_to == "csv" else None,
+        )
+        trainer = OurTrainer(
+            model,
+            settings,
+            arguments,
+            train=Shuffled(training, settings.context, needed, settings.seed),
+            validation=InOrder(validation, settings.context),
+            write=lambda decoder, folder, weights: _write(decoder, folder, weights, reader),
+            begins=go_on_from is None,
+            read=_read,
+            callbacks=[watcher],
+        )
         if rank() == 0:
             settings.save(out)
-    needed = settings.steps * settings.batch * settings.accumulate
-    watcher = Watcher(
-        settings.batch * settings.accumulate * settings.context,
-        told.step,
-        lambda progress: told.validated(progress, model, reader),
-        out / LOG if rank() == 0 and settings.log_to == "csv" else None,
-    )
-    trainer = OurTrainer(
-        model,
-        settings,
-        arguments,
-        train=Shuffled(training, settings.context, needed, settings.seed),
-        validation=InOrder(validation, settings.context),
-        write=lambda decoder, folder, weights: _write(decoder, folder, weights, reader),
-        begins=go_on_from is None,
-        read=_read,
-        callbacks=[watcher],
-    )
     decayed = [one for one in model.parameters() if one.requires_grad and is_decayed(one)]
     others = sum(one.requires_grad for one in model.parameters()) - len(decayed)
     told.line(f"{model.architecture}: {model.num_parameters():,} parameters in {settings.dtype}, {trainer.args.device}")
