@@ -175,6 +175,7 @@ def test_a_tokenizer_that_is_made_is_read_by_transformers_and_loses_nothing(tmp_
         assert len(ids) == len(TEXT.encode())
     if name == "characters":
         assert own.convert_ids_to_tokens(ids) == list(TEXT)
+        assert own("Ω" + TEXT)["input_ids"] == ids  # has no id
 
 
 @pytest.mark.parametrize("size", ["", "12", "many", "256"])

@@ -1,12 +1,10 @@
 """The ids that models are compared on."""
 
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
 from ..generation.text import encoded, tokenizer
 from ..layers import Decoder, DynamicNTK, Rotary
 
@@ -32,7 +30,6 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
     }
     if folder is not None and (folder / "tokenizer.json").is_file():
         follow_links = port.origin is not None and port.origin.follow_links
-        with suppress(CheckpointError):  # one of single characters may not know all of these
-            text = encoded(tokenizer(folder, follow_links=follow_links), TEXT)
-            ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
+        text = encoded(tokenizer(folder, follow_links=follow_links), TEXT)
+        ids |= {"text": torch.tensor([text[:context]]).clamp(max=vocab - 1)} if text else {}
     return {name: tokens.to(device) for name, tokens in ids.items()}

@@ -33,7 +33,7 @@ def _made(name: str, files: Sequence[Path]) -> tuple[Any, str | None]:
 
     if name == "characters":
         letters = sorted(set().union(*map(set, _letters(files))))
-        made = Tokenizer(models.WordLevel({letter: at for at, letter in enumerate(letters)}))
+        made = Tokenizer(models.BPE({letter: at for at, letter in enumerate(letters)}, []))  # others have no id
         made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         made.decoder = decoders.Fuse()
         return made, None
