@@ -57,9 +57,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two layers, 2 x 64, two rounds")
     parser.add_argument("--memory", choices=(*OURS, *THEIRS), help="print what a step of this takes, in bytes")
     parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the tables into a page, between its markers")
     options = parser.parse_args()
+    if options.quick:
+        options.shape, options.batch, options.length, options.rounds = "gpt2-2-layers", 2, 64, 2
     batch = ids(options.batch, options.length)
     if options.memory:
         print(memory_of(options.shape, batch, options.memory))
