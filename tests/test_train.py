@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import pty
+import re
 import socket
 import subprocess
 import sys
@@ -176,6 +178,53 @@ def test_one_batch_is_learned_by_heart(tmp_path, arch):
     assert float(last[1]) < 0.05
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_learning_rate_rises_and_falls_as_told(text, tmp_path, schedule):
+    how = settings(text, tmp_path / "run", schedule=schedule, steps=8, warmup=3, lr=1e-2, save_every=8)
+    out = run(replace(how, min_lr=2e-3, eval_every=8))
+    rows = [line.split(",") for line in (out / "log.csv").read_text().splitlines()[1:]]
+    found = [float(row[3]) for row in rows if row[3]]
+    ways = {
+        "cosine": lambda done: 2e-3 + (1e-2 - 2e-3) * (1 + math.cos(math.pi * done)) / 2,
+        "linear": lambda done: 1e-2 * (1 - done),
+        "constant": lambda _: 1e-2,
+    }
+    expected = [1e-2 * at / 3 if at < 3 else ways[schedule]((at - 3) / 5) for at in range(8)]
+    assert found == pytest.approx(expected)
+
+
+def test_the_share_that_is_held_back_is_never_trained_on(tmp_path, monkeypatch):
+    seen: list[int] = []
+    step = trainer.OurTrainer.training_step
+
+    def watched(self, model, inputs, count=None):
+        seen.extend(inputs["input_ids"].flatten().tolist() + inputs["labels"].flatten().tolist())
+        return step(self, model, inputs, count)
+
+    monkeypatch.setattr(trainer.OurTrainer, "training_step", watched)
+    ends = tmp_path / "ends.txt"
+    ends.write_text("ab" * 300 + "yz" * 200)  # 600 letters, then 400 others
+    told = []
+    run(settings(ends, tmp_path / "run", held_back=0.4, steps=20, save_every=20), told=Told(line=told.append))
+    assert "600 tokens to train on, 400 held back" in told
+    assert set(seen) == {0, 1}
+
+
+@pytest.mark.families
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_model_trains_the_same(text, tmp_path):
+    plain = parameters(run(settings(text, tmp_path / "plain", dropout=0.0, steps=3)))
+    compiled = parameters(run(settings(text, tmp_path / "compiled", dropout=0.0, steps=3, compile=True)))
+    assert all(torch.allclose(one, plain[name], atol=1e-5) for name, one in compiled.items())
+
+
+def test_tensorboard_is_asked_for_before_anything_is_made(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "find_spec", lambda _: None)
+    with pytest.raises(TrainingError, match="pip install tensorboard"):
+        run(settings(text, tmp_path / "run", log_to="tensorboard"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_train_mode_differs_by_dropout_alone(text, tmp_path):
     out = run(settings(text, tmp_path / "run", dropout=0.0))
     model, ids = archport.load(out), torch.tensor([[1, 2, 3, 4]])
@@ -217,6 +266,8 @@ def test_lora_trains_little_and_merges(tmp_path):
     assert (out / "checkpoint-4/adapter").is_dir()
     assert not (out / "adapter").exists()
     AutoModelForCausalLM.from_pretrained(out / "checkpoint-4")
+    adapted = archport.load(dtype="float32", adapter=out / "checkpoint-4/adapter")  # by PEFT itself
+    assert all(torch.allclose(one, after[name], atol=1e-6) for name, one in adapted.named_parameters())
     # It goes on from the adapters, not from what they were merged into.
     half = run(replace(how, lora=2, out=str(tmp_path / "half"), steps=4))
     for path in saves(half)[1:]:
@@ -225,6 +276,16 @@ def test_lora_trains_little_and_merges(tmp_path):
         path.rmdir()
     run(replace(how, lora=2, out=str(half)), resume=True)
     assert equal(half, out)
+
+
+def test_lora_adapts_experts_and_leaves_routers(text, tmp_path):
+    base = run(settings(text, tmp_path / "base", arch="mixtral", sizes={"width": 32, "layers": 2}, steps=1))
+    out = run(settings(text, tmp_path / "run", source=str(base), tokenizer=None, steps=2, lr=1e-2, lora=2))
+    before, after = parameters(base), parameters(out)
+    changed = {name.split(".", 2)[2] for name, one in before.items() if not torch.equal(one, after[name])}
+    assert changed >= {"attn.qkv.weight", "attn.out.weight"}
+    assert any("experts" in name for name in changed)
+    assert not [name for name in changed if "router" in name or "norm" in name]
 
 
 # Resuming
@@ -368,7 +429,8 @@ def test_a_loss_that_is_no_number_stops_the_run(text, tmp_path, monkeypatch):
     assert all(one.isfinite().all() for one in parameters(last_save(tmp_path / "run")).values())
 
 
-def test_gradients_that_are_no_numbers_stop_the_run(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_gradients_that_are_no_numbers_stop_the_run(text, tmp_path, monkeypatch, clip):
     step = trainer.OurTrainer.training_step
 
     def broken(self, model, inputs, count=None):
@@ -379,7 +441,7 @@ def test_gradients_that_are_no_numbers_stop_the_run(text, tmp_path, monkeypatch)
 
     monkeypatch.setattr(trainer.OurTrainer, "training_step", broken)
     with pytest.raises(TrainingError, match=r"^step 3: the gradients .*blocks\.0\.attn\.out\.weight.*checkpoint-2$"):
-        run(settings(text, tmp_path / "run"))
+        run(settings(text, tmp_path / "run", clip=clip))
 
 
 def test_a_full_disk_costs_a_save_and_nothing_else(text, tmp_path):
@@ -417,6 +479,9 @@ def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
         ({"lr": math.nan}, "lr: found nan"),
         ({"clip": math.inf}, "clip: found inf"),
         ({"dropout": 1.0}, "dropout: found 1.0"),
+        ({"lr": "fast"}, "lr: found 'fast'"),
+        ({"min_lr": -1.0}, "min_lr: found -1.0"),
+        ({"device": "cuda:1"}, "device: found 'cuda:1', expected auto or cpu"),
         ({"schedule": "square"}, "schedule: found 'square', expected cosine or linear or constant"),
         ({"dtype": "float16"}, "dtype: found 'float16'"),
         ({"data": ()}, "data: found none"),
@@ -464,6 +529,17 @@ def test_the_command_trains(text, tmp_path):
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.startswith("archport: ")
     assert "--resume" in again.stderr
+    # What it was told is there; on a terminal a line is written over and over.
+    on, words = pty.openpty(), ["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "6"]
+    refused = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
+    assert "steps was 4, is 6" in refused.stderr
+    shown = subprocess.Popen([*archport_, *words, "--changed"], stdout=on[1], stderr=on[1], env=environment)
+    os.close(on[1])
+    told = _read_all(on[0])
+    assert shown.wait() == 0, told
+    assert re.search(r"step 6/6 .*tokens/s", told)
+    assert "\x1b[" in told
+    assert last_save(tmp_path / "run") == tmp_path / "run/checkpoint-6"
     done = subprocess.run(
         [*archport_, "generate", str(tmp_path / "run"), "--prompt", "The"],
         capture_output=True,
@@ -474,6 +550,17 @@ def test_the_command_trains(text, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("The")
     assert archport.verify(tmp_path / "run").ok
+
+
+def _read_all(terminal: int) -> str:
+    text = b""
+    try:
+        while part := os.read(terminal, 1 << 16):
+            text += part
+    except OSError:  # how a terminal ends
+        pass
+    os.close(terminal)
+    return text.decode()
 
 
 def test_the_command_makes_tokens(text, tmp_path):

@@ -72,6 +72,17 @@ def options(
             raise BadParameter(f"--plugin {name}: {reason}") from None
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """The field and the value of a --set: JSON where it is, else the text. Raises: BadParameter."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
 def like_architecture(name: str) -> Architecture:
     """The architecture that --like names. Raises: BadParameter."""
     if not is_architecture(name):

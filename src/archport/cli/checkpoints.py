@@ -1,6 +1,5 @@
 """Commands about checkpoints: load, build, export, models."""
 
-import json
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +33,7 @@ from .app import (
     print_table,
     reading,
     say,
+    setting,
 )
 
 
@@ -138,7 +138,7 @@ def build(
         cfg, like = strict_json.read_json(config, checkpoint.MAX_CONFIG), str(config)
     else:
         like, sizes = arch.example()
-        cfg = {**sizes, **dict(_setting(text) for text in settings or ())}
+        cfg = {**sizes, **dict(setting(text) for text in settings or ())}
     model = port.build(arch.name, cfg, device="meta")
     say(str(model))
     say(f"{arch.name}: {summary.in_words(model)}")
@@ -147,16 +147,6 @@ def build(
         say(f"{like}: model_type: missing, read as one of {arch.name}")
     if settings:
         say(f"but for {', '.join(settings)}")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise BadParameter(f"--set {text}: expected NAME=VALUE, as layers=6")
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value
 
 
 @app.command()

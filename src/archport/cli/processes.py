@@ -10,28 +10,33 @@ import warnings
 import torch.distributed as dist
 from typer import BadParameter, Exit
 
-from ..parallel.ranks import command, world_size
+from ..parallel.ranks import command, rank, world_size
 from .app import err
 
 
 def require_ranks(count: int) -> None:
-    """See to it that torchrun has started so many processes, and that only the first of them prints.
-
-    Errors of ours come from the first of each machine; anything else, from whom it happens to. Raises: BadParameter.
-    """
-    first, here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    """See to it that torchrun has started so many processes, of which the first prints. Raises: BadParameter."""
     started = world_size()
     if count != started:
-        if not here:
+        if not _is_first_here():
             raise Exit(2)
         found = f"{started} process{'es' if started > 1 else ''}"
         again = command(count, f"-m archport {shlex.join(sys.argv[1:])}")
         raise BadParameter(f"--tensor-parallel {count}: found {found}, expected {count}: {again}")
-    if not first:
+    only_the_first_speaks()
+
+
+def only_the_first_speaks() -> None:
+    """What the other processes print is left out; an error of ours comes from the first of each machine."""
+    if rank():
         sys.stdout = io.StringIO()
         warnings.simplefilter("ignore")
-        err.quiet = not here
+        err.quiet = not _is_first_here()
     atexit.register(_part)
+
+
+def _is_first_here() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _part() -> None:

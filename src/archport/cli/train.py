@@ -1,30 +1,32 @@
 """Commands to train: tokens, train."""
 
-import json
 import math
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.live import Live
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
-from typer import Argument, BadParameter, Option
+from typer import Argument, BadParameter, Context, Option
 
+from ..errors import ArchportError
 from ..generation.decoding import generate
 from ..generation.inference import in_eval_mode
 from ..generation.text import encoded, start_ids
 from ..generation.text import tokenizer as tokenizer_of
 from ..registry import architecture
-from ..train.launched import rank
 from ..train.made_tokenizers import is_made, make_tokenizer
 from ..train.recipes import RECIPES
 from ..train.running import Told, run
-from ..train.settings import Settings
+from ..train.settings import Settings, saved
 from ..train.token_file import write_tokens
 from ..train.tokenizing import text_files, tokenised
-from .app import Force, app, err, out, say
+from .app import Force, app, err, out, say, setting
+from .processes import only_the_first_speaks
 
 SAMPLED = 100  # tokens of a sample
+ABOUT = "; ".join(f"{name} ({recipe.about})" for name, recipe in RECIPES.items())
 Data = Annotated[list[Path], Argument(help="texts, or folders of texts", metavar="PATH...")]
 
 
@@ -36,29 +38,30 @@ def tokens(
     force: Force = False,
 ) -> None:
     """Make a flat file of token ids of texts, which training maps into memory."""
-    if to.exists() and not force:
-        raise BadParameter(f"{to}: is there already: choose another name, or --force")
+    made = to.with_name(f"{to.name}-tokenizer") if is_made(tokenizer) else None
+    for path in (to, made):
+        if path is not None and path.exists() and not force:
+            raise BadParameter(f"{path}: is there already: choose another name, or --force")
     files = text_files(paths)
-    folder: str | Path = tokenizer
-    if is_made(tokenizer):
-        folder = to.with_name(f"{to.name}-tokenizer")
-        make_tokenizer(tokenizer, files, folder)
-    reader = tokenizer_of(folder)
+    if made is not None:
+        make_tokenizer(tokenizer, files, made)
+    reader = tokenizer_of(made or tokenizer)
     with _bar() as bar:
-        made = write_tokens(to, tokenised(files, reader, _told_to(bar)), reader)
-    say(f"{to}: {len(made.ids):,} tokens of {made.vocab_size:,} kinds, {to.stat().st_size:,} bytes")
-    if is_made(tokenizer):
-        say(f"{folder}: the tokenizer")
+        written = write_tokens(to, tokenised(files, reader, _told_to(bar, "tokens")), reader)
+    say(f"{to}: {len(written.ids):,} tokens of {written.vocab_size:,} kinds, {to.stat().st_size:,} bytes")
+    if made is not None:
+        say(f"{made}: the tokenizer")
 
 
 @app.command()
 def train(
+    command: Context,
     data: Annotated[list[str] | None, Option(help="a text, a folder of texts, or a file of archport tokens")] = None,
     to: Annotated[Path | None, Option("--out", help="the folder of the run")] = None,
     arch: Annotated[str | None, Option(help="begin with fresh weights of this architecture")] = None,
     source: Annotated[str | None, Option("--from", help="begin with the weights of a folder or a Hub id")] = None,
     sizes: Annotated[list[str] | None, Option("--set", help="a field of the config, as layers=6")] = None,
-    recipe: Annotated[str | None, Option(help=f"settings that are known to work: {', '.join(RECIPES)}")] = None,
+    recipe: Annotated[str | None, Option(help=f"settings that are known to work: {ABOUT}")] = None,
     tokenizer: Annotated[str | None, Option(help="a folder or Hub id, or bytes, characters, train:VOCAB")] = None,
     context: Annotated[int | None, Option(help="tokens of a block [256]")] = None,
     batch: Annotated[int | None, Option(help="blocks at once, over all processes [32]")] = None,
@@ -81,70 +84,53 @@ def train(
     changed: Annotated[bool, Option("--changed", help="with --resume: with other settings, too")] = False,
     seed: Annotated[int | None, Option(help="of weights, order and dropout [0]")] = None,
     log_to: Annotated[str | None, Option(help="csv or tensorboard [csv]")] = None,
-    compiled: Annotated[bool | None, Option("--compile", help="compile the model first")] = None,
+    compile: Annotated[bool | None, Option("--compile", help="compile the model first")] = None,
     recompute: Annotated[bool | None, Option("--recompute", help="keep less for the backward pass")] = None,
     lora: Annotated[int | None, Option(help="with --from: train adapters of this rank alone")] = None,
     sample: Annotated[str | None, Option(help="continue this text at each validation")] = None,
     device: Annotated[str | None, Option(help="auto or cpu [auto]")] = None,
 ) -> None:
     """Train a model: from scratch or from a checkpoint, to a folder that archport and transformers load."""
-    given: dict[str, Any] = {"data": tuple(data or ()), "source": source, "tokenizer": tokenizer, "context": context}
-    given |= {"batch": batch, "accumulate": accumulate, "steps": steps, "lr": lr, "min_lr": min_lr, "warmup": warmup}
-    given |= {"schedule": schedule, "weight_decay": weight_decay, "beta2": beta2, "clip": clip, "dropout": dropout}
-    given |= {"dtype": dtype, "eval_every": eval_every, "save_every": save_every, "keep": keep, "seed": seed}
-    given |= {"held_back": held_back, "log_to": log_to, "compile": compiled, "recompute": recompute, "lora": lora}
-    given |= {"sample": sample, "device": device}
     if to is None:
         raise BadParameter("--out: found none, expected the folder of the run")
     if changed and not resume:
         raise BadParameter("--changed: goes with --resume")
-    name = None if arch is None else architecture(arch).name
-    settings = _settings(
-        recipe, name, _parsed(sizes or []), {key: one for key, one in given.items() if one is not None}, to
-    )
-    with _bar() as bar, Live(Text(), console=err, refresh_per_second=4, transient=True) as live:
+    options = {one.name: command.params.get(one.name) for one in fields(Settings)}
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    given |= {"data": tuple(data)} if data else {}
+    given |= {"sizes": dict(map(setting, sizes))} if sizes else {}
+    given |= {"arch": architecture(arch).name} if arch is not None else {}
+    settings = _settings(recipe, given, saved(to) if resume else {}, to)
+    only_the_first_speaks()
+    with _bar() as bar:
+        steps_done = _told_to(bar, "")
         told = Told(
             line=lambda line: say(line, err),
-            tokenised=_told_to(bar),
-            step=lambda progress: live.update(Text(str(progress))),
+            tokenised=_told_to(bar, "tokens"),
+            step=lambda progress: steps_done(progress.step, progress.steps, str(progress)),
             validated=lambda progress, model, reader: _validated(progress, model, reader, settings),
         )
         folder = run(settings, resume=resume, changed=changed, told=told)
-    if rank() == 0:
-        say(f"{folder}: archport generate {folder} --prompt ..")
+    say(f"{folder}: archport generate {folder} --prompt ..")
 
 
-def _settings(recipe: str | None, arch: str | None, sizes: dict[str, Any], given: dict[str, Any], to: Path) -> Settings:
-    """Those of the recipe, but for what was given. Raises: ConfigError."""
-    values: dict[str, Any] = {}
+def _settings(recipe: str | None, given: dict[str, Any], before: Mapping[str, Any], to: Path) -> Settings:
+    """Those of the run that goes on, but for the recipe's, but for what was given. Raises: ConfigError."""
+    values: dict[str, Any] = {one.name: before[one.name] for one in fields(Settings) if one.name in before}
+    values |= {"data": tuple(before.get("data", ())), "out": str(to), "recipe": recipe or before.get("recipe")}
+    arch = given.get("arch")
     if recipe is not None:
         if recipe not in RECIPES:
             raise BadParameter(f"--recipe {recipe}: found none of that name, expected {', '.join(RECIPES)}")
         known = RECIPES[recipe]
-        values = dict(known.settings)
-        if "source" not in given and arch is not None and known.sizes:
-            if arch not in known.sizes:
-                raise BadParameter(f"--recipe {recipe}: has no sizes for {arch}, expected {', '.join(known.sizes)}")
-            sizes = {**known.sizes[arch], **sizes}
-        if arch is not None:
-            values.pop("source", None)
-    values |= given
-    values["eval_every"] = min(values.get("eval_every", Settings.eval_every), values.get("steps", Settings.steps))
-    return Settings(arch=arch, sizes=sizes, out=str(to), recipe=recipe, **values)
-
-
-def _parsed(sizes: list[str]) -> dict[str, Any]:
-    """Fields and values of --set, as JSON where they are. Raises: BadParameter."""
-    fields: dict[str, Any] = {}
-    for text in sizes:
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise BadParameter(f"--set {text}: expected a field and its value, as layers=6")
-        try:
-            fields[name] = json.loads(value)
-        except json.JSONDecodeError:
-            fields[name] = value
-    return fields
+        if arch is not None and known.sizes and arch not in known.sizes:
+            raise BadParameter(f"--recipe {recipe}: has no sizes for {arch}, expected {', '.join(known.sizes)}")
+        values |= known.settings
+        given = given | {"sizes": {**known.sizes.get(arch or "", {}), **given.get("sizes", {})}}
+    for one, other in (("arch", "source"), ("source", "arch")):  # a run begins with one of them
+        if one in given:
+            values[other] = None
+    return Settings(**(values | given))
 
 
 def _validated(progress: Any, model: Any, reader: Any, settings: Settings) -> None:
@@ -153,24 +139,30 @@ def _validated(progress: Any, model: Any, reader: Any, settings: Settings) -> No
     say(f"{progress}{more}", err)
     if settings.sample is None or reader is None:
         return
-    with in_eval_mode(model):
-        ids = encoded(reader, settings.sample, model.config.vocab_size) or start_ids(model)
-        rows = generate(model, ids, max_new_tokens=SAMPLED, seed=settings.seed, slide=True)
-    out.print(reader.decode(rows[0]), markup=False, soft_wrap=True)
+    try:
+        with in_eval_mode(model):
+            ids = encoded(reader, settings.sample, model.config.vocab_size) or start_ids(model)
+            rows = generate(model, ids, max_new_tokens=SAMPLED, seed=settings.seed, slide=True)
+    except ArchportError as error:  # no reason to stop a run
+        say(f"archport: --sample: {error}", err)
+    else:
+        out.print(reader.decode(rows[0]), markup=False, soft_wrap=True)
 
 
 def _bar() -> Bar:
-    """A bar on stderr."""
-    return Bar(console=err, transient=True, disable=not err.is_terminal)
+    """A bar on stderr, in the place of what it showed before."""
+    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
+    return Bar(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
-def _told_to(bar: Bar) -> Any:
-    """Show how much is tokenised."""
+def _told_to(bar: Bar, words: str) -> Any:
+    """Show how much of how much is done, in the same words or in others."""
     task: list[Any] = []
 
-    def told(done: int, total: int) -> None:
+    def told(done: int, total: int, description: str = words) -> None:
         if not task:
-            task.append(bar.add_task("tokens", total=total))
-        bar.update(task[0], completed=done)
+            task.append(bar.add_task(words))
+        # What is done takes no line any more.
+        bar.update(task[0], completed=done, total=total, description=description, visible=done < total)
 
     return told

@@ -56,6 +56,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of them this is."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def ranks_of(mesh: Any, device: str | torch.device) -> tuple[Ranks, torch.device]:
     """This process among those of a mesh, or of all that torchrun started, and the device that is its own.
 

@@ -1,38 +1,36 @@
-"""LoRA by PEFT: small matrices beside the linear maps of attention and MLP are trained, the rest stays."""
+"""LoRA by PEFT: small matrices beside the linear maps of the blocks are trained, the rest stays."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..adapters import PREFIX
 from ..errors import TrainingError
-from ..layers import Decoder, Experts
+from ..fast.linears import linear_maps
+from ..files.adapter import ADAPTER_WEIGHTS
+from ..layers import Decoder
 from ..registry import architecture, skeleton
 
 FOLDER = "adapter"  # within a save: a folder of its own, that a load of the save does not take for its weights
 
 
 def target_names(model: Decoder) -> list[str]:
-    """The linear maps of attention and MLP of an architecture, by what its own modules call them."""
-    blocks = [(name, module) for name, module in model.blocks.named_modules() if type(module) is nn.Linear]
-    parts = {name.rpartition(".")[2] for name, _ in blocks if ".attn." in f".{name}" or ".mlp." in f".{name}"}
-    return sorted(parts - {"score"})  # a router's choices are not adapted
+    """The linear maps of the blocks, those of experts too, but for routers, whose choices are not adapted."""
+    return sorted(f"blocks.{name}" for names in linear_maps(model.blocks).values() for name in names)
 
 
 def adapt(model: Decoder, rank: int, *, seed: int) -> int:
     """Put adapters of a rank into a model, in place, and freeze the rest; how many numbers are trained now.
 
-    Raises: TrainingError without peft, and for experts, whose weights are no linear maps.
+    Raises: TrainingError without peft.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise TrainingError("--lora needs peft: pip install archport[peft]") from None
     names = target_names(model)
-    if any(isinstance(module, Experts) for module in model.modules()):
-        raise TrainingError(f"--lora: {model.architecture} has experts, whose weights are no linear maps to adapt")
     model.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -42,7 +40,7 @@ def adapt(model: Decoder, rank: int, *, seed: int) -> int:
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether it has adapters."""
-    return any(hasattr(module, "lora_A") for module in model.modules())
+    return hasattr(model, "peft_config")
 
 
 @torch.no_grad()
@@ -67,22 +65,21 @@ def merged(model: Decoder) -> Decoder:
 
 
 def save_adapter(model: Decoder, folder: Path) -> None:
-    """The adapters alone, to go on from."""
+    """The adapters alone, as PEFT and `archport.load(adapter=..)` read them."""
+    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     (folder / FOLDER).mkdir()
-    save_file({name: one.contiguous() for name, one in _trained(model).items()}, folder / FOLDER / "lora.safetensors")
+    config: Any = model.peft_config
+    config["default"].save_pretrained(folder / FOLDER)
+    weights = {f"{PREFIX}{name}": one.contiguous() for name, one in get_peft_model_state_dict(model).items()}
+    save_file(weights, folder / FOLDER / ADAPTER_WEIGHTS[0])
 
 
 def load_adapter(model: Decoder, folder: Path) -> None:
     """What `save_adapter` wrote, back into the model."""
+    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    read: Mapping[str, Tensor] = load_file(folder / FOLDER / "lora.safetensors")
-    with torch.no_grad():
-        for name, one in _trained(model).items():
-            one.copy_(read[name])
-
-
-def _trained(model: Decoder) -> dict[str, Tensor]:
-    return {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
+    read = load_file(folder / FOLDER / ADAPTER_WEIGHTS[0])
+    set_peft_model_state_dict(model, {name.removeprefix(PREFIX): one for name, one in read.items()})

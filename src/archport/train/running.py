@@ -3,7 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import port
 from ..errors import AsideWarning, TrainingError
@@ -20,9 +21,10 @@ from ..generation.text import tokenizer as tokenizer_of
 from ..generation.tokenizers import Tokenizer
 from ..interop.saving import filled, to_write
 from ..layers import Decoder
+from ..parallel.ranks import rank, world_size
 from .blocks import InOrder, Shuffled
 from .card import draw_curve, write_card
-from .launched import first_process_first, processes, rank
+from .lora import FOLDER as ADAPTER
 from .lora import adapt, is_adapted, load_adapter, merged, save_adapter
 from .made_tokenizers import is_made, make_tokenizer
 from .saves import PARTIAL, last_save
@@ -64,7 +66,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     except ImportError as error:
         raise TrainingError(f"training needs {error.name or 'accelerate'}: pip install archport[train]") from None
     told = told if told is not None and rank() == 0 else Told()
-    out, parts = Path(settings.out), processes()
+    out, parts = Path(settings.out), world_size()
     if settings.log_to == "tensorboard" and not any(map(find_spec, ("tensorboard", "tensorboardX"))):
         raise TrainingError("--log-to tensorboard: found no tensorboard: pip install tensorboard")
     if settings.batch % parts:
@@ -74,7 +76,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     if resume and go_on_from is None:
         told.line(f"{out}: no save yet, so it begins again")
     with _undone(out, resume=resume):
-        reader, model, tokens = _begun(settings, out, told)
+        reader, model, tokens = _begun(settings, out, told, arguments.main_process_first)
         training, validation = _parts(tokens, settings)
         needed = settings.steps * settings.batch * settings.accumulate
         watcher = Watcher(
@@ -94,6 +96,8 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
             read=_read,
             callbacks=[watcher],
         )
+        if trainer.is_fsdp_enabled and settings.sample is not None:
+            raise TrainingError("--sample: found a model shared among processes, expected all of it in each")
         if rank() == 0:
             settings.save(out)
     decayed = [one for one in model.parameters() if one.requires_grad and is_decayed(one)]
@@ -105,8 +109,14 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
         kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP, each process with the whole model"
         told.line(f"{trainer.accelerator.num_processes} processes by {kind}")
     trainer.train(resume_from_checkpoint=str(go_on_from) if go_on_from else None)
+    trainer.save_model(str(out))  # the folder of a run is a checkpoint, too
     if rank() == 0:
-        _finish(trainer, model, reader, settings, tokens)
+        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        history = trainer.state.log_history
+        about = {"architecture": f"{model.architecture}, {model.num_parameters():,} parameters"}
+        about |= {"data": f"{', '.join(settings.data)}: {len(tokens.ids):,} tokens", "steps": str(settings.steps)}
+        draw_curve(history, out)
+        write_card(settings, about, history, out)
     trainer.accelerator.wait_for_everyone()
     return out
 
@@ -142,12 +152,17 @@ def _undone(out: Path, *, resume: bool) -> Iterator[None]:
         raise
 
 
-def _begun(settings: Settings, out: Path, told: Told) -> tuple[Tokenizer | None, Decoder, TokenFile]:
-    """Tokenizer, model and tokens: what takes long comes last. Raises: ArchportError."""
+def _begun(
+    settings: Settings, out: Path, told: Told, first: Callable[..., AbstractContextManager[None]]
+) -> tuple[Tokenizer | None, Decoder, TokenFile]:
+    """Tokenizer, model and tokens: what takes long comes last.
+
+    In the block that `first` makes, the first process writes, and the others find what it wrote. Raises: ArchportError.
+    """
     paths = [Path(name) for name in settings.data]
     ready = read_tokens(paths[0]) if len(paths) == 1 and paths[0].is_file() and is_token_file(paths[0]) else None
     files = [] if ready else text_files(paths)
-    with first_process_first():
+    with first(local=False):
         reader = _reader(settings, out, files, ready)
     vocabulary = ready.vocab_size if ready else size_of(reader)
     torch.manual_seed(settings.seed)
@@ -161,7 +176,7 @@ def _begun(settings: Settings, out: Path, told: Told) -> tuple[Tokenizer | None,
     if settings.lora:
         trained = adapt(model, settings.lora, seed=settings.seed)
         told.line(f"lora: {trained:,} numbers of {sum(one.numel() for one in model.parameters()):,} are trained")
-    with first_process_first():
+    with first(local=False):
         return reader, model, ready or _tokens(files, reader, out, told)
 
 
@@ -223,18 +238,7 @@ def _read(model: Decoder, folder: Path) -> None:
     read = port.load(folder, dtype=model.dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(read.get_parameter(name))
-
-
-def _finish(trainer: Any, model: Decoder, reader: Tokenizer | None, settings: Settings, tokens: TokenFile) -> None:
-    """The folder of a run is a checkpoint, too, with its curve and its card."""
-    out, history = Path(settings.out), trainer.state.log_history
-    _write(model, out, None, reader)
-    shutil.rmtree(out / "adapter", ignore_errors=True)
-    about = {"architecture": f"{model.architecture}, {model.num_parameters():,} parameters"}
-    about |= {
-        "data": f"{', '.join(settings.data)}: {len(tokens.ids):,} tokens",
-        "steps": str(trainer.state.global_step),
-    }
-    draw_curve(history, out)
-    write_card(settings, about, history, out)
+            value: Tensor = read.get_parameter(name)
+            if isinstance(parameter, DTensor):  # of FSDP2: each process takes its part
+                value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+            parameter.copy_(value)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from ..checking import shown
 from ..errors import CheckpointError, ConfigError
@@ -15,6 +15,7 @@ FILE = "training.json"
 SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 LOGS = ("csv", "tensorboard")
+DEVICES = ("auto", "cpu")
 # What a run may be told otherwise when it goes on, for it changes no number of the training itself.
 FREE = {"out", "eval_every", "save_every", "keep", "log_to", "sample", "device", "recompute", "recipe"}
 LARGEST = 1 << 20  # bytes of the file
@@ -22,7 +23,7 @@ LARGEST = 1 << 20  # bytes of the file
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of a run of `archport train`; lengths are tokens, rates are for AdamW, rounds are steps of the optimizer.
+    """Of a run of `archport train`; `context` counts tokens, `eval_every` and `save_every` count steps.
 
     `arch` and `sizes` begin with fresh weights, `source` with those of a checkpoint. `batch` counts blocks of a step
     over all processes, before `accumulate`. `min_lr` is where the schedule ends, a tenth of `lr` unless given;
@@ -73,14 +74,15 @@ class Settings:
             if type(found) is not int or found < number:
                 yield name, f"found {shown(found)}, expected a whole number from {number}"
         for name, (above, below) in {"lr": (0, 100), "beta2": (0, 1), "held_back": (0, 1)}.items():
-            if not above < getattr(self, name) < below:
+            if not (_is_number(getattr(self, name)) and above < getattr(self, name) < below):
                 yield name, f"found {shown(getattr(self, name))}, expected a number between {above} and {below}"
-        for name in ("weight_decay", "clip"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                yield name, f"found {shown(getattr(self, name))}, expected a number from 0"
-        if self.dropout is not None and not 0 <= self.dropout < 1:
+        for name in ("weight_decay", "clip", "min_lr"):
+            found = getattr(self, name)
+            if not (_is_number(found) and 0 <= found < float("inf")) and (name, found) != ("min_lr", None):
+                yield name, f"found {shown(found)}, expected a number from 0"
+        if self.dropout is not None and not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             yield "dropout", f"found {shown(self.dropout)}, expected a probability below 1"
-        for name, known in {"schedule": SCHEDULES, "dtype": DTYPES, "log_to": LOGS}.items():
+        for name, known in {"schedule": SCHEDULES, "dtype": DTYPES, "log_to": LOGS, "device": DEVICES}.items():
             if getattr(self, name) not in known:
                 yield name, f"found {shown(getattr(self, name))}, expected {' or '.join(known)}"
         if not self.data:
@@ -103,14 +105,20 @@ class Settings:
 
     def unlike(self, folder: Path) -> list[str]:
         """What a run that goes on there was told otherwise, a line each. Raises: CheckpointError."""
-        path = folder / FILE
-        if not path.is_file():
-            raise CheckpointError(f"{folder}: found no {FILE}, expected the folder of a run to go on with")
-        before: Mapping[str, Any] = read_json(path, LARGEST)
+        before = saved(folder)
         now = json.loads(json.dumps(asdict(self)))
         names = [one.name for one in fields(self) if one.name not in FREE]
         lines = ((name, before.get(name), now[name]) for name in names if before.get(name) != now[name])
         return [f"{name} was {shown(old)}, is {shown(new)}" for name, old, new in lines]
 
 
-KNOWN = get_type_hints(Settings)
+def saved(folder: Path) -> Mapping[str, Any]:
+    """The settings in the folder of a run, by their names. Raises: CheckpointError."""
+    path = folder / FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: found no {FILE}, expected the folder of a run to go on with")
+    return read_json(path, LARGEST)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)

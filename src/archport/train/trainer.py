@@ -19,8 +19,8 @@ from ..fast.products import onednn_products
 from ..generation.inference import first_overflow
 from ..interop.recomputing import recomputed
 from ..layers import Decoder
+from ..parallel.ranks import world_size
 from .blocks import Example, InOrder
-from .launched import processes
 from .loss import loss
 from .saves import PARTIAL, last_save, remove_old
 from .settings import Settings
@@ -36,6 +36,7 @@ class WithLoss(nn.Module):
     def __init__(self, decoder: Decoder, *, recompute: bool = False) -> None:
         super().__init__()
         self.decoder, self.recompute = decoder, recompute
+        self._no_split_modules = sorted({type(block).__name__ for block in decoder.blocks})  # what FSDP2 shards by
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:  # (batch, context) twice -> ()
         """The mean loss of the tokens that follow."""
@@ -70,7 +71,7 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
     ) -> None:
         self.decoder, self.settings, self._write, self._read = decoder, settings, write, read
         self._saving_into: Path | None = None
-        told.per_device_eval_batch_size = max(1, validation.at_once // processes())
+        told.per_device_eval_batch_size = max(1, validation.at_once // told.world_size)
         model = WithLoss(decoder, recompute=settings.recompute)
         super().__init__(model, told, train_dataset=train, eval_dataset=validation, callbacks=callbacks)
         self.remove_callback(PrinterCallback)
@@ -90,7 +91,9 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
         with onednn_products() if self._by_onednn else nullcontext():
             found: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if (ids.device.type == "cpu" or self.state.global_step % self.args.logging_steps == 0) and not found.isfinite():
-            self._stop(f"the loss is {found.item()}: {first_overflow(self.decoder, ids.to(found.device), None)}")
+            # With a part of the model here, the place would have to be looked for by all processes at once.
+            where = "" if self.is_fsdp_enabled else f": {first_overflow(self.decoder, ids.to(found.device), None)}"
+            self._stop(f"the loss is {found.item()}{where}")
         return found
 
     @property
@@ -101,16 +104,19 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
         return able and fits and not self.args.bf16 and not self.args.torch_compile
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Looked at before they are clipped, for a norm that is not finite would spoil them all."""
-        gradients = [one.grad for one in model.parameters() if one.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if not norm.isfinite():
-            names = (
-                name for name, one in model.named_parameters() if one.grad is not None and not one.grad.isfinite().all()
-            )
-            first = next(names, "no one alone").rpartition("decoder.")[2]
-            self._stop(f"the gradients are not finite, the first that of {first}")
+        norm = self._get_grad_norm(model)
         nn.utils.clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+        """Looked at before anything is clipped, for a norm that is not finite would spoil all gradients."""
+        if grad_norm is not None:
+            return grad_norm
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        norm = nn.utils.get_total_norm(gradients.values())
+        if not norm.isfinite():
+            first = next((name for name, one in gradients.items() if not one.isfinite().all()), "all of them")
+            self._stop(f"the gradients are not finite, the first that of {first.rpartition('decoder.')[2]}")
         return norm
 
     def _stop(self, what: str) -> None:
@@ -173,9 +179,9 @@ def arguments_of(settings: Settings) -> TrainingArguments:
     options |= {"bf16": settings.dtype == "bfloat16", "torch_compile": settings.compile}
     options |= {"seed": settings.seed, "remove_unused_columns": False, "use_cpu": not on_gpu}
     options |= {"ddp_find_unused_parameters": False}
-    parts = processes()
+    parts = world_size()
     if parts > 1 and on_gpu:
-        options |= {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2, "auto_wrap_policy": "SIZE_BASED_WRAP"}}
+        options |= {"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}
     return TrainingArguments(
         output_dir=settings.out,
         max_steps=settings.steps,

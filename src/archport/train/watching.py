@@ -57,7 +57,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # of which mypy knows no 
     ) -> None:
         self.tokens, self.told, self.evaluated, self.log = tokens, told, evaluated, log
         self.progress = Progress(0, 0)
-        self.ends: list[float] = []
+        self.seconds: list[float] = []  # of the last steps
+        self.begun = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Take up the log of a run that goes on."""
@@ -71,12 +72,17 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # of which mypy knows no 
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Count, and have the last step validated."""
-        self.ends = [*self.ends, time.perf_counter() - self.begun][-SMOOTHED:]
-        each = sum(self.ends) / len(self.ends)
+        self.seconds = [*self.seconds, time.perf_counter() - self.begun][-SMOOTHED:]
+        each = sum(self.seconds) / len(self.seconds)
         left = each * (state.max_steps - state.global_step)
-        self.progress = replace(self.progress, step=state.global_step, steps=state.max_steps, seconds_left=left)
-        memory = most_held(args.device)
-        self.progress = replace(self.progress, tokens_per_second=self.tokens / each, memory=memory)
+        self.progress = replace(
+            self.progress,
+            step=state.global_step,
+            steps=state.max_steps,
+            tokens_per_second=self.tokens / each,
+            memory=most_held(args.device),
+            seconds_left=left,
+        )
         self.told(self.progress)
         if state.global_step >= state.max_steps:
             control.should_log = control.should_evaluate = True
