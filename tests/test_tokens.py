@@ -231,6 +231,7 @@ def test_validation_sees_the_same_blocks_each_time_spread_over_all():
     assert [int(one["input_ids"][0]) for one in data] == [0, 140, 280, 420, 560, 700, 840, 990]
     assert len(InOrder(torch.arange(31), 10)) == 3
     assert len(InOrder(torch.zeros(50_000, dtype=torch.uint16), 1024)) == 48  # whole batches of 8
+    assert len(InOrder(torch.zeros(50_000, dtype=torch.uint16), 300)) == 5 * 27
 
 
 def test_a_corpus_is_not_held_in_memory(tmp_path):

@@ -85,6 +85,14 @@ def test_a_run_leaves_a_folder_that_everyone_reads(text, tmp_path):
     assert any("weight decay 0.1 on 10 matrices, none on 18 biases and norms" in line for line in told)
 
 
+def test_the_config_names_the_tokenizers_end_of_a_text(text, tmp_path):
+    for name, end in {"train:300": 299, "characters": None}.items():
+        out = run(settings(text, tmp_path / name[:5], tokenizer=name, steps=1))
+        hf = AutoModelForCausalLM.from_pretrained(out)
+        assert (hf.config.eos_token_id, hf.generation_config.eos_token_id) == (end, end)
+        assert AutoTokenizer.from_pretrained(out).eos_token_id == end
+
+
 def test_older_saves_are_removed(text, tmp_path):
     out = run(settings(text, tmp_path / "run", save_every=1, keep=2))
     assert [path.name for path in saves(out)] == ["checkpoint-5", "checkpoint-6"]
@@ -266,6 +274,9 @@ def test_lora_trains_little_and_merges(tmp_path):
     assert (out / "checkpoint-4/adapter").is_dir()
     assert not (out / "adapter").exists()
     AutoModelForCausalLM.from_pretrained(out / "checkpoint-4")
+    written = json.loads((out / "config.json").read_text())
+    assert (written["bos_token_id"], written["classifier_dropout"]) == (0, 0.1)  # as the base's own
+    assert (out / "generation_config.json").is_file()
     adapted = archport.load(dtype="float32", adapter=out / "checkpoint-4/adapter")  # by PEFT itself
     assert all(torch.allclose(one, after[name], atol=1e-6) for name, one in adapted.named_parameters())
     # It goes on from the adapters, not from what they were merged into.
