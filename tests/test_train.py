@@ -314,6 +314,8 @@ def test_a_run_that_goes_on_is_an_unbroken_run(text, tmp_path):
         ours, theirs = (torch.load(path / "checkpoint-7" / name, weights_only=True) for path in (whole, out))
         assert _flat(ours) == _flat(theirs)
     assert (whole / "log.csv").read_text() == (out / "log.csv").read_text()
+    validated = [line.split(",") for line in (out / "log.csv").read_text().splitlines()[1:]]
+    assert [int(row[0]) for row in validated if row[2]] == [0, 3, 6, 7]  # and at the end, whatever is told
 
 
 def _interrupt(now: bool) -> None:

@@ -146,6 +146,9 @@ def _fits(table: Table, checkpoint: Checkpoint, arch: Architecture, config: Deco
     where = checkpoint.origin.name
     try:
         names = unwrapped(table, checkpoint.headers, where)[0]
+        present = {meaning for name in names for meaning in table.canonical(name)}
+        if not any(present.issuperset(row.keys) for row in table.rows("embed.tokens.weight", config, present)):
+            return False  # which every model has: no need to compare thousands of others
         headers = {name: checkpoint.headers[key] for name, key in names.items()}
         plan(table, config, skeleton(arch, config), headers, dtype=torch.float32, where=where, without_biases=True)
     except MappingError:
