@@ -38,7 +38,7 @@ RECIPES: Mapping[str, Recipe] = {
         | {"lr": 3e-5, "schedule": "constant", "warmup": 0, "eval_every": 5, "save_every": 10, "dropout": 0.0},
     ),
     "demo": Recipe(
-        "the bundled checkpoint's own, on any text: byte pairs learned from it, half an hour on a CPU",
+        "the bundled checkpoint's own, on any text, with byte pairs learned from it",
         {"tokenizer": "train:2000", "context": 256, "batch": 16, "steps": 1700, "lr": 2e-3, "min_lr": 0.0}
         | {"warmup": 85, "beta2": 0.999, "weight_decay": 0.1},
         _sizes(_WIDE_192, 512),

@@ -15,7 +15,7 @@ from ..layers import Decoder
 from ..registry import architecture, skeleton
 from .settings import Settings
 
-SMALL = {"width": 128, "layers": 4, "heads": 4}  # unless told otherwise: minutes on a laptop
+SMALL = {"width": 128, "layers": 4, "heads": 4}  # unless told otherwise
 RATES = ("embed_dropout", "attention_dropout", "residual_dropout")
 ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
