@@ -23,8 +23,8 @@ from archport.fast.direct import DirectLinear
 from archport.fast.linears import KINDS, stand_in_for, swap
 from archport.fast.packed import PackedLinear
 
+from .commands import run
 from .cpu import CPU
-from .test_cli import run
 
 
 def path(packing, one, many, fast_one, fast_many):

@@ -1,11 +1,7 @@
-"""The command line, run as a person runs it: in a process of its own."""
+"""The command line, run as a person runs it: in processes of their own."""
 
 import importlib.metadata
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -14,22 +10,8 @@ from typer.testing import CliRunner
 import archport
 from archport.cli.views import app
 
+from .commands import run
 from .references import reference
-
-
-def run(*words: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "archport", *words],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-        check=False,
-        cwd=cwd,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_load_without_a_source_loads_the_bundled_checkpoint():

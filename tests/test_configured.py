@@ -17,8 +17,8 @@ from archport.errors import AsideWarning, ConfigError
 from archport.files.source import DEMO
 from archport.generation.configured import ASIDE, BANS, OPTIONS, RENAMED, read_settings
 
+from .commands import run
 from .references import reference
-from .test_cli import run
 
 EXAMPLES = int(os.environ.get("CONFIGURED_EXAMPLES", "25"))
 PROMPT = [5, 6, 7, 5, 6, 9, 5]

@@ -23,8 +23,8 @@ from archport.errors import ArchportError, AsideWarning, CheckpointError, Export
 from archport.files import write
 from archport.view.subjects import subject
 
+from .commands import run
 from .references import pretrained, reference
-from .test_cli import run
 
 WTE, MASK = "transformer.wte.weight", "transformer.h.0.attn.bias"
 

@@ -3,8 +3,6 @@
 import itertools
 import json
 import math
-import subprocess
-import sys
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -40,6 +38,7 @@ from archport.view import summary
 from archport.view.subjects import subject
 from archport.view.tensor_differences import tensors
 
+from .commands import run
 from .formats import common_sizes, digest, loud, numbered, of_each, sizes, variants
 from .peak import peak_of
 
@@ -151,9 +150,8 @@ def test_nanogpt_s_file_is_the_same_model_bit_by_bit(tmp_path, bias, prefix):
 def test_the_command_loads_and_verifies_nanogpt_s_file(tmp_path):
     nano(tmp_path / "ckpt.pt")
     for command, expected in (("load", "16,896 in float32"), ("verify", "the same model as transformers")):
-        run = [sys.executable, "-m", "archport", command, str(tmp_path / "ckpt.pt")]
-        done = subprocess.run(run, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+        done = run(command, str(tmp_path / "ckpt.pt"))
+        assert done.stderr == ""
         assert expected in done.stdout
 
 

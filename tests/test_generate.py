@@ -25,9 +25,9 @@ from archport.generation.prompts import end_ids
 from archport.generation.sampling import Sampling
 from archport.generation.text import encoded, pieces
 
+from .commands import run
 from .cpu import refusal, swapping
 from .references import SIZES, VARIANTS, context, hf_dict, reference
-from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
 SETTINGS = [
@@ -184,11 +184,7 @@ def test_compiled_steps_give_the_same_ids(name):
 def test_no_compiler_is_one_line(tmp_path):
     words = ["generate", "--prompt", "x", "--compile", "--max-new-tokens", "2"]
     where = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "archport", *words], capture_output=True, text=True, env=os.environ | where, check=False
-    )
-    assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+    [line] = run(*words, code=1, env=where).stderr.splitlines()
     assert line.startswith("archport: torch.compile cannot compile a step here: InvalidCxxCompiler: No working C++")
 
 

@@ -32,10 +32,10 @@ from archport.errors import (
 from archport.files.safetensors_file import DTYPES, read_headers
 
 from . import fuzz
+from .commands import run
 from .hub_server import REPO
 from .messages import HUB, MESSAGES, WPE, WTE, Evil, config, pickled, weights
 from .references import reference
-from .test_cli import run
 
 ANY = list(DTYPES.values())
 SECONDS = 10  # much more than any refusal takes, much less than what a hostile file could cost

@@ -21,9 +21,9 @@ from archport.view.rendering import render
 from archport.view.subjects import subject
 
 from .browser import chromium, requests, screen
+from .commands import run
 from .cpu import swapping
 from .references import reference
-from .test_cli import run
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 # What transformers calls the parts of the two, from its own classes; the question of the person who guessed.

@@ -70,8 +70,8 @@ def test_float32_is_as_close_to_float64_as_the_reference_is(variant):
     for module in exact_model.modules():
         module.reorder_and_upcast_attn = False  # rounds to float32 on purpose, and refuses float64
     exact = logits(exact_model, ids)
-    ulps = 8 * torch.finfo(torch.float32).eps * exact.abs().max().item()
-    assert error(logits(port, ids), exact) <= 1.5 * error(logits(model, ids), exact) + ulps
+    ours, theirs = ((logits(one, ids) - exact).abs().mean() for one in (port, model))  # the largest alone is chance
+    assert ours <= 1.3 * theirs
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

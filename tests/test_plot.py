@@ -29,8 +29,8 @@ from archport.view.plotting import KINDS, PROMPT, check, draw, drawn, save
 from archport.view.selecting import tensor
 from archport.view.subjects import subject
 
+from .commands import run
 from .references import SIZES, reference, sequences
-from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
 

@@ -21,8 +21,8 @@ from archport.errors import ArchportError, ConfigError
 from archport.parity import records
 from archport.parity.records.making import versions
 
+from .commands import run
 from .references import reference
-from .test_cli import run
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs" / "schemas" / "record.json").read_text())

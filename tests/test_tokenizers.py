@@ -24,8 +24,8 @@ from archport.files.source import DEMO
 from archport.generation.text import encoded, pieces
 from archport.generation.tokenizers import chat_ids
 
+from .commands import run
 from .references import reference
-from .test_cli import run
 
 EXAMPLES = int(os.environ.get("TOKENIZER_EXAMPLES", "8"))  # of each kind of tokenizer
 TEXT = [

@@ -29,6 +29,8 @@ from archport.train.settings import Settings
 from archport.train.token_file import read_tokens, write_tokens
 from archport.train.tokenizing import tokenised
 
+from .commands import run as run_command
+
 LINES = [f"The {n % 17}th line of {n % 5} verses says {'abcdefgh'[n % 8] * (n % 9)}." for n in range(400)]
 TINY = {"width": 32, "layers": 2, "heads": 2}
 
@@ -530,38 +532,27 @@ def test_recipes_are_settings(text, tmp_path):
 
 
 def test_the_command_trains(text, tmp_path):
-    archport_ = [sys.executable, "-m", "archport"]
     words = ["train", "--arch", "gpt-neox", "--set", "layers=2", "--set", "width=32", "--data", str(text)]
     words += ["--steps", "4", "--context", "16", "--batch", "4", "--out", str(tmp_path / "run"), "--sample", "The"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*words)
     assert "validation" in done.stderr
     assert done.stdout.startswith("The")
-    again = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
-    assert (again.returncode, again.stdout) == (1, "")
+    again = run_command(*words, code=1)
+    assert again.stdout == ""
     assert again.stderr.startswith("archport: ")
     assert "--resume" in again.stderr
     # What it was told is there; on a terminal a line is written over and over.
     on, words = pty.openpty(), ["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "6"]
-    refused = subprocess.run([*archport_, *words], capture_output=True, text=True, env=environment, check=False)
-    assert "steps was 4, is 6" in refused.stderr
-    shown = subprocess.Popen([*archport_, *words, "--changed"], stdout=on[1], stderr=on[1], env=environment)
+    assert "steps was 4, is 6" in run_command(*words, code=1).stderr
+    started = [sys.executable, "-m", "archport", *words, "--changed"]
+    shown = subprocess.Popen(started, stdout=on[1], stderr=on[1], env=os.environ | {"HF_HUB_OFFLINE": "1"})
     os.close(on[1])
     told = _read_all(on[0])
     assert shown.wait() == 0, told
     assert re.search(r"step 6/6 .*tokens/s", told)
     assert "\x1b[" in told
     assert last_save(tmp_path / "run") == tmp_path / "run/checkpoint-6"
-    done = subprocess.run(
-        [*archport_, "generate", str(tmp_path / "run"), "--prompt", "The"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("The")
+    assert run_command("generate", str(tmp_path / "run"), "--prompt", "The").stdout.startswith("The")
     assert archport.verify(tmp_path / "run").ok
 
 
@@ -577,12 +568,9 @@ def _read_all(terminal: int) -> str:
 
 
 def test_the_command_makes_tokens(text, tmp_path):
-    words = [sys.executable, "-m", "archport", "tokens", str(text), "--tokenizer", "train:300", "--out"]
-    done = subprocess.run([*words, str(tmp_path / "ids")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    words = ["tokens", str(text), "--tokenizer", "train:300", "--out", str(tmp_path / "ids")]
+    run_command(*words)
     tokens = read_tokens(tmp_path / "ids")
     own = AutoTokenizer.from_pretrained(tmp_path / "ids-tokenizer")
     assert tokens.ids.tolist() == own(text.read_text("utf-8"))["input_ids"]
-    again = subprocess.run([*words, str(tmp_path / "ids")], capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "is there already" in run_command(*words, code=2).stderr

@@ -15,8 +15,8 @@ from archport.layers.rotary import Rotary, Rotation
 from archport.parity import verify_by_block
 from archport.parity.ids import ids_for
 
+from .commands import run
 from .references import hf_dict, reference
-from .test_cli import run
 
 
 @pytest.fixture

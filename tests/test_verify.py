@@ -22,8 +22,8 @@ from archport.parity.catalogue import CATALOGUE
 from archport.parity.counterparts import counterparts
 from archport.registry import architecture, skeleton
 
+from .commands import run
 from .references import FAMILIES, OLD, SIZES, hf_dict, reference
-from .test_cli import run
 
 ARCHITECTURES = list(SIZES)
 LINES = (

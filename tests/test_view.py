@@ -33,9 +33,9 @@ from archport.view.subjects import Subject, subject
 from archport.view.tensor_differences import tensors
 from archport.view.trees import every, folded, tree
 
+from .commands import run
 from .hub_server import REPO
 from .references import FAMILIES, SIZES, VARIANTS, reference
-from .test_cli import run
 from .test_hub import weights_sent
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .. import port
 from ..config import DecoderConfig
@@ -35,6 +36,11 @@ class Subject:
             parameter = model.get_parameter(step.name or "")
             parameter.data = parameter.data.to(step.file_dtype)
         return model
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """All of them, listed once: a description of each asks what there is elsewhere."""
+        return [*self.model.modules()]
 
     @property
     def at_hand(self) -> bool:

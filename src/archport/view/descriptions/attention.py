@@ -96,7 +96,7 @@ def _lost(part: Attention) -> str:
 def _more(part: Attention, subject: Subject) -> list[str]:
     """Further sentences, each with a space before it."""
     said = []
-    elsewhere = any(isinstance(one, Rotary) for one in subject.model.modules())
+    elsewhere = any(isinstance(one, Rotary) for one in subject.modules)
     if part.rotary is None and elsewhere and not _own_scores(part):
         said.append(" Here queries and keys are not turned: no angle tells positions apart.")
     if isinstance(part.mask, Window | Chunked):
@@ -117,7 +117,7 @@ def _own_scores(part: Attention) -> bool:
 
 def _scaling(part: Attention, subject: Subject) -> str:
     """How the scores of all layers are scaled, in a phrase."""
-    scales: Sequence[float] = [one.scale for one in subject.model.modules() if isinstance(one, Attention)]
+    scales: Sequence[float] = [one.scale for one in subject.modules if isinstance(one, Attention)]
     for usual, phrase, joint in ((part.head_width**-0.5, "divided", " and"), (1.0, "not divided", ", but")):
         if all(math.isclose(scale, usual) for scale in scales):
             return f"{phrase} by sqrt(head width)"

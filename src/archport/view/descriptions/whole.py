@@ -65,9 +65,9 @@ def _(part: Embed, subject: Subject, path: str) -> Description:
     where = ""
     if isinstance(part, PositionedEmbed):
         where = " and adds a learned vector for each position"
-    elif any(isinstance(module, Rotary) for module in subject.model.modules()):
+    elif any(isinstance(module, Rotary) for module in subject.modules):
         where = "; where a token stands is said later, inside attention, by rotary angles"
-    elif any(isinstance(module, Alibi) for module in subject.model.modules()):
+    elif any(isinstance(module, Alibi) for module in subject.modules):
         where = "; how far tokens are apart is said later, inside attention, by a price on distance"
     text = f"""Turns each token id into a vector of {width} numbers{changed}{where}. The result is the residual stream:
     every block reads it and adds to it, none replaces it."""
