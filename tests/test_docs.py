@@ -27,10 +27,10 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.setattr("archport.registry._registered", {})  # what a page registers is gone with it
     monkeypatch.delitem(sys.modules, "nemotron_port", raising=False)
     names: dict = {}
-    for block in blocks(page):
-        if "lm_eval" in block and find_spec("lm_eval") is None:  # a large library that only this block needs
+    for lines in blocks(page):
+        if "lm_eval" in lines and find_spec("lm_eval") is None:  # a large library that only this block needs
             continue
-        exec(compile(block, str(page), "exec"), names)
+        exec(compile(lines, str(page), "exec"), names)
 
 
 def test_the_lines_of_the_readme_are_right_for_a_type_checker(tmp_path):

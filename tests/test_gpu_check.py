@@ -34,6 +34,7 @@ def folder(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.families
 def test_every_part_is_run_and_written(folder):
     results = json.loads((folder / "gpu.json").read_text())
     parts = results["parts"]
@@ -51,6 +52,7 @@ def test_every_part_is_run_and_written(folder):
     assert "not on a CPU" in parts["compiled"]["rows"][0].values()
 
 
+@pytest.mark.families
 def test_the_page_has_a_table_for_each_part(folder):
     page = (folder / "gpu.md").read_text()
     assert page.startswith("`tools/gpu_check.sh --out")

@@ -34,16 +34,15 @@ def cause(model, port):
 
 
 @pytest.mark.families
+@pytest.mark.usefixtures("some_faults")
 @pytest.mark.parametrize("model", [*SIZES])
 def test_every_fault_planted_in_build_is_noticed_located_and_named(model):
     if OLD and model in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model, in_build=True)
-    counts = kill.kill_counts(table)
-    assert counts == json.loads(SCORES.read_text())[model]["in_build"], f"python tools/count_kills.py {model}"
-    assert counts["noticed"] == counts["planted"] > 25
-    assert counts["located"] == counts["planted"]
-    assert counts["named"] >= 0.9 * counts["planted"]
+    counts, known = kill.kill_counts(table), json.loads(SCORES.read_text())[model]["in_build"]
+    assert counts["noticed"] == counts["located"] == counts["planted"] > 5
+    assert counts["planted"] - counts["named"] <= known["planted"] - known["named"]
     assert all(one.noticed for one in table.kills if one.refused)
 
 
