@@ -24,9 +24,12 @@ IMPORTED = _of_the_hub(os.environ)
 def run(
     *words: str, code: int = 0, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What `archport WORDS` prints, where it ends with this code and not in a traceback."""
+    """What `archport WORDS` prints, where it ends with this code and not in a traceback.
+
+    With an environment of its own, which libraries may read when they are imported, it is started and not forked.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    ran = _forked if _of_the_hub(environment) == IMPORTED else _started
+    ran = _started if env or _of_the_hub(environment) != IMPORTED else _forked
     done = ran(words, cwd or Path.cwd(), environment)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
