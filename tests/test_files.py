@@ -93,10 +93,11 @@ def test_what_transformers_writes_loads_equal_and_exports_the_same_bytes(variant
     assert bits(ours) == bits(theirs)
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (theirs, ours))
     assert before == after
-    again, report = pretrained(ours, dtype, output_loading_info=True)
-    assert not any(report.values()), report
-    ids = sequences(model)[0]
-    assert torch.equal(logits(again, ids), logits(pretrained(theirs, dtype), ids))
+    if variant == VARIANTS[variant][0]:  # the bytes of the others are transformers' own too
+        again, report = pretrained(ours, dtype, output_loading_info=True)
+        assert not any(report.values()), report
+        ids = sequences(model)[0]
+        assert torch.equal(logits(again, ids), logits(pretrained(theirs, dtype), ids))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -85,7 +85,8 @@ def test_transformers_own_code_is_never_called_wrong(name):
     if OLD and name in FAMILIES:
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     arch = architecture(name)
-    for variant, sizes in references.variants(arch).items():
+    variants = [*references.variants(arch).items()]
+    for variant, sizes in variants[::4] if name in FAMILIES else variants:
         hf = references.loud(arch, sizes)
         how = {"rows": rows_of(arch, sizes, hf), "forward": lambda module, ids: module(ids, use_cache=False).logits}
         report = archport.verify(hf, reference=hf, **how)

@@ -42,9 +42,11 @@ def port(gpt2):
     [pytest.param(name, marks=() if name in ("gpt2", "mistral") else pytest.mark.families) for name in SIZES],
 )
 def test_each_line_s_faults_are_noticed_placed_and_named(name, monkeypatch):
-    monkeypatch.setattr(kill, "faults_for", lambda _: OF_LINES)
+    # All for two, every third for the others: the lines are the same for all.
+    faults = OF_LINES if name in ("gpt2", "mistral") else OF_LINES[[*SIZES].index(name) % 3 :: 3]
+    monkeypatch.setattr(kill, "faults_for", lambda _: faults)
     kills = kill.kill_table(name).kills
-    assert len(kills) > 12
+    assert len(kills) > len(faults) / 2
     for one in kills:
         assert (one.noticed, one.located, one.named) == (True, True, one.fault.name), one
 
