@@ -10,7 +10,7 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([f"{__package__}.imported"])
-SECONDS = 120
+SECONDS = 600
 
 
 def _of_the_hub(environment: Mapping[str, str]) -> dict[str, str]:
