@@ -180,14 +180,16 @@ def test_no_output_sees_a_later_token(variant):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_thousands_of_tokens(name):
+def test_thousands_of_tokens(name, monkeypatch):
     arch, tokens = architecture(name), 2048 if name in FAMILIES else 4096
     model = references.loud(arch, {**arch.sizes, "context": tokens})
     ids = torch.randint(model.config.vocab_size, (1, tokens), generator=torch.Generator().manual_seed(1))
     ours, theirs = logits(port_of(model), ids), logits(model, ids)
     if error(ours, theirs) > 1e-5 * max(1.0, theirs.abs().max().item()):  # or the reference is not so near
+        rounded = torch.Tensor.float  # which the reference calls on purpose, as before a softmax
+        monkeypatch.setattr(torch.Tensor, "float", lambda self: self if self.dtype == torch.float64 else rounded(self))
         exact = logits(with_parameters(model, torch.float64), ids)
-        assert error(ours, exact) <= 1.5 * error(theirs, exact)
+        assert (ours - exact).abs().mean() <= 1.3 * (theirs - exact).abs().mean()
 
 
 def test_too_many_tokens_for_learned_positions_is_an_error_with_both_numbers():

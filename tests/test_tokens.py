@@ -143,7 +143,7 @@ def test_texts_of_a_folder_come_in_order_with_an_end_between_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"good \xff bad", "not UTF-8 at 5"), (None, "no such file or folder")],
+    [(b"good \xff bad", "not UTF-8 at 5"), (b"", "found no letter in it"), (None, "no such file or folder")],
 )
 def test_what_is_no_text_is_named(tmp_path, content, message):
     path = tmp_path / "text.txt"

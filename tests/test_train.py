@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import archport
 from archport import architectures
-from archport.errors import AsideWarning, ConfigError, TrainingError
+from archport.errors import AsideWarning, CheckpointError, ConfigError, TrainingError
 from archport.train import running, trainer
 from archport.train.blocks import Shuffled
 from archport.train.recipes import RECIPES
@@ -47,6 +47,12 @@ def settings(text: Path, out: Path, **changes) -> Settings:
     values |= {"eval_every": 3, "save_every": 2, "tokenizer": "characters", "device": "cpu"}
     values |= {} if "source" in changes else {"arch": "gpt2", "sizes": TINY}
     return Settings(**values | changes)
+
+
+def rates(folder: Path) -> list[float]:
+    """The learning rate of each step."""
+    rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()[1:]]
+    return [float(row[3]) for row in rows if row[3]]
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -192,8 +198,7 @@ def test_one_batch_is_learned_by_heart(tmp_path, arch):
 def test_the_learning_rate_rises_and_falls_as_told(text, tmp_path, schedule):
     how = settings(text, tmp_path / "run", schedule=schedule, steps=8, warmup=3, lr=1e-2, save_every=8)
     out = run(replace(how, min_lr=2e-3, eval_every=8))
-    rows = [line.split(",") for line in (out / "log.csv").read_text().splitlines()[1:]]
-    found = [float(row[3]) for row in rows if row[3]]
+    found = rates(out)
     ways = {
         "cosine": lambda done: 2e-3 + (1e-2 - 2e-3) * (1 + math.cos(math.pi * done)) / 2,
         "linear": lambda done: 1e-2 * (1 - done),
@@ -253,6 +258,9 @@ def test_a_checkpoint_goes_on_learning_and_comes_back(tmp_path):
     )
     losses = [line.split(",")[2] for line in (out / "log.csv").read_text().splitlines()[1:] if line.split(",")[2]]
     assert float(losses[-1]) < float(losses[0]) - 0.5
+    for folder in (out, last_save(out)):  # with all files of its own tokenizer
+        for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            assert (folder / name).read_text() == (running.port.DEMO / name).read_text(), name
     hf = AutoModelForCausalLM.from_pretrained(out).float().eval()
     ids = torch.tensor([[5, 17, 3, 29]])
     hf.save_pretrained(tmp_path / "again")
@@ -406,8 +414,33 @@ def test_other_settings_are_listed_and_refused(text, tmp_path):
     with pytest.raises(TrainingError, match=r"steps was 2, is 4; lr was 0.001, is 0.01: go on as it began") as error:
         run(settings(text, out, steps=4, lr=1e-2), resume=True)
     assert one_line(error.value)
-    run(settings(text, out, steps=4, lr=1e-2), resume=True, changed=True)
+    run(settings(text, out, steps=4, lr=1e-2, schedule="constant", weight_decay=0.0), resume=True, changed=True)
     assert last_save(out) == out / "checkpoint-4"
+    assert rates(out) == pytest.approx([0, 5e-4, 1e-2, 1e-2])  # from then on what was told, and not what was saved
+    state = torch.load(out / "checkpoint-4/optimizer.pt", weights_only=True)
+    assert {group["weight_decay"] for group in state["param_groups"]} == {0.0}
+    with pytest.raises(TrainingError, match="steps: found 3, but 4 are done"):
+        run(settings(text, out, steps=3), resume=True, changed=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arch": "gptj"},
+        {"arch": None, "sizes": {}, "source": str(running.port.DEMO)},
+        {"sizes": TINY | {"width": 64}},
+        {"tokenizer": "bytes"},
+        {"context": 8},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_makes_it_another_run_is_refused_and_nothing_is_written(text, tmp_path, changes):
+    out = run(settings(text, tmp_path / "run", steps=2))
+    before = (out / "training.json").read_text()
+    with pytest.raises(TrainingError, match=r"was .*, is .*: that is another run, in another folder") as error:
+        run(replace(settings(text, out, steps=2), **changes), resume=True, changed=True)
+    assert one_line(error.value)
+    assert (out / "training.json").read_text() == before
 
 
 def test_what_may_change_changes_nothing(text, tmp_path):
@@ -483,6 +516,24 @@ def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
         run(settings(tokens.path, tmp_path / "made"))
     with pytest.warns(AsideWarning, match="the saves have none"):
         run(settings(tokens.path, tmp_path / "none", tokenizer=None, steps=2))
+    with pytest.raises(TrainingError, match="ids: found a file of tokens beside other data, expected it alone"):
+        run(settings(text, tmp_path / "both", data=(str(text), str(tokens.path))))
+    tokens.path.write_bytes(tokens.path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"ids: found no file of token ids .*file not fully covered"):
+        run(settings(tokens.path, tmp_path / "cut", **how))
+
+
+def test_a_file_of_tokens_brings_the_tokenizer_that_was_made_with_it(text, tmp_path):
+    for name in ("bytes", "train:300"):
+        run_command("tokens", str(text), "--tokenizer", name, "--out", str(tmp_path / name))
+        out = run(settings(tmp_path / name, tmp_path / f"{name} run", tokenizer=None, steps=2))
+        own = AutoTokenizer.from_pretrained(out)
+        assert own.decode(own("The 3rd line")["input_ids"]) == "The 3rd line"
+    run(settings(tmp_path / "bytes", tmp_path / "named", tokenizer="bytes", steps=2))
+    assert "is one of the texts" in run_command(
+        "tokens", str(text), "--tokenizer", "bytes", "--out", str(text), "--force", code=2
+    ).stderr  # fmt: skip
+    assert text.read_text("utf-8") == "\n".join(LINES)
 
 
 @pytest.mark.parametrize(
@@ -496,6 +547,12 @@ def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
         ({"dropout": 1.0}, "dropout: found 1.0"),
         ({"lr": "fast"}, "lr: found 'fast'"),
         ({"min_lr": -1.0}, "min_lr: found -1.0"),
+        ({"min_lr": 1.0}, "min_lr: found 1.0, expected no more than lr, 0.001"),
+        ({"seed": 1 << 32}, "seed: found 4294967296, expected a whole number below 4294967296"),
+        ({"sample": ""}, "sample: found an empty text"),
+        ({"dropout": -0.1}, "dropout: found -0.1, expected a number from 0"),
+        ({"source": str(running.port.DEMO), "lora": 193, "tokenizer": None}, "a rank of 193, expected up to 192"),
+        ({"tokenizer": "letters"}, "--tokenizer .*letters.*; others are bytes, characters, train:VOCAB"),
         ({"device": "cuda:1"}, "device: found 'cuda:1', expected auto or cpu"),
         ({"schedule": "square"}, "schedule: found 'square', expected cosine or linear or constant"),
         ({"dtype": "float16"}, "dtype: found 'float16'"),
@@ -509,7 +566,7 @@ def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
         ({"sizes": TINY | {"vocab_size": 8}}, "expected ids below the model's vocab_size 8"),
         ({"source": str(running.port.DEMO), "context": 257, "tokenizer": None}, "expected up to 256"),
         ({"tokenizer": "train:12"}, "above 256"),
-        ({"context": 20_000}, "expected 40,002 at least for blocks of 20000"),
+        ({"context": 20_000}, "expected 40,002 at least, for blocks of 20000"),
         ({"data": ("nowhere.txt",)}, "nowhere.txt: found no such file"),
     ],
 )

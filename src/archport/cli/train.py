@@ -16,7 +16,7 @@ from ..generation.inference import in_eval_mode
 from ..generation.text import encoded, start_ids
 from ..generation.text import tokenizer as tokenizer_of
 from ..registry import architecture
-from ..train.made_tokenizers import is_made, make_tokenizer
+from ..train.made_tokenizers import is_made, made_beside, make_tokenizer
 from ..train.recipes import RECIPES
 from ..train.running import Told, run
 from ..train.settings import Settings, saved
@@ -38,11 +38,13 @@ def tokens(
     force: Force = False,
 ) -> None:
     """Make a flat file of token ids of texts, which training maps into memory."""
-    made = to.with_name(f"{to.name}-tokenizer") if is_made(tokenizer) else None
+    made = made_beside(to) if is_made(tokenizer) else None
     for path in (to, made):
         if path is not None and path.exists() and not force:
             raise BadParameter(f"{path}: is there already: choose another name, or --force")
     files = text_files(paths)
+    if to.resolve() in [path.resolve() for path in files]:
+        raise BadParameter(f"{to}: is one of the texts: choose another name")
     if made is not None:
         make_tokenizer(tokenizer, files, made)
     reader = tokenizer_of(made or tokenizer)
@@ -62,7 +64,9 @@ def train(
     source: Annotated[str | None, Option("--from", help="begin with the weights of a folder or a Hub id")] = None,
     sizes: Annotated[list[str] | None, Option("--set", help="a field of the config, as layers=6")] = None,
     recipe: Annotated[str | None, Option(help=f"settings that are known to work: {ABOUT}")] = None,
-    tokenizer: Annotated[str | None, Option(help="a folder or Hub id, or bytes, characters, train:VOCAB")] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="a folder or Hub id, or bytes, characters, train:VOCAB [the checkpoint's, or bytes]")
+    ] = None,
     context: Annotated[int | None, Option(help="tokens of a block [256]")] = None,
     batch: Annotated[int | None, Option(help="blocks at once, over all processes [32]")] = None,
     accumulate: Annotated[int | None, Option(help="batches of a step [1]")] = None,
@@ -126,7 +130,8 @@ def _settings(recipe: str | None, given: dict[str, Any], before: Mapping[str, An
         if arch is not None and known.sizes and arch not in known.sizes:
             raise BadParameter(f"--recipe {recipe}: has no sizes for {arch}, expected {', '.join(known.sizes)}")
         values |= known.settings
-        given = given | {"sizes": {**known.sizes.get(arch or "", {}), **given.get("sizes", {})}}
+        values["sizes"] = known.sizes.get(arch or "", {}) or values.get("sizes", {})
+    given = given | {"sizes": {**values.get("sizes", {}), **given.get("sizes", {})}}
     for one, other in (("arch", "source"), ("source", "arch")):  # a run begins with one of them
         if one in given:
             values[other] = None

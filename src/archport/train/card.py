@@ -42,7 +42,11 @@ def write_card(
         lines += [f"- validation loss: {losses[-1]:.4f} nats a token (perplexity {math.exp(losses[-1]):.2f})"]
         lines += [f"- before the first step: {losses[0]:.4f}"]
     lines += ["", f"![loss by step]({CURVE})", "", "| setting | value |", "| --- | --- |"]
-    lines += [f"| {name} | `{value}` |" for name, value in asdict(settings).items() if value not in (None, {}, False)]
+    lines += [
+        f"| {name} | `{value}` |"
+        for name, value in asdict(settings).items()
+        if value is not False and value not in (None, {})
+    ]
     lines += [
         "",
         "Trained by `archport train`; `archport load`, `archport generate` and transformers read this folder.",

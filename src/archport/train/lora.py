@@ -24,12 +24,16 @@ def target_names(model: Decoder) -> list[str]:
 def adapt(model: Decoder, rank: int, *, seed: int) -> int:
     """Put adapters of a rank into a model, in place, and freeze the rest; how many numbers are trained now.
 
-    Raises: TrainingError without peft.
+    Raises: TrainingError without peft, and for a rank above the width.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise TrainingError("--lora needs peft: pip install archport[peft]") from None
+    if rank > model.config.width:
+        raise TrainingError(
+            f"lora: found a rank of {rank}, expected up to {model.config.width}, the width of the model"
+        )
     names = target_names(model)
     model.requires_grad_(False)
     with torch.random.fork_rng():

@@ -16,6 +16,11 @@ def is_made(name: str) -> bool:
     return name in ("bytes", "characters") or name.startswith("train:")
 
 
+def made_beside(tokens: Path) -> Path:
+    """The folder of the tokenizer that was made with a file of tokens."""
+    return tokens.with_name(f"{tokens.name}-tokenizer")
+
+
 def make_tokenizer(name: str, files: Sequence[Path], folder: Path) -> None:
     """Write a tokenizer into a folder, from which transformers, too, reads it. Raises: CheckpointError."""
     from transformers import PreTrainedTokenizerFast

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import port
-from ..errors import AsideWarning, TrainingError
+from ..errors import ArchportError, AsideWarning, TrainingError
 from ..exporting import export
 from ..generation.text import size as size_of
 from ..generation.text import tokenizer as tokenizer_of
@@ -26,9 +26,9 @@ from .blocks import InOrder, Shuffled
 from .card import draw_curve, write_card
 from .lora import FOLDER as ADAPTER
 from .lora import adapt, is_adapted, load_adapter, merged, save_adapter
-from .made_tokenizers import is_made, make_tokenizer
-from .saves import PARTIAL, last_save
-from .settings import FILE, Settings
+from .made_tokenizers import is_made, made_beside, make_tokenizer
+from .saves import PARTIAL, last_save, steps_of
+from .settings import FILE, FIXED, Settings
 from .starting import fresh_model, loaded_model, set_dropout
 from .token_file import TokenFile, hash_of, is_token_file, read_tokens, write_tokens
 from .tokenizing import digest_of, text_files, tokenised
@@ -91,7 +91,10 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
             arguments,
             train=Shuffled(training, settings.context, needed, settings.seed),
             validation=InOrder(validation, settings.context),
-            write=lambda decoder, folder, weights: _write(decoder, folder, weights, reader),
+            # A checkpoint that is trained on keeps all files of its own tokenizer.
+            write=lambda decoder, folder, weights: _write(
+                decoder, folder, weights, reader if settings.tokenizer or not settings.source else None
+            ),
             begins=go_on_from is None,
             read=_read,
             callbacks=[watcher],
@@ -104,7 +107,12 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     others = sum(one.requires_grad for one in model.parameters()) - len(decayed)
     told.line(f"{model.architecture}: {model.num_parameters():,} parameters in {settings.dtype}, {trainer.args.device}")
     told.line(f"weight decay {settings.weight_decay} on {len(decayed)} matrices, none on {others} biases and norms")
-    told.line(f"{len(training):,} tokens to train on, {len(validation):,} held back")
+    blocks = len(training) // settings.context
+    told.line(f"{len(training):,} tokens to train on, {blocks:,} blocks, {len(validation):,} held back")
+    if settings.warmup >= settings.steps:
+        told.line(
+            f"the learning rate rises for {settings.warmup} steps, so in {settings.steps} it stays below {settings.lr}"
+        )
     if parts > 1:
         kind = "FSDP2" if trainer.is_fsdp_enabled else "DDP, each process with the whole model"
         told.line(f"{trainer.accelerator.num_processes} processes by {kind}")
@@ -124,10 +132,14 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
 def _checked(settings: Settings, out: Path, *, resume: bool, changed: bool) -> Path | None:
     """The save to go on from, if any. Raises: TrainingError for another run, or for other files."""
     if resume:
-        unlike = settings.unlike(out)
+        unlike, save = settings.unlike(out), last_save(out)
+        if another := [unlike[name] for name in FIXED if name in unlike]:
+            raise TrainingError(f"{out}: {'; '.join(another)}: that is another run, in another folder")
         if unlike and not changed:
-            raise TrainingError(f"{out}: {'; '.join(unlike)}: go on as it began, or with --changed")
-        return last_save(out)
+            raise TrainingError(f"{out}: {'; '.join(unlike.values())}: go on as it began, or with --changed")
+        if save and settings.steps < steps_of(save):
+            raise TrainingError(f"{out}: steps: found {settings.steps}, but {steps_of(save)} are done")
+        return save
     if rank() == 0 and out.exists() and (not out.is_dir() or any(out.iterdir())):
         known = out.is_dir() and (out / FILE).is_file()
         what = "a run: go on with --resume" if known else "other files: choose a new folder"
@@ -140,11 +152,14 @@ def _undone(out: Path, *, resume: bool) -> Iterator[None]:
     """A run that cannot begin leaves no folder behind."""
     there = out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{out}: cannot be made: {error.strerror}") from None
         shutil.rmtree(out / PARTIAL, ignore_errors=True)  # of a save that was interrupted
         yield
     except BaseException:
-        if not resume and rank() == 0:
+        if not resume and rank() == 0 and out.is_dir():
             for path in out.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not there:
@@ -160,7 +175,10 @@ def _begun(
     In the block that `first` makes, the first process writes, and the others find what it wrote. Raises: ArchportError.
     """
     paths = [Path(name) for name in settings.data]
-    ready = read_tokens(paths[0]) if len(paths) == 1 and paths[0].is_file() and is_token_file(paths[0]) else None
+    made = [path for path in paths if path.is_file() and is_token_file(path)]
+    if made and len(paths) > 1:
+        raise TrainingError(f"{made[0]}: found a file of tokens beside other data, expected it alone")
+    ready = read_tokens(made[0]) if made else None
     files = [] if ready else text_files(paths)
     with first(local=False):
         reader = _reader(settings, out, files, ready)
@@ -184,16 +202,24 @@ def _reader(settings: Settings, out: Path, files: Sequence[Path], ready: TokenFi
     """The tokenizer, made if it is one to make; None for ids of which none is named. Raises: ArchportError."""
     name: str | Path | None = settings.tokenizer or settings.source or (None if ready else "bytes")
     if ready and name is None:
-        warnings.warn(AsideWarning(f"{ready.path}: no --tokenizer, so the saves have none"), stacklevel=2)
-        return None
+        beside = made_beside(ready.path)
+        if not beside.is_dir():
+            warnings.warn(AsideWarning(f"{ready.path}: no --tokenizer, so the saves have none"), stacklevel=2)
+            return None
+        name = beside
     if is_made(str(name)):
-        if ready:
+        if ready and name != "bytes":
             found = f"{ready.path}: found token ids already, expected texts to make a tokenizer of"
-            raise TrainingError(f"{found}, or --tokenizer with the one that they were made with")
+            raise TrainingError(f"{found}, or --tokenizer with the folder of the one that they were made with")
         if not (out / TOKENIZER).is_dir():
             make_tokenizer(str(name), files, out / TOKENIZER)
         name = out / TOKENIZER
-    reader = tokenizer_of(name)
+    try:
+        reader = tokenizer_of(name)
+    except ArchportError as error:
+        if settings.tokenizer is None:
+            raise
+        raise TrainingError(f"--tokenizer {error}; others are bytes, characters, train:VOCAB") from None
     if ready and hash_of(reader) != ready.tokenizer:
         raise TrainingError(f"{ready.path}: made with another tokenizer than {name}: make it anew")
     return reader
@@ -215,8 +241,8 @@ def _parts(tokens: TokenFile, settings: Settings) -> tuple[Tensor, Tensor]:
     held = max(int(count * settings.held_back), settings.context + 1)
     if count - held <= settings.context:
         least = 2 * (settings.context + 1)
-        found = f"{tokens.path}: found {count:,} tokens, {held:,} of them held back"
-        raise TrainingError(f"{found}, expected {least:,} at least for blocks of {settings.context}")
+        found = f"{', '.join(settings.data)}: found {count:,} tokens, expected {least:,} at least"
+        raise TrainingError(f"{found}, for blocks of {settings.context} and {held:,} tokens held back")
     return tokens.ids[: count - held], tokens.ids[count - held :]
 
 

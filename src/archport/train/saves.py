@@ -20,6 +20,11 @@ def last_save(out: Path) -> Path | None:
     return there[-1] if there else None
 
 
+def steps_of(save: Path) -> int:
+    """How many steps were done when it was written."""
+    return int(save.name.rpartition("-")[2])
+
+
 def remove_old(out: Path, keep: int) -> None:
     """Leave so many."""
     for path in saves(out)[:-keep]:

@@ -17,8 +17,11 @@ DTYPES = ("float32", "bfloat16")
 LOGS = ("csv", "tensorboard")
 DEVICES = ("auto", "cpu")
 # What a run may be told otherwise when it goes on, for it changes no number of the training itself.
+# What a run is: with another it is another run.
+FIXED = ("arch", "source", "sizes", "tokenizer", "context", "lora")
 FREE = {"out", "eval_every", "save_every", "keep", "log_to", "sample", "device", "recompute", "recipe"}
 LARGEST = 1 << 20  # bytes of the file
+SEEDS = 1 << 32  # that numpy takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class Settings:
             found = getattr(self, name)
             if type(found) is not int or found < number:
                 yield name, f"found {shown(found)}, expected a whole number from {number}"
+        if type(self.seed) is int and self.seed >= SEEDS:
+            yield "seed", f"found {shown(self.seed)}, expected a whole number below {SEEDS}"
         for name, (above, below) in {"lr": (0, 100), "beta2": (0, 1), "held_back": (0, 1)}.items():
             if not (_is_number(getattr(self, name)) and above < getattr(self, name) < below):
                 yield name, f"found {shown(getattr(self, name))}, expected a number between {above} and {below}"
@@ -80,8 +85,12 @@ class Settings:
             found = getattr(self, name)
             if not (_is_number(found) and 0 <= found < float("inf")) and (name, found) != ("min_lr", None):
                 yield name, f"found {shown(found)}, expected a number from 0"
+        if isinstance(self.min_lr, int | float) and _is_number(self.lr) and self.min_lr > self.lr:
+            yield "min_lr", f"found {self.min_lr}, expected no more than lr, {self.lr}"
+        if self.sample == "":
+            yield "sample", "found an empty text, expected one to continue"
         if self.dropout is not None and not (_is_number(self.dropout) and 0 <= self.dropout < 1):
-            yield "dropout", f"found {shown(self.dropout)}, expected a probability below 1"
+            yield "dropout", f"found {shown(self.dropout)}, expected a number from 0 to below 1"
         for name, known in {"schedule": SCHEDULES, "dtype": DTYPES, "log_to": LOGS, "device": DEVICES}.items():
             if getattr(self, name) not in known:
                 yield name, f"found {shown(getattr(self, name))}, expected {' or '.join(known)}"
@@ -103,13 +112,13 @@ class Settings:
         """Write them into the folder of a run. Raises: ExportError."""
         whole_file(folder / FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
-    def unlike(self, folder: Path) -> list[str]:
-        """What a run that goes on there was told otherwise, a line each. Raises: CheckpointError."""
+    def unlike(self, folder: Path) -> dict[str, str]:
+        """What a run that goes on there was told otherwise, a line each by its name. Raises: CheckpointError."""
         before = saved(folder)
         now = json.loads(json.dumps(asdict(self)))
         names = [one.name for one in fields(self) if one.name not in FREE]
         lines = ((name, before.get(name), now[name]) for name in names if before.get(name) != now[name])
-        return [f"{name} was {shown(old)}, is {shown(new)}" for name, old, new in lines]
+        return {name: f"{name} was {shown(old)}, is {shown(new)}" for name, old, new in lines}
 
 
 def saved(folder: Path) -> Mapping[str, Any]:

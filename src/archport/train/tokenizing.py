@@ -50,6 +50,8 @@ def tokenised(
     encode = encoder(tokenizer)
     end = getattr(getattr(tokenizer, "own", None), "eos_token_id", None)
     total, done = sum(path.stat().st_size for path in files), 0
+    if not total:
+        raise CheckpointError(f"{', '.join(map(str, files))}: found no letter in it, expected texts")
     for number, path in enumerate(files):
         if number and end is not None:
             yield [end]

@@ -27,6 +27,7 @@ from .settings import Settings
 
 LOGGED = 50  # lines of a short run; a long one has one every LOG_EVERY steps
 LOG_EVERY = 10
+HOW = ("weight_decay", "betas")  # of a group of an optimizer: what settings say beside the learning rate
 LARGE = 256  # width from which oneDNN's products pay for asking at each
 
 
@@ -159,6 +160,19 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             self._write(self.decoder, Path(output_dir or self.args.output_dir), state_dict)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What the optimizer has seen comes from the save, how fast it goes from the settings, which may be others."""
+        told = [{name: one[name] for name in (*HOW, "initial_lr")} for one in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        schedule: Any = self.lr_scheduler
+        schedule.base_lrs = [one["initial_lr"] for one in told]
+        rates = [rate(schedule.last_epoch) for rate in schedule.lr_lambdas]
+        schedule._last_lr = [base * rate for base, rate in zip(schedule.base_lrs, rates, strict=True)]
+        for group, how, lr in zip(self.optimizer.param_groups, told, schedule._last_lr, strict=True):
+            group.update(how, lr=lr)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
         self._read(self.decoder, Path(resume_from_checkpoint))
