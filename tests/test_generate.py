@@ -188,6 +188,7 @@ def test_compiled_steps_give_the_same_ids(name):
     assert archport.generate(port, unequal, compiled=True, **options) == archport.generate(port, unequal, **options)
 
 
+@pytest.mark.families  # which makes torch.compile import all it has
 def test_no_compiler_is_one_line(tmp_path):
     words = ["generate", "--prompt", "x", "--compile", "--max-new-tokens", "2"]
     where = {"CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

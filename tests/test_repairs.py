@@ -41,7 +41,7 @@ def test_every_fault_planted_in_build_is_noticed_located_and_named(model):
         pytest.skip("before transformers 5 the class of a family lacks settings that its variants have")
     table = kill.kill_table(model, in_build=True)
     counts, known = kill.kill_counts(table), json.loads(SCORES.read_text())[model]["in_build"]
-    assert counts["noticed"] == counts["located"] == counts["planted"] > 5
+    assert counts["noticed"] == counts["located"] == counts["planted"] > 3
     assert counts["planted"] - counts["named"] <= known["planted"] - known["named"]
     assert all(one.noticed for one in table.kills if one.refused)
 
