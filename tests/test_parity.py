@@ -74,8 +74,15 @@ def test_float32_is_as_close_to_float64_as_the_reference_is(variant):
     assert ours <= 1.3 * theirs
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
+# Both for one model of each architecture, one of them for its variants.
+ROUNDED = [
+    (variant, dtype)
+    for at, (variant, (name, _)) in enumerate(VARIANTS.items())
+    for dtype in (HALF if variant == name or name not in FAMILIES else HALF[at % 2 :][:1])
+]
+
+
+@pytest.mark.parametrize(("variant", "dtype"), ROUNDED, ids=str)
 def test_half_precision_rounds_no_more_than_the_reference(variant, dtype):
     errors = []
     for seed in range(3 if variant.partition(" ")[0] in FAMILIES else 1):
