@@ -221,7 +221,7 @@ def test_the_share_that_is_held_back_is_never_trained_on(tmp_path, monkeypatch):
     ends.write_text("ab" * 300 + "yz" * 200)  # 600 letters, then 400 others
     told = []
     run(settings(ends, tmp_path / "run", held_back=0.4, steps=20, save_every=20), told=Told(line=told.append))
-    assert "600 tokens to train on, 400 held back" in told
+    assert "600 tokens in 37 blocks to train on, 400 held back" in told
     assert set(seen) == {0, 1}
 
 

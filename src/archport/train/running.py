@@ -108,7 +108,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     told.line(f"{model.architecture}: {model.num_parameters():,} parameters in {settings.dtype}, {trainer.args.device}")
     told.line(f"weight decay {settings.weight_decay} on {len(decayed)} matrices, none on {others} biases and norms")
     blocks = len(training) // settings.context
-    told.line(f"{len(training):,} tokens to train on, {blocks:,} blocks, {len(validation):,} held back")
+    told.line(f"{len(training):,} tokens in {blocks:,} blocks to train on, {len(validation):,} held back")
     if settings.warmup >= settings.steps:
         told.line(
             f"the learning rate rises for {settings.warmup} steps, so in {settings.steps} it stays below {settings.lr}"
