@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-PARTIAL = ".partial"  # where a save lies while it is written
+PARTIAL = ".partial"  # where a save lies while it is written or removed
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -28,4 +28,6 @@ def steps_of(save: Path) -> int:
 def remove_old(out: Path, keep: int) -> None:
     """Leave so many."""
     for path in saves(out)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        away = out / PARTIAL / f"old {path.name}"  # or a process that is killed now would leave half of a save
+        away.parent.mkdir(exist_ok=True)
+        shutil.rmtree(path.rename(away), ignore_errors=True)
