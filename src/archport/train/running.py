@@ -1,43 +1,33 @@
 """A run from its settings to a folder that transformers loads: tokens, model, Trainer, export."""
 
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .. import port
-from ..errors import ArchportError, AsideWarning, TrainingError
-from ..exporting import export
+from ..errors import TrainingError
 from ..generation.text import size as size_of
-from ..generation.text import tokenizer as tokenizer_of
 from ..generation.tokenizers import Tokenizer
-from ..interop.saving import filled, to_write
 from ..layers import Decoder
 from ..parallel.ranks import rank, world_size
 from .blocks import InOrder, Shuffled
 from .card import draw_curve, write_card
 from .lora import FOLDER as ADAPTER
-from .lora import adapt, is_adapted, load_adapter, merged, save_adapter
-from .made_tokenizers import is_made, made_beside, make_tokenizer
-from .saves import PARTIAL, last_save, steps_of
+from .lora import adapt
+from .reading import data_of, parted, reader_of, tokens_of
+from .saves import PARTIAL, last_save, read_save, steps_of, write_save
 from .settings import FILE, FIXED, Settings
 from .starting import fresh_model, loaded_model, set_dropout
-from .token_file import TokenFile, hash_of, is_token_file, read_tokens, write_tokens
-from .tokenizing import digest_of, text_files, tokenised
+from .token_file import TokenFile
 
 if TYPE_CHECKING:
     from .watching import Progress
-
-TOKENS = "data.tokens"
-TOKENIZER = "tokenizer"  # a folder of its own: one that was made
 
 
 def _nothing(*_: Any) -> None:
@@ -77,7 +67,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
         told.line(f"{out}: no save yet, so it begins again")
     with _undone(out, resume=resume):
         reader, model, tokens = _begun(settings, out, told, arguments.main_process_first)
-        training, validation = _parts(tokens, settings)
+        training, validation = parted(tokens, settings)
         needed = settings.steps * settings.batch * settings.accumulate
         watcher = Watcher(
             settings.batch * settings.accumulate * settings.context,
@@ -92,11 +82,9 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
             train=Shuffled(training, settings.context, needed, settings.seed),
             validation=InOrder(validation, settings.context),
             # A checkpoint that is trained on keeps all files of its own tokenizer.
-            write=lambda decoder, folder, weights: _write(
-                decoder, folder, weights, reader if settings.tokenizer or not settings.source else None
-            ),
+            write=partial(write_save, reader=reader if settings.tokenizer or not settings.source else None),
             begins=go_on_from is None,
-            read=_read,
+            read=read_save,
             callbacks=[watcher],
         )
         if trainer.is_fsdp_enabled and settings.sample is not None:
@@ -152,14 +140,14 @@ def _undone(out: Path, *, resume: bool) -> Iterator[None]:
     """A run that cannot begin leaves no folder behind."""
     there = out.exists()
     try:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{out}: cannot be made: {error.strerror}") from None
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{out}: cannot be made: {error.strerror}") from None
+    try:
         shutil.rmtree(out / PARTIAL, ignore_errors=True)  # of a save that was interrupted
         yield
     except BaseException:
-        if not resume and rank() == 0 and out.is_dir():
+        if not resume and rank() == 0:
             for path in out.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not there:
@@ -174,19 +162,14 @@ def _begun(
 
     In the block that `first` makes, the first process writes, and the others find what it wrote. Raises: ArchportError.
     """
-    paths = [Path(name) for name in settings.data]
-    made = [path for path in paths if path.is_file() and is_token_file(path)]
-    if made and len(paths) > 1:
-        raise TrainingError(f"{made[0]}: found a file of tokens beside other data, expected it alone")
-    ready = read_tokens(made[0]) if made else None
-    files = [] if ready else text_files(paths)
+    files, ready = data_of(settings)
     with first(local=False):
-        reader = _reader(settings, out, files, ready)
+        reader = reader_of(settings, out, files, ready)
     vocabulary = ready.vocab_size if ready else size_of(reader)
     torch.manual_seed(settings.seed)
     model = loaded_model(settings) if settings.source else fresh_model(settings, vocabulary, reader)
     if vocabulary > model.config.vocab_size:
-        found = f"{settings.tokenizer or paths[0]}: found tokens up to {vocabulary - 1}"
+        found = f"{settings.tokenizer or settings.data[0]}: found tokens up to {vocabulary - 1}"
         raise TrainingError(f"{found}, expected ids below the model's vocab_size {model.config.vocab_size}")
     if settings.dropout is not None:
         model = set_dropout(model, settings.dropout)
@@ -195,76 +178,4 @@ def _begun(
         trained = adapt(model, settings.lora, seed=settings.seed)
         told.line(f"lora: {trained:,} numbers of {sum(one.numel() for one in model.parameters()):,} are trained")
     with first(local=False):
-        return reader, model, ready or _tokens(files, reader, out, told)
-
-
-def _reader(settings: Settings, out: Path, files: Sequence[Path], ready: TokenFile | None) -> Any:
-    """The tokenizer, made if it is one to make; None for ids of which none is named. Raises: ArchportError."""
-    name: str | Path | None = settings.tokenizer or settings.source or (None if ready else "bytes")
-    if ready and name is None:
-        beside = made_beside(ready.path)
-        if not beside.is_dir():
-            warnings.warn(AsideWarning(f"{ready.path}: no --tokenizer, so the saves have none"), stacklevel=2)
-            return None
-        name = beside
-    if is_made(str(name)):
-        if ready and name != "bytes":
-            found = f"{ready.path}: found token ids already, expected texts to make a tokenizer of"
-            raise TrainingError(f"{found}, or --tokenizer with the folder of the one that they were made with")
-        if not (out / TOKENIZER).is_dir():
-            make_tokenizer(str(name), files, out / TOKENIZER)
-        name = out / TOKENIZER
-    try:
-        reader = tokenizer_of(name)
-    except ArchportError as error:
-        if settings.tokenizer is None:
-            raise
-        raise TrainingError(f"--tokenizer {error}; others are bytes, characters, train:VOCAB") from None
-    if ready and hash_of(reader) != ready.tokenizer:
-        raise TrainingError(f"{ready.path}: made with another tokenizer than {name}: make it anew")
-    return reader
-
-
-def _tokens(files: Sequence[Path], reader: Tokenizer, out: Path, told: Told) -> TokenFile:
-    """Those of the texts, made once. Raises: ArchportError."""
-    digest = digest_of(files)
-    if (out / TOKENS).is_file():
-        tokens = read_tokens(out / TOKENS)
-        if (tokens.data, tokens.tokenizer) == (digest, hash_of(reader)):
-            return tokens
-    return write_tokens(out / TOKENS, tokenised(files, reader, told.tokenised), reader, data=digest)
-
-
-def _parts(tokens: TokenFile, settings: Settings) -> tuple[Tensor, Tensor]:
-    """What is trained on, and the tail that is held back. Raises: TrainingError."""
-    count = len(tokens.ids)
-    held = max(int(count * settings.held_back), settings.context + 1)
-    if count - held <= settings.context:
-        least = 2 * (settings.context + 1)
-        found = f"{', '.join(settings.data)}: found {count:,} tokens, expected {least:,} at least"
-        raise TrainingError(f"{found}, for blocks of {settings.context} and {held:,} tokens held back")
-    return tokens.ids[: count - held], tokens.ids[count - held :]
-
-
-def _write(model: Decoder, folder: Path, weights: Mapping[str, Tensor] | None, reader: Tokenizer | None) -> None:
-    """A save: what transformers reads, and where only adapters are trained, these too. Raises: ExportError."""
-    adapted = is_adapted(model)
-    written = merged(model) if adapted else model if weights is None else to_write(model, weights, {})
-    with filled(folder) as new:
-        export(written, new, tokenizer=getattr(reader, "folder", reader) if reader is not None else None)
-        if adapted:
-            save_adapter(model, new)
-
-
-def _read(model: Decoder, folder: Path) -> None:
-    """The weights of a save, back into the model. Raises: ArchportError."""
-    if is_adapted(model):
-        load_adapter(model, folder)
-        return
-    read = port.load(folder, dtype=model.dtype)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            value: Tensor = read.get_parameter(name)
-            if isinstance(parameter, DTensor):  # of FSDP2: each process takes its part
-                value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-            parameter.copy_(value)
+        return reader, model, ready or tokens_of(files, reader, out, told.tokenised)

@@ -16,9 +16,9 @@ SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 LOGS = ("csv", "tensorboard")
 DEVICES = ("auto", "cpu")
-# What a run may be told otherwise when it goes on, for it changes no number of the training itself.
 # What a run is: with another it is another run.
 FIXED = ("arch", "source", "sizes", "tokenizer", "context", "lora")
+# What a run may be told otherwise when it goes on, for it changes no number of the training itself.
 FREE = {"out", "eval_every", "save_every", "keep", "log_to", "sample", "device", "recompute", "recipe"}
 LARGEST = 1 << 20  # bytes of the file
 SEEDS = 1 << 32  # that numpy takes

@@ -66,7 +66,7 @@ def is_token_file(path: Path) -> bool:
     """Whether a file is one, or the beginning of one, by its header."""
     with path.open("rb") as file:
         header = file.read(8 + ROOM)[8:]
-    return header.startswith(b"{") and f'"kind": "{KIND}"'.encode() in header
+    return header.startswith(b"{") and f'"{KIND}"'.encode() in header
 
 
 def read_tokens(path: Path) -> TokenFile:

@@ -30,6 +30,8 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
             raise CheckpointError(f"{path}: found no such file or folder, expected a text, or a folder of texts")
     if not found:
         raise CheckpointError(f"{', '.join(map(str, paths))}: found no file in it, expected texts")
+    if not any(path.stat().st_size for path in found):
+        raise CheckpointError(f"{', '.join(map(str, paths))}: found no letter in it, expected texts")
     return found
 
 
@@ -50,8 +52,6 @@ def tokenised(
     encode = encoder(tokenizer)
     end = getattr(getattr(tokenizer, "own", None), "eos_token_id", None)
     total, done = sum(path.stat().st_size for path in files), 0
-    if not total:
-        raise CheckpointError(f"{', '.join(map(str, files))}: found no letter in it, expected texts")
     for number, path in enumerate(files):
         if number and end is not None:
             yield [end]

@@ -22,7 +22,7 @@ from ..layers import Decoder
 from ..parallel.ranks import world_size
 from .blocks import Example, InOrder
 from .loss import loss
-from .saves import PARTIAL, last_save, remove_old
+from .saves import PARTIAL, last_save, remove, remove_old
 from .settings import Settings
 
 LOGGED = 50  # lines of a short run; a long one has one every LOG_EVERY steps
@@ -146,7 +146,8 @@ class OurTrainer(Trainer):  # type: ignore[misc]  # of which mypy knows no types
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             if failed is None:
-                shutil.rmtree(out / name, ignore_errors=True)  # of an earlier run that came as far
+                if (out / name).exists():  # of an earlier run that came as far
+                    remove(out / name)
                 (out / PARTIAL / name).rename(out / name)
                 remove_old(out, self.settings.keep)
             else:
