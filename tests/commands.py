@@ -10,7 +10,6 @@ from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([f"{__package__}.imported"])
-SECONDS = 600
 
 
 def _of_the_hub(environment: Mapping[str, str]) -> dict[str, str]:
@@ -22,7 +21,7 @@ IMPORTED = _of_the_hub(os.environ)
 
 
 def run(
-    *words: str, code: int = 0, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *words: str, code: int = 0, cwd: Path | None = None, env: Mapping[str, str] | None = None, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """What `archport WORDS` prints, where it ends with this code and not in a traceback.
 
@@ -30,24 +29,28 @@ def run(
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     ran = _started if env or _of_the_hub(environment) != IMPORTED else _forked
-    done = ran(words, cwd or Path.cwd(), environment)
+    done = ran(words, cwd or Path.cwd(), environment, seconds)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def _started(words: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _started(
+    words: tuple[str, ...], cwd: Path, environment: dict[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "archport", *words]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds, check=False
     )
 
 
-def _forked(words: tuple[str, ...], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _forked(
+    words: tuple[str, ...], cwd: Path, environment: dict[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
     with tempfile.NamedTemporaryFile("w+") as out, tempfile.NamedTemporaryFile("w+") as err:
         process = FORKS.Process(target=_main, args=(words, (out.name, err.name), cwd, environment))
         process.start()
-        process.join(SECONDS)
+        process.join(seconds)
         process.kill()
         process.join()
         return subprocess.CompletedProcess(words, process.exitcode, out.read(), err.read())

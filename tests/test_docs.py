@@ -60,7 +60,7 @@ def printed_blocks() -> list:
 def test_what_a_command_prints_is_up_to_date(command, old, monkeypatch):
     monkeypatch.chdir(ROOT)
     program, *words = shlex.split(command)
-    output = run(*words).stdout if program == "archport" else ran(command)
+    output = run(*words, seconds=600).stdout if program == "archport" else ran(command)
     assert same(old, block(command, output)), "tools/write_docs.py writes it anew"
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -117,6 +118,10 @@ def test_a_file_of_ids_is_mapped_and_read_by_safetensors_too(tmp_path):
     assert tokens.ids.tolist() == made.encode(TEXT).ids
     assert is_token_file(tmp_path / "ids")
     assert not is_token_file(files[0])
+    with safe_open(tmp_path / "ids", "pt") as file:
+        save_file({"ids": file.get_tensor("ids")}, tmp_path / "again", file.metadata())
+    assert is_token_file(tmp_path / "again")
+    assert read_tokens(tmp_path / "again").ids.tolist() == tokens.ids.tolist()
     with safe_open(tmp_path / "ids", "np") as file:
         assert file.get_tensor("ids").tolist() == tokens.ids.tolist()
         assert file.metadata()["vocab_size"] == str(made.get_vocab_size())

@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import archport
 from archport import architectures
 from archport.errors import AsideWarning, CheckpointError, ConfigError, TrainingError
+from archport.port import DEMO
 from archport.train import running, trainer
+from archport.train import saves as saving
 from archport.train.blocks import Shuffled
 from archport.train.recipes import RECIPES
 from archport.train.running import Told, run
@@ -253,14 +255,12 @@ def test_train_mode_differs_by_dropout_alone(text, tmp_path):
 def test_a_checkpoint_goes_on_learning_and_comes_back(tmp_path):
     text = tmp_path / "new.txt"
     text.write_text("\n".join(LINES[:200]))
-    out = run(
-        settings(text, tmp_path / "run", source=str(running.port.DEMO), tokenizer=None, steps=12, lr=1e-3, context=32)
-    )
+    out = run(settings(text, tmp_path / "run", source=str(DEMO), tokenizer=None, steps=12, lr=1e-3, context=32))
     losses = [line.split(",")[2] for line in (out / "log.csv").read_text().splitlines()[1:] if line.split(",")[2]]
     assert float(losses[-1]) < float(losses[0]) - 0.5
     for folder in (out, last_save(out)):  # with all files of its own tokenizer
         for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-            assert (folder / name).read_text() == (running.port.DEMO / name).read_text(), name
+            assert (folder / name).read_text() == (DEMO / name).read_text(), name
     hf = AutoModelForCausalLM.from_pretrained(out).float().eval()
     ids = torch.tensor([[5, 17, 3, 29]])
     hf.save_pretrained(tmp_path / "again")
@@ -273,7 +273,7 @@ def test_lora_trains_little_and_merges(tmp_path):
     text = tmp_path / "new.txt"
     text.write_text("\n".join(LINES[:200]))
     told = []
-    how = settings(text, tmp_path / "run", source=str(running.port.DEMO), tokenizer=None, steps=4, lr=1e-2, context=32)
+    how = settings(text, tmp_path / "run", source=str(DEMO), tokenizer=None, steps=4, lr=1e-2, context=32)
     out = run(replace(how, lora=2), told=Told(line=told.append))
     assert any(line.startswith("lora: 36,864 numbers") for line in told), told
     before, after = archport.load(), parameters(out)
@@ -396,6 +396,13 @@ def test_a_killed_run_goes_on_as_if_nothing_were(text, tmp_path, times):
     assert (tmp_path / "whole/log.csv").read_text() == (tmp_path / "broken/log.csv").read_text()
 
 
+def test_a_save_that_is_removed_is_never_half_there(text, tmp_path, monkeypatch):
+    out = run(settings(text, tmp_path / "run", steps=6, save_every=2))
+    monkeypatch.setattr(saving.shutil, "rmtree", lambda *_, **__: None)  # killed before anything is gone
+    saving.remove_old(out, 1)
+    assert saves(out) == [out / "checkpoint-6"]
+
+
 def test_a_half_written_save_is_never_picked_up(text, tmp_path):
     out = run(settings(text, tmp_path / "run", steps=2))
     (out / ".partial/checkpoint-4").mkdir(parents=True)
@@ -427,7 +434,7 @@ def test_other_settings_are_listed_and_refused(text, tmp_path):
     "changes",
     [
         {"arch": "gptj"},
-        {"arch": None, "sizes": {}, "source": str(running.port.DEMO)},
+        {"arch": None, "sizes": {}, "source": str(DEMO)},
         {"sizes": TINY | {"width": 64}},
         {"tokenizer": "bytes"},
         {"context": 8},
@@ -507,8 +514,8 @@ def test_a_full_disk_costs_a_save_and_nothing_else(text, tmp_path):
 def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
     demo = archport.tokenizer()
     tokens = write_tokens(tmp_path / "ids", tokenised([text], demo), demo)
-    how = {"source": str(running.port.DEMO), "steps": 2}
-    run(settings(tokens.path, tmp_path / "good", tokenizer=str(running.port.DEMO), **how))
+    how = {"source": str(DEMO), "steps": 2}
+    run(settings(tokens.path, tmp_path / "good", tokenizer=str(DEMO), **how))
     out = run(settings(text, tmp_path / "other", steps=2))
     with pytest.raises(TrainingError, match="made with another tokenizer"):
         run(settings(tokens.path, tmp_path / "bad", tokenizer=str(out), **how))
@@ -551,7 +558,7 @@ def test_a_file_of_tokens_brings_the_tokenizer_that_was_made_with_it(text, tmp_p
         ({"seed": 1 << 32}, "seed: found 4294967296, expected a whole number below 4294967296"),
         ({"sample": ""}, "sample: found an empty text"),
         ({"dropout": -0.1}, "dropout: found -0.1, expected a number from 0"),
-        ({"source": str(running.port.DEMO), "lora": 193, "tokenizer": None}, "a rank of 193, expected up to 192"),
+        ({"source": str(DEMO), "lora": 193, "tokenizer": None}, "a rank of 193, expected up to 192"),
         ({"tokenizer": "letters"}, "--tokenizer .*letters.*; others are bytes, characters, train:VOCAB"),
         ({"device": "cuda:1"}, "device: found 'cuda:1', expected auto or cpu"),
         ({"schedule": "square"}, "schedule: found 'square', expected cosine or linear or constant"),
@@ -564,7 +571,7 @@ def test_a_file_of_tokens_brings_the_tokenizer_that_was_made_with_it(text, tmp_p
         ({"sizes": TINY | {"layerz": 3}}, "layerz"),
         ({"sizes": TINY | {"context": 8}}, "blocks of 16, but a context of 8"),
         ({"sizes": TINY | {"vocab_size": 8}}, "expected ids below the model's vocab_size 8"),
-        ({"source": str(running.port.DEMO), "context": 257, "tokenizer": None}, "expected up to 256"),
+        ({"source": str(DEMO), "context": 257, "tokenizer": None}, "expected up to 256"),
         ({"tokenizer": "train:12"}, "above 256"),
         ({"context": 20_000}, "expected 40,002 at least, for blocks of 20000"),
         ({"data": ("nowhere.txt",)}, "nowhere.txt: found no such file"),

@@ -134,7 +134,8 @@ class AnglesInTheModelsDtype(Rotary):
         return Rotation(angles.cos(), angles.sin(), self.pairing)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("gptj", torch.float16), ("gpt_neox", torch.bfloat16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gptj", "gpt_neox"])
 def test_angles_that_only_half_precision_spoils(name, dtype):
     model = reference(name, **{"n_positions" if name == "gptj" else "max_position_embeddings": 1500})
     port = archport.from_state_dict(hf_dict(model), model.state_dict()).to(dtype)

@@ -138,6 +138,14 @@ def test_every_planted_fault_is_noticed_located_and_named(model):
     assert len(unnamed) <= known["planted"] - known["named"], unnamed
 
 
+@pytest.mark.families
+@pytest.mark.parametrize("in_build", [False, True], ids=["port", "build"])
+def test_the_counts_in_the_docs_are_those_of_all_faults(in_build):
+    known = json.loads(SCORES.read_text())["gpt2"]
+    counts = kill.kill_counts(kill.kill_table("gpt2", in_build=in_build))
+    assert counts.items() <= (known["in_build"] if in_build else known).items(), "python tools/count_kills.py gpt2"
+
+
 # Faults of parts that no architecture has, or (ALiBi with a factor) none whose reference can be compared with.
 WIDTH, HEADS = 12, 3
 
