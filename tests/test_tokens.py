@@ -118,6 +118,8 @@ def test_a_file_of_ids_is_mapped_and_read_by_safetensors_too(tmp_path):
     assert tokens.ids.tolist() == made.encode(TEXT).ids
     assert is_token_file(tmp_path / "ids")
     assert not is_token_file(files[0])
+    files[0].write_text('a text that speaks of "archport.tokens"')
+    assert not is_token_file(files[0])
     with safe_open(tmp_path / "ids", "pt") as file:
         save_file({"ids": file.get_tensor("ids")}, tmp_path / "again", file.metadata())
     assert is_token_file(tmp_path / "again")

@@ -416,14 +416,22 @@ def test_a_half_written_save_is_never_picked_up(text, tmp_path):
 # What goes wrong
 
 
-def test_other_settings_are_listed_and_refused(text, tmp_path):
+def test_other_settings_are_listed_and_refused(text, tmp_path, monkeypatch):
     out = run(settings(text, tmp_path / "run", steps=2))
     with pytest.raises(TrainingError, match=r"steps was 2, is 4; lr was 0.001, is 0.01: go on as it began") as error:
         run(settings(text, out, steps=4, lr=1e-2), resume=True)
     assert one_line(error.value)
+    used, step = [], trainer.OurTrainer.training_step
+
+    def watched(self, *inputs):
+        used.append(self.optimizer.param_groups[0]["lr"])
+        return step(self, *inputs)
+
+    monkeypatch.setattr(trainer.OurTrainer, "training_step", watched)
     run(settings(text, out, steps=4, lr=1e-2, schedule="constant", weight_decay=0.0), resume=True, changed=True)
     assert last_save(out) == out / "checkpoint-4"
     assert rates(out) == pytest.approx([0, 5e-4, 1e-2, 1e-2])  # from then on what was told, and not what was saved
+    assert used == pytest.approx([1e-2, 1e-2])
     state = torch.load(out / "checkpoint-4/optimizer.pt", weights_only=True)
     assert {group["weight_decay"] for group in state["param_groups"]} == {0.0}
     with pytest.raises(TrainingError, match="steps: found 3, but 4 are done"):
@@ -606,7 +614,8 @@ def test_the_command_trains(text, tmp_path):
     assert again.stderr.startswith("archport: ")
     assert "--resume" in again.stderr
     # What it was told is there; on a terminal a line is written over and over.
-    on, words = pty.openpty(), ["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "6"]
+    on = pty.openpty()
+    words = ["train", "--out", str(tmp_path / "run"), "--resume", "--steps", "6", "--set", "width=32"]
     assert "steps was 4, is 6" in run_command(*words, code=1).stderr
     started = [sys.executable, "-m", "archport", *words, "--changed"]
     shown = subprocess.Popen(started, stdout=on[1], stderr=on[1], env=os.environ | {"HF_HUB_OFFLINE": "1"})
