@@ -17,7 +17,7 @@ from archport.mappings import ACTIVATIONS
 from archport.parity.by_block import verify_by_block
 from archport.registry import architecture
 
-from .folders import check
+from .folders import PREFIXES, check
 from .references import VARIANTS, pretrained, reference
 
 RUNS = 50
@@ -154,6 +154,23 @@ def test_a_wrapped_model_s_names_lose_what_they_all_begin_with(prefix, name, tmp
         AsideWarning, match=re.escape(f"{tmp_path}/pytorch_model.bin: '{prefix}' taken off the names of its tensors")
     ):
         assert equal(tmp_path, model)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+@pytest.mark.parametrize("base", [True, False])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_head_of_another_task_is_left_aside_below_any_prefix(prefix, base, name, tmp_path):
+    model = reference(name)
+    own = type(model).base_model_prefix + "."
+    saved_in(tmp_path, name)
+
+    def change(state):
+        if base:
+            state = {key.removeprefix(own): one for key, one in state.items() if key != "lm_head.weight"}
+        return {prefix + key: one for key, one in (state | {"score.weight": torch.ones(1, 7)}).items()}
+
+    edited(tmp_path, change, **({"tie_word_embeddings": True} if base else {}))
+    assert any("score.weight left aside" in note for note in archport.plan(tmp_path).notes)
 
 
 def test_blocks_compiled_one_by_one_lose_what_that_put_into_their_names(tmp_path):

@@ -30,12 +30,19 @@ def unwrapped(table: Table, keys: Collection[str], where: str) -> tuple[dict[str
 
 
 def _prefix(table: Table, names: Collection[str], where: str) -> str:
-    """What the names of a model begin with, beyond those of the table: the shortest that goes for all it may know."""
+    """What the names of a model begin with, beyond those of the table.
+
+    Of all that go for each name it may know: what leaves the fewest others inside of the model, and the shortest.
+    """
     if all(map(table.means, names)):
         return ""
-    ways = [beginnings for name in names if (beginnings := _beginnings(table, name))]
+    known = {name: beginnings for name in names if (beginnings := _beginnings(table, name))}
+    ways = [*known.values()]
     if common := set(ways[0]).intersection(*ways) if ways else set():
-        return min(common, key=len)
+        others = [name for name in names if name not in known]
+        return min(
+            common, key=lambda prefix: (sum(table.within(name.removeprefix(prefix)) for name in others), len(prefix))
+        )
     if ways and not any("" in beginnings for beginnings in ways):
         several = ", ".join(dict.fromkeys(beginnings[0] for beginnings in ways))
         raise MappingError([f"found a model below each of {several}; expected one"], where)

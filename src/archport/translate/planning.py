@@ -111,7 +111,7 @@ def _unused(
     complete = not faults
     for key, theirs in unused.items():
         header, why = headers[theirs], table.reason(key)
-        if why is None and complete and key.partition(".")[0] not in table.roots:
+        if why is None and complete and not table.within(key):
             why = BESIDE
         if key in ties:
             why = "if it equals the embedding, else the model is untied"

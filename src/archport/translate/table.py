@@ -196,6 +196,10 @@ class Table:
         bare = (template.removeprefix(self.prefix) for template in self._templates)
         return frozenset(name.partition(".")[0] for name in (*self._templates, *bare))
 
+    def within(self, key: str) -> bool:
+        """Whether a file's key, known or not, lies in one of the modules at the top of a model."""
+        return key.partition(".")[0] in self.roots
+
     def means(self, key: str) -> bool:
         """Whether a file's key may be one of this format, in a model of any size."""
         return any(map(self._names.fullmatch, self.canonical(key)))
