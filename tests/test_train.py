@@ -227,6 +227,27 @@ def test_the_share_that_is_held_back_is_never_trained_on(tmp_path, monkeypatch):
     assert set(seen) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "said"), [(36, 1, False), (37, 1, True), (18, 2, False), (19, 2, True)]
+)
+def test_a_step_of_more_blocks_than_an_epoch_is_full_and_said(tmp_path, monkeypatch, batch, accumulate, said):
+    taken, step = [], trainer.OurTrainer.training_step
+
+    def watched(self, model, inputs, count=None):
+        taken.append(len(inputs["input_ids"]))
+        return step(self, model, inputs, count)
+
+    monkeypatch.setattr(trainer.OurTrainer, "training_step", watched)
+    letters = tmp_path / "letters.txt"
+    letters.write_text("abcdefghij" * 100)  # 600 to train on: 37 blocks of 16, of which an epoch has one less
+    told = []
+    how = settings(letters, tmp_path / "run", batch=batch, accumulate=accumulate, held_back=0.4, steps=2)
+    run(how, told=Told(line=told.append))
+    assert taken == [batch] * accumulate * 2
+    line = f"a step takes {batch * accumulate} blocks, more than the 36 of an epoch: some come more than once"
+    assert (line in told) == said
+
+
 @pytest.mark.families
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_a_compiled_model_trains_the_same(text, tmp_path):

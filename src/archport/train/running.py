@@ -68,9 +68,10 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     with _undone(out, resume=resume):
         reader, model, tokens = _begun(settings, out, told, arguments.main_process_first)
         training, validation = parted(tokens, settings)
-        needed = settings.steps * settings.batch * settings.accumulate
+        step = settings.batch * settings.accumulate
+        shuffled = Shuffled(training, settings.context, settings.steps * step, settings.seed)
         watcher = Watcher(
-            settings.batch * settings.accumulate * settings.context,
+            step * settings.context,
             told.step,
             lambda progress: told.validated(progress, model, reader),
             out / LOG if rank() == 0 and settings.log_to == "csv" else None,
@@ -79,7 +80,7 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
             model,
             settings,
             arguments,
-            train=Shuffled(training, settings.context, needed, settings.seed),
+            train=shuffled,
             validation=InOrder(validation, settings.context),
             # A checkpoint that is trained on keeps all files of its own tokenizer.
             write=partial(write_save, reader=reader if settings.tokenizer or not settings.source else None),
@@ -97,6 +98,10 @@ def run(settings: Settings, *, resume: bool = False, changed: bool = False, told
     told.line(f"weight decay {settings.weight_decay} on {len(decayed)} matrices, none on {others} biases and norms")
     blocks = len(training) // settings.context
     told.line(f"{len(training):,} tokens in {blocks:,} blocks to train on, {len(validation):,} held back")
+    if step > shuffled.count:
+        told.line(
+            f"a step takes {step:,} blocks, more than the {shuffled.count:,} of an epoch: some come more than once"
+        )
     if settings.warmup >= settings.steps:
         told.line(
             f"the learning rate rises for {settings.warmup} steps, so in {settings.steps} it stays below {settings.lr}"
