@@ -290,6 +290,22 @@ def test_a_checkpoint_goes_on_learning_and_comes_back(tmp_path):
     assert all(torch.equal(one, parameters(tmp_path / "again")[name]) for name, one in parameters(out).items())
 
 
+def test_bundled_is_the_one_that_ships_inside_unless_a_folder_has_that_name(text, tmp_path, monkeypatch):
+    how = {"tokenizer": None, "context": 32, "steps": 1}
+    named = run(settings(text, tmp_path / "named", source="bundled", **how))
+    assert equal(named, run(settings(text, tmp_path / "at its place", source=str(DEMO), **how)))
+    assert (named / "tokenizer.json").read_text() == (DEMO / "tokenizer.json").read_text()
+    run_command("tokens", str(text), "--tokenizer", "bundled", "--out", str(tmp_path / "ids"))
+    words = ["train", "--from", "bundled", "--tokenizer", "bundled", "--data", str(tmp_path / "ids"), "--device", "cpu"]
+    words += ["--context", "32", "--batch", "4", "--steps", "1", "--warmup", "2", "--out", str(tmp_path / "told")]
+    run_command(*words)
+    assert equal(named, tmp_path / "told")
+    monkeypatch.chdir(tmp_path)
+    Path("bundled").mkdir()
+    with pytest.raises(archport.ArchportError, match=r"^bundled: .*found"):
+        run(settings(text, tmp_path / "refused", source="bundled", **how))
+
+
 def test_lora_trains_little_and_merges(tmp_path):
     text = tmp_path / "new.txt"
     text.write_text("\n".join(LINES[:200]))

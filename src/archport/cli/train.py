@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 from typer import Argument, BadParameter, Context, Option
 
 from ..errors import ArchportError
+from ..files.source import source_named
 from ..generation.decoding import generate
 from ..generation.inference import in_eval_mode
 from ..generation.text import encoded, start_ids
@@ -47,7 +48,7 @@ def tokens(
         raise BadParameter(f"{to}: is one of the texts: choose another name")
     if made is not None:
         make_tokenizer(tokenizer, files, made)
-    reader = tokenizer_of(made or tokenizer)
+    reader = tokenizer_of(made or source_named(tokenizer))
     with _bar() as bar:
         written = write_tokens(to, tokenised(files, reader, _told_to(bar, "tokens")), reader)
     say(f"{to}: {len(written.ids):,} tokens of {written.vocab_size:,} kinds, {to.stat().st_size:,} bytes")
@@ -61,7 +62,9 @@ def train(
     data: Annotated[list[str] | None, Option(help="a text, a folder of texts, or a file of archport tokens")] = None,
     to: Annotated[Path | None, Option("--out", help="the folder of the run")] = None,
     arch: Annotated[str | None, Option(help="begin with fresh weights of this architecture")] = None,
-    source: Annotated[str | None, Option("--from", help="begin with the weights of a folder or a Hub id")] = None,
+    source: Annotated[
+        str | None, Option("--from", help="begin with the weights of a folder, a Hub id or bundled")
+    ] = None,
     sizes: Annotated[list[str] | None, Option("--set", help="a field of the config, as layers=6")] = None,
     recipe: Annotated[str | None, Option(help=f"settings that are known to work: {ABOUT}")] = None,
     tokenizer: Annotated[

@@ -12,6 +12,7 @@ from .one_file import file_of, open_file
 
 DEMO = Path(__file__).parents[1] / "demo"
 BUNDLED = "the bundled demo"
+SHORT = "bundled"  # by which it is named where nothing cannot be
 
 
 def open_source(
@@ -80,6 +81,11 @@ def is_folder(source: str | Path) -> bool:
         return Path(source).expanduser().is_dir()
     except (OSError, RuntimeError, ValueError):  # a name too long, a home of no user
         return False
+
+
+def source_named(name: str | Path | None) -> str | Path | None:
+    """The source that a name stands for: none, that is the one inside, for `bundled` where no folder is called that."""
+    return None if name == SHORT and not is_folder(name) else name
 
 
 def _folder_or_id(source: str | Path | None, revision: str | None) -> Path | str:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArchportError, AsideWarning, TrainingError
+from ..files.source import source_named
 from ..generation.text import tokenizer as tokenizer_of
 from ..generation.tokenizers import Tokenizer
 from .made_tokenizers import is_made, made_beside, make_tokenizer
@@ -45,7 +46,7 @@ def reader_of(settings: Settings, out: Path, files: Sequence[Path], ready: Token
             make_tokenizer(str(name), files, out / TOKENIZER)
         name = out / TOKENIZER
     try:
-        reader = tokenizer_of(name)
+        reader = tokenizer_of(source_named(name))
     except ArchportError as error:
         if settings.tokenizer is None:
             raise

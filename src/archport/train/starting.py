@@ -9,6 +9,7 @@ from .. import port
 from ..config import DecoderConfig, Origin
 from ..dialects import config_of
 from ..errors import ConfigError, TrainingError
+from ..files.source import source_named
 from ..generation.tokenizers import Tokenizer
 from ..interop.saving import hf_config
 from ..layers import Decoder
@@ -54,7 +55,7 @@ def _sizes(settings: Settings, of_data: Mapping[str, int]) -> dict[str, Any]:
 
 def loaded_model(settings: Settings) -> Decoder:
     """One from a checkpoint, with memory of its own, in float32. Raises: ArchportError."""
-    model = port.load(settings.source, copy=True, dtype="float32")
+    model = port.load(source_named(settings.source), copy=True, dtype="float32")
     if settings.context > model.config.context:
         found = f"context: found blocks of {settings.context}"
         raise TrainingError(f"{found}, expected up to {model.config.context}, the context of {settings.source}")

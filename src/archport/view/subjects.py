@@ -12,7 +12,7 @@ from torch import nn
 from .. import port
 from ..config import DecoderConfig
 from ..errors import AsideWarning, SourceError
-from ..files.source import is_folder
+from ..files.source import is_folder, source_named
 from ..layers import Decoder
 from ..load_plan import LoadPlan
 from ..registry import Architecture, architecture, architectures, is_architecture, skeleton
@@ -78,9 +78,8 @@ def subject(
         arch = architecture(str(source))
         like, sizes = arch.example()
         return Subject(arch.name, arch, arch.config_class(**sizes), like=like)
-    if named and source == "bundled":
-        source = None
-    elif named and revision is None:
+    source = source_named(source)
+    if named and source is not None and revision is None:
         source, _, at = str(source).partition("@")
         revision = at or None
     try:
