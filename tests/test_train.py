@@ -5,6 +5,7 @@ import math
 import os
 import pty
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -573,6 +574,33 @@ def test_tokens_of_another_tokenizer_are_refused(text, tmp_path):
     tokens.path.write_bytes(tokens.path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"ids: found no file of token ids .*file not fully covered"):
         run(settings(tokens.path, tmp_path / "cut", **how))
+
+
+def test_another_tokenizer_than_the_checkpoint_s_is_said(text, tmp_path):
+    demo = archport.tokenizer()
+    how = {"source": "bundled", "context": 32, "steps": 1}
+    vocabulary = demo.get_vocab()
+    copied = shutil.copytree(DEMO, tmp_path / "copied")  # the same one, elsewhere
+    run(settings(text, tmp_path / "same", tokenizer=str(copied), **how))
+    # One whose tokens are all known, but two have changed places.
+    own = json.loads((copied / "tokenizer.json").read_text())
+    first, second = [token for token in own["model"]["vocab"] if len(token) == 1][:2]
+    own["model"]["vocab"] |= {first: vocabulary[second], second: vocabulary[first]}
+    (copied / "tokenizer.json").write_text(json.dumps(own))
+    run_command("tokens", str(text), "--tokenizer", str(copied), "--out", str(tmp_path / "ids"))
+    for number, data in enumerate((text, tmp_path / "ids")):
+        line = f"--tokenizer {copied}: 2 of its {len(vocabulary):,} tokens have another id, or none, in that of bundled"
+        with pytest.warns(AsideWarning, match=f"^{re.escape(line)}") as said:
+            run(settings(data, tmp_path / f"changed {number}", tokenizer=str(copied), **how))
+        assert len(said) == 1
+        assert one_line(said[0].message)
+    for name in ("bytes", "train:300"):
+        with pytest.warns(AsideWarning, match=rf"^--tokenizer {name}: \d+ of its \d+ tokens have another id"):
+            run(settings(text, tmp_path / name, tokenizer=name, **how))
+    # Where no tokenizer lies beside the checkpoint, there is nothing to compare with.
+    for path in copied.glob("tokenizer*"):
+        path.unlink()
+    run(settings(text, tmp_path / "none", tokenizer="bytes", **how | {"source": str(copied)}))
 
 
 def test_a_file_of_tokens_brings_the_tokenizer_that_was_made_with_it(text, tmp_path):

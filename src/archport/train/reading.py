@@ -11,6 +11,7 @@ from ..errors import ArchportError, AsideWarning, TrainingError
 from ..files.source import source_named
 from ..generation.text import tokenizer as tokenizer_of
 from ..generation.tokenizers import Tokenizer
+from ..layers import Decoder
 from .made_tokenizers import is_made, made_beside, make_tokenizer
 from .settings import Settings
 from .token_file import TokenFile, hash_of, is_token_file, read_tokens, write_tokens
@@ -54,6 +55,21 @@ def reader_of(settings: Settings, out: Path, files: Sequence[Path], ready: Token
     if ready and hash_of(reader) != ready.tokenizer:
         raise TrainingError(f"{ready.path}: made with another tokenizer than {name}: make it anew")
     return reader
+
+
+def warn_of_other_ids(settings: Settings, reader: Tokenizer, model: Decoder) -> None:
+    """Say where tokens are not those that a checkpoint has learned by their ids, if a tokenizer lies beside it."""
+    try:
+        learned = tokenizer_of(model).get_vocab()
+    except ArchportError:
+        return
+    read = reader.get_vocab()
+    others = len(read.items() - learned.items())
+    if others:
+        found = f"--tokenizer {settings.tokenizer}: {others:,} of its {len(read):,} tokens have another id, or none"
+        warnings.warn(
+            AsideWarning(f"{found}, in that of {settings.source}, with which its weights learned"), stacklevel=2
+        )
 
 
 def tokens_of(files: Sequence[Path], reader: Tokenizer, out: Path, told: Callable[[int, int], None]) -> TokenFile:

@@ -20,7 +20,7 @@ from .blocks import InOrder, Shuffled
 from .card import draw_curve, write_card
 from .lora import FOLDER as ADAPTER
 from .lora import adapt
-from .reading import data_of, parted, reader_of, tokens_of
+from .reading import data_of, parted, reader_of, tokens_of, warn_of_other_ids
 from .saves import PARTIAL, last_save, read_save, steps_of, write_save
 from .settings import FILE, FIXED, Settings
 from .starting import fresh_model, loaded_model, set_dropout
@@ -176,6 +176,8 @@ def _begun(
     if vocabulary > model.config.vocab_size:
         found = f"{settings.tokenizer or settings.data[0]}: found tokens up to {vocabulary - 1}"
         raise TrainingError(f"{found}, expected ids below the model's vocab_size {model.config.vocab_size}")
+    if settings.source and settings.tokenizer:
+        warn_of_other_ids(settings, reader, model)
     if settings.dropout is not None:
         model = set_dropout(model, settings.dropout)
     model.train()
