@@ -23,7 +23,7 @@ from archport import parallel
 from archport.cli import plans, texts  # noqa: F401  # each adds its commands
 from archport.cli.app import app
 from archport.errors import ArchportError, ConfigError, GenerationError
-from archport.layers import Alibi, Attention
+from archport.layers import Alibi, Attention, Window
 from archport.loading import execute
 from archport.parallel.cutting import children, pieces
 from archport.parallel.parts import share_out
@@ -182,6 +182,14 @@ def test_each_process_holds_its_part_and_no_more(started):
             assert one["peak"][folder]["grown"] <= 0.65 * whole
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_tied_head_is_tied_again_when_both_are_cut(name):
+    arch = architecture(name.partition(" ")[0])
+    model = skeleton(arch, arch.config_class(**sizes(name)))
+    share_out(model, Ranks(1, 2))
+    assert (model.head.weight is model.embed.tokens.weight) == model.tied
+
+
 # --- what can be shared, and what cannot ---
 
 
@@ -210,6 +218,15 @@ class OwnScores(Attention):
         return super().scores(q, k, context) - 1
 
 
+class OwnScoresBelow(OwnScores):
+    pass
+
+
+class OwnWindow(Window):
+    def forward(self, context):
+        return super().forward(context)
+
+
 class ThreeMaps(Attention):
     sharding = Attention.sharding
 
@@ -234,6 +251,8 @@ STRANGE = {
         "blocks.0.attn",
         OwnScores(96, 8, kv_heads=4),
     ),
+    r"blocks.0.attn: OwnScoresBelow has its own scores, expected": ("blocks.0.attn", OwnScoresBelow(96, 8, kv_heads=4)),
+    r"blocks.2.attn.mask: found a OwnWindow, expected a part that says": ("blocks.2.attn.mask", OwnWindow(3)),
     r"blocks.0.attn.qkv: found none, expected a Linear": ("blocks.0.attn", ThreeMaps(96, 8, kv_heads=4)),
     r"blocks.1.mlp.activation: found a Strange, expected a part that says by its sharding": (
         "blocks.1.mlp.activation",
