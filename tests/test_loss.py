@@ -94,6 +94,36 @@ def test_targets_of_one_s_own_and_each_reduction(port, reduction, observed):
         assert torch.allclose(archport.loss(port, ids, following, reduction=reduction, chunk=CHUNK), found, atol=1e-5)
 
 
+NOTHING = {  # arguments by which no target counts
+    "targets": lambda ids: {"ids": ids, "targets": torch.full_like(ids, -100)},
+    "mask": lambda ids: {"ids": ids, "mask": torch.zeros_like(ids, dtype=torch.bool)},
+    "mask and targets": lambda ids: {"ids": ids, "targets": ids, "mask": torch.zeros_like(ids)},
+    "one token": lambda ids: {"ids": ids[:, :1]},
+    "no rows": lambda ids: {"ids": ids[:0]},
+    "no rows, targets": lambda ids: {"ids": ids[:0], "targets": ids[:0]},
+    "no tokens": lambda ids: {"ids": ids[:, :0]},
+    "no tokens, targets": lambda ids: {"ids": ids[:, :0], "targets": ids[:, :0]},
+}
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@pytest.mark.parametrize("kind", NOTHING)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_where_no_target_counts_gradients_are_zeros(port, reduction, kind, autocast):
+    given = NOTHING[kind](text(port))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = whole(port, given["ids"], torch.full_like(given["ids"], -100), reduction=reduction)
+        found = archport.loss(port, **given, reduction=reduction, chunk=CHUNK)
+    assert torch.equal(found.flatten().isnan(), expected.flatten().isnan())
+    assert not found.nan_to_num().any()
+    for loss in (expected, found):
+        loss.sum().backward()
+        assert not any(gradient.any() for gradient in gradients(port).values())  # which NaN would be, too
+    with torch.no_grad():
+        without = archport.loss(port, **given, reduction=reduction, chunk=CHUNK)
+    assert torch.equal(without.isnan(), found.isnan())
+
+
 def test_padding_neither_predicts_nor_is_predicted():
     model = reference("llama")
     port = port_of(model)

@@ -79,7 +79,7 @@ def _following(ids: Tensor, targets: Any, mask: Tensor | None) -> Tensor:  # (ba
     """The token after each, or NONE. Raises: ValueError."""
     known = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     if targets is None:
-        targets = F.pad(ids.masked_fill(~known, NONE)[:, 1:], (0, 1), value=NONE)
+        targets = F.pad(ids.masked_fill(~known, NONE), (0, 1), value=NONE)[:, 1:]
     if not isinstance(targets, Tensor):
         raise ValueError(f"targets: found a {type(targets).__name__}, expected a tensor (batch, seq)")
     if targets.shape != ids.shape:
@@ -146,7 +146,8 @@ class _Sum(torch.autograd.Function):
                 _add_product(of_weight, of_logits.T, hidden[rows])
             if of_bias is not None:
                 of_bias += of_logits.sum(0, dtype=wide)
-        gradients = [None if part is None else part.div_(count) for part in (of_hidden, of_weight, of_bias)]
+        # Where no target counts the loss is 0 / 0, but the gradients are zeros, as torch's are.
+        gradients = [None if part is None else part.div_(count.clamp(min=1)) for part in (of_hidden, of_weight, of_bias)]
         ctx.save_for_backward(*gradients)
         return total / count
 
