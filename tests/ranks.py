@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -88,7 +89,8 @@ def train(model, count: int, *, rows: slice = slice(None), by: str = "loss") -> 
     for step in range(count):
         ids = batch(model, step)[rows]
         if by == "loss":
-            loss = archport.loss(model, ids)
+            with patch.object(archport.Decoder, "logits", None):  # which it never makes all of
+                loss = archport.loss(model, ids)
         else:
             loss = F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         loss.backward()

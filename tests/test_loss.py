@@ -5,8 +5,10 @@ import re
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 import archport
 from archport.errors import ConfigError
@@ -196,6 +198,76 @@ def test_a_head_that_is_more_than_one_map_or_is_watched_makes_all_logits():
     assert shapes == [(3, 9, 61)]
     port.head = nn.Sequential(port.head)
     assert torch.allclose(archport.loss(port, ids), expected)
+
+
+def turned(x):
+    """What every change makes of ids, streams and logits alike."""
+    return x.flip(-1)
+
+
+def after_part(part):
+    return part.register_forward_hook(lambda _, __, found: turned(found)).remove
+
+
+def before_part(part):
+    return part.register_forward_pre_hook(lambda _, given: (turned(given[0]), *given[1:])).remove
+
+
+def after_all(part):
+    hook = lambda module, _, found: turned(found) if module is part else None  # noqa: E731
+    return register_module_forward_hook(hook).remove
+
+
+def before_all(part):
+    hook = lambda module, given: (turned(given[0]), *given[1:]) if module is part else None  # noqa: E731
+    return register_module_forward_pre_hook(hook).remove
+
+
+class Turning(ModelHook):
+    def post_forward(self, module, output):  # noqa: ARG002
+        return turned(output)
+
+
+def by_accelerate(part):
+    add_hook_to_module(part, Turning())
+    return lambda: remove_hook_from_module(part)
+
+
+def another(method):
+    def patched(part):
+        own = getattr(part, method)
+        setattr(part, method, lambda *given, **more: turned(own(*given, **more)))
+        return lambda: delattr(part, method)
+
+    return patched
+
+
+CHANGES = [after_part, before_part, after_all, before_all, by_accelerate, another("forward")]
+PLACES = ["", "embed", "embed.tokens", "blocks.0", "blocks.1.mlp.down", "norm", "head", "finish"]
+ALL = [(change, place) for change in CHANGES for place in PLACES]
+ALL += [(another(method), "") for method in ("logits", "stream")]
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["", "no gradient"])
+@pytest.mark.parametrize(("change", "place"), ALL)
+def test_what_is_changed_in_a_model_is_changed_in_its_loss(change, place, learning):
+    port = port_of(reference("gemma2"))
+    ids, part = text(port), port.get_submodule(place)
+    before = whole(port, ids, after(ids))
+    undo = change(part)
+    try:
+        with torch.set_grad_enabled(learning):
+            expected, found = whole(port, ids, after(ids)), archport.loss(port, ids, chunk=CHUNK)
+    finally:
+        undo()
+    assert abs(expected - before) > 1e-3
+    assert torch.allclose(found, expected)
+    if learning:
+        expected.backward()
+        theirs = gradients(port)
+        found.backward()
+        assert_close(gradients(port), theirs)
+    assert torch.allclose(archport.loss(port, ids, chunk=CHUNK), before)
 
 
 def test_a_finish_that_learns_gets_its_gradient():

@@ -1,5 +1,6 @@
 """The loss that trains a model, made for a few tokens at a time, so that never all logits are held."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from ..checking import shown
@@ -19,6 +21,8 @@ from ..observing import is_observed
 
 NONE = -100  # a target that does not count, as in torch and transformers
 REDUCTIONS = ("mean", "sum", "none")
+OWN = ("forward", "logits")  # methods of a Decoder that a loss in chunks goes around
+FSDP = "torch.distributed.fsdp"
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -37,19 +41,21 @@ def loss(
     `targets` (batch, seq) are the tokens that follow, -100 for one that does not count; unless given, each next one of
     `ids`. `mask` (batch, seq) is true for tokens, false for padding, which is not seen, does not follow, and is not
     followed. Logits are held of `chunk` tokens at once, and their gradients made with them;
-    without reduction they are made again in the backward pass. All are held at once where the model is observed, its
-    head is not one plain linear map, or this is compiled. Raises: ConfigError, ValueError.
+    without reduction they are made again in the backward pass. All are held at once, as the model makes them, where it
+    is observed, has hooks or other methods, its head is not one plain linear map, or this is compiled.
+    Raises: ConfigError, ValueError.
 
     Source: Liger Kernel, arXiv 2410.10989.
     """
     _require(model, reduction, chunk)
-    stream = model.stream(ids, mask=mask)
+    whole = torch.compiler.is_compiling() or not _has_plain_head(model)
+    made = model(ids, mask=mask) if whole else model.stream(ids, mask=mask)
     following = _following(ids, targets, mask).flatten()
     try:
-        if torch.compiler.is_compiling() or not _has_plain_head(model):
-            losses = _losses(model.logits(stream).flatten(0, 1), following, reduction)
+        if whole:
+            losses = _losses(made.flatten(0, 1), following, reduction)
         else:
-            losses = _in_chunks(model, model.norm(stream).flatten(0, 1), following, reduction, chunk)
+            losses = _in_chunks(model, model.norm(made).flatten(0, 1), following, reduction, chunk)
     except IndexError:
         size = model.config.vocab_size
         outside = following[(following != NONE) & ((following < 0) | (following >= size))].tolist()
@@ -90,11 +96,24 @@ def _following(ids: Tensor, targets: Any, mask: Tensor | None) -> Tensor:  # (ba
 
 
 def _has_plain_head(model: Decoder) -> bool:
-    """Whether logits are one linear map and a finish that learns nothing, and nobody looks on."""
-    parts = [model.head, *(() if model.finish is None else model.finish.modules())]
-    hooked = is_observed(model) or any(vars(part)[hooks] for part in parts for hooks in HOOKS)
+    """Whether logits are one linear map and a finish that learns nothing, and nobody looks on or stands in."""
+    after = [model.head, *(() if model.finish is None else model.finish.modules())]
     learns = model.finish is not None and any(True for _ in model.finish.parameters())
-    return type(model.head) is nn.Linear and type(model).logits is Decoder.logits and not hooked and not learns
+    hooks = [hook for part in after for hook in _hooks(part)]
+    # FSDP's of the model itself are there for its stream too: archport.parallel.shard.
+    hooks += [hook for hook in _hooks(model) if not str(getattr(hook, "__module__", "")).startswith(FSDP)]
+    hooked = bool(hooks or _has_any_global_hook()) or is_observed(model)  # type: ignore[no-untyped-call]
+    patched = any("forward" in vars(part) for part in after) or not all(_is_own(model, name) for name in OWN)
+    return type(model.head) is nn.Linear and not learns and not hooked and not patched
+
+
+def _is_own(model: Decoder, method: str) -> bool:
+    """Whether a method is the one that every Decoder has."""
+    return method not in vars(model) and getattr(type(model), method) is getattr(Decoder, method)
+
+
+def _hooks(part: nn.Module) -> Iterator[Any]:
+    return (hook for kind in HOOKS for hook in vars(part)[kind].values())
 
 
 def _in_chunks(
@@ -147,7 +166,9 @@ class _Sum(torch.autograd.Function):
             if of_bias is not None:
                 of_bias += of_logits.sum(0, dtype=wide)
         # Where no target counts the loss is 0 / 0, but the gradients are zeros, as torch's are.
-        gradients = [None if part is None else part.div_(count.clamp(min=1)) for part in (of_hidden, of_weight, of_bias)]
+        gradients = [
+            None if part is None else part.div_(count.clamp(min=1)) for part in (of_hidden, of_weight, of_bias)
+        ]
         ctx.save_for_backward(*gradients)
         return total / count
 
