@@ -21,9 +21,11 @@ import archport
 from archport import as_transformers
 from archport.cli import checkpoints
 from archport.errors import ArchportError, AsideWarning, CheckpointError, ConfigError, ExportError, MappingError
+from archport.fast.linears import KINDS, swap
 from archport.models import llama
 from archport.registry import architecture
 
+from .cpu import swapping
 from .hub_server import REPO
 from .references import FAMILIES, SIZES, VARIANTS, as_written, bound, context, hf_dict, pretrained, reference
 
@@ -170,6 +172,25 @@ def test_a_loss_of_routers_is_refused(variant):
     assert torch.allclose(ours(ids, labels=ids, output_router_logits=False).loss, loss, atol=1e-5)
     ours.config.output_router_logits = False
     assert torch.allclose(ours(ids, labels=ids).loss, loss, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "phi", "mixtral", "gpt_oss"])
+def test_numbers_are_counted_however_they_are_multiplied(name, dtype, kind, tmp_path):
+    """Of tied and untied heads, experts and biases; as loaded and as swapped."""
+    archport.export(archport.build(name, dict(architecture(name).sizes)), tmp_path / "here")
+    plain = archport.load(tmp_path / "here", dtype=dtype)
+    with swapping(kind, getattr(torch, dtype)):
+        loaded = archport.load(tmp_path / "here", dtype=dtype, linears=kind)
+    with swapping(kind, getattr(torch, dtype)):
+        swapped = swap(archport.load(tmp_path / "here", dtype=dtype), kind)
+    for port in (loaded, swapped):
+        assert port.num_parameters() == plain.num_parameters()
+        ours, whole = as_transformers(port), as_transformers(plain)
+        for without in (False, True):
+            assert ours.num_parameters(exclude_embeddings=without) == whole.num_parameters(exclude_embeddings=without)
+        assert ours.num_parameters(only_trainable=True) == sum(p.numel() for p in port.parameters() if p.requires_grad)
 
 
 def test_the_memory_of_weights_is_shared():

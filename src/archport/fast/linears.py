@@ -52,11 +52,14 @@ def swap(
         return model
     # The largest first: while it is taken over it is there twice, and those that `held` makes are not there yet.
     left = sorted(linear_maps(model).items(), key=lambda item: item[0].weight.numel())
+    staying = _staying(model)
     while left:
         linear, names = left.pop()
+        taken_over = 0 if linear.weight in staying else linear.weight.numel()
         with held(linear):
             if stand_in.takes(linear.weight):
                 faster = stand_in(linear)
+                faster.taken_over = taken_over
                 for name in names:
                     model.set_submodule(name, faster)
     if issubclass(stand_in, Quantized):
@@ -73,6 +76,12 @@ def linear_maps(model: nn.Module) -> dict[nn.Linear, list[str]]:
         if type(module) is nn.Linear and not name.startswith(routers):
             maps.setdefault(module, []).append(name)
     return maps
+
+
+def _staying(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of all else, the weight of a tied head among them."""
+    maps = linear_maps(model)
+    return {one for module in model.modules() if module not in maps for one in module.parameters(recurse=False)}
 
 
 def is_swapped(model: nn.Module) -> bool:

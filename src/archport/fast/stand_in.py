@@ -19,6 +19,7 @@ class StandIn(nn.Module, ABC):
     operators: ClassVar[tuple[str, ...]]  # of torch's that it needs
     words: ClassVar[str]  # how it multiplies
     copies: ClassVar[bool] = True  # so that the weight itself can go
+    taken_over: int = 0  # numbers of the weight, where no parameter has them any more
     bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:

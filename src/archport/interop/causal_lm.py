@@ -133,6 +133,11 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         with recomputed(self.decoder, self._gradient_checkpointing_func):
             return self.decoder.stream(*given, **options)
 
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers it has learned, those that stand-ins have taken over too, which are not trainable."""
+        listed: int = super().num_parameters(only_trainable, exclude_embeddings)
+        return listed if only_trainable else listed + self.decoder.num_parameters() - super().num_parameters()
+
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
         return self.decoder.embed.tokens

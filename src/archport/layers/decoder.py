@@ -80,8 +80,9 @@ class Decoder(nn.Module):
         return self.ranks > 1 or any(hasattr(parameter, "placements") for parameter in self.parameters())
 
     def num_parameters(self) -> int:
-        """How many numbers it has learned, a tied head counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """How many numbers it has learned, a tied head counted once, and those that stand-ins have taken over too."""
+        listed = sum(parameter.numel() for parameter in self.parameters())
+        return listed + sum(getattr(module, "taken_over", 0) for module in self.modules())
 
     def tie(self) -> None:
         """Make the head share the embedding's weight, where the model is tied."""
