@@ -161,6 +161,27 @@ def test_half_precision_is_multiplied_in_float32_and_rounded_once(stand_in, dtyp
         assert ((product.double() - exact).abs() <= rounding + torch.finfo(dtype).smallest_normal * 1e-3).all()
 
 
+MAGNITUDES = (0.0, 2.0**-133, 2.0**-126, 2.0**-113, 2.0**-112, 2.0**-60, 1.0, 2.0**60, 2.0**112)
+
+
+@pytest.mark.parametrize("bias", [None, *MAGNITUDES])
+@pytest.mark.parametrize("size", MAGNITUDES)
+@pytest.mark.parametrize("stand_in", [HalfLinear, WideLinear])
+def test_bfloat16_of_any_magnitude_is_multiplied(stand_in, size, bias):
+    """Subnormal numbers, too, and a bias of any other magnitude."""
+    if stand_in is HalfLinear and not FBGEMM:
+        pytest.skip("torch has no FBGEMM here")
+    whole = linear(70, 45, torch.bfloat16)
+    whole.weight.mul_(size)
+    whole.bias = None if bias is None else nn.Parameter(torch.full((70,), bias).bfloat16(), requires_grad=False)
+    x = torch.randn(direct.FEW + 1, 45, generator=torch.Generator().manual_seed(1)).bfloat16()
+    exact, summed = (
+        of(x.double()) @ of(whole.weight.double()).T + (0 if bias is None else bias) for of in (torch.clone, torch.abs)
+    )
+    rounding = torch.finfo(torch.bfloat16).eps / 2 * exact.abs() + 45 * torch.finfo(torch.float32).eps * summed
+    assert ((stand_in(whole)(x).double() - exact).abs() <= rounding + 2.0**-133).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_direct_linear_map_reads_the_weight_where_it_lies(dtype):
     whole = linear(70, 45, dtype)

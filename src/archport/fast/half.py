@@ -9,6 +9,7 @@ from .stand_in import StandIn
 
 PIECE = 1 << 24  # elements that are widened at a time while packing
 LARGEST = 15  # the power of two that no number in float16 has to pass
+WIDEST = 126  # the same of float32, whose inverse it has too
 
 
 class HalfLinear(StandIn):
@@ -36,9 +37,9 @@ class HalfLinear(StandIn):
 
     def hold(self, weight: Tensor) -> None:
         """Hold a weight (out, in) of any dtype, rounded to float16's 11 bits."""
-        largest = _largest(weight)
-        self.factor = 1.0 if weight.dtype == torch.float16 or not largest else 2.0 ** (LARGEST - math.frexp(largest)[1])
-        bias = None if self.bias is None else self.bias.detach().float() * self.factor
+        bias = None if self.bias is None else self.bias.detach().float()
+        self.factor = 1.0 if weight.dtype == torch.float16 else _factor(_largest(weight), bias)
+        bias = None if bias is None else bias * self.factor
         rows = max(1, PIECE // max(1, self.in_features))
         self.pieces = [
             torch.ops.quantized.linear_prepack_fp16(
@@ -53,6 +54,15 @@ class HalfLinear(StandIn):
         products = [torch.ops.quantized.linear_dynamic_fp16(wide, piece) for piece in self.pieces]
         product = products[0] if len(products) == 1 else torch.cat(products, -1)
         return (product if self.factor == 1.0 else product.mul_(1 / self.factor)).to(x.dtype)
+
+
+def _factor(largest: float, bias: Tensor | None) -> float:
+    """The power of two by which a weight just fits into float16; less where it or a bias times it left float32."""
+    if not largest:
+        return 1.0
+    power = LARGEST - math.frexp(largest)[1]
+    of_bias = 0 if bias is None else math.frexp(_largest(bias))[1]
+    return 2.0 ** min(power, WIDEST - max(0, of_bias))
 
 
 def _largest(weight: Tensor) -> float:
