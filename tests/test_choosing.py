@@ -92,6 +92,37 @@ def test_the_simplest_of_the_fastest_is_chosen(direct, packed, tokens, expected,
     assert why.splitlines()[1:] == [str(one) for one in paths.values()]
 
 
+@pytest.mark.parametrize("saves_by", [4, 1, 0.5])
+@pytest.mark.parametrize("rows", [1, 2, 8, PROMPT, 1000])
+def test_rows_that_are_decoded_together_are_counted(rows, saves_by, monkeypatch):
+    """Where nn.Linear takes as long again for each row, and packed for each `saves_by` rows."""
+    looked = []
+
+    def measured(kind, dtype, rows, **_):
+        looked.append(rows)
+        plain = {count: float(count) for count in rows}
+        fast = plain if kind == "direct" else {count: max(1, count / saves_by) for count in rows}
+        return Path(kind, dtype, PackedLinear, "", 10.0 if kind == "packed" else 0.0, plain, fast)
+
+    monkeypatch.setattr(choosing, "measured", measured)
+    kind, why = chosen(torch.float32, CPU, 10**12, 0, 100, rows)
+    pays = saves_by > 1 and rows > 1
+    assert kind == ("packed" if pays else None)
+    each = "" if rows == 1 else f" in each of {rows} rows"
+    assert why.splitlines()[0] == f"{kind or 'nn.Linear as it is'}, for 100 tokens{each} after 0"
+    assert ("paid back by nothing" in why.splitlines()[-1]) == (saves_by <= 1)
+    assert all(min(rows, PROMPT) in one and max(one) <= PROMPT for one in looked)
+
+
+def test_generate_asks_for_its_samples(monkeypatch):
+    asked = []
+    monkeypatch.setattr(texts, "chosen", lambda *given: asked.append(given[3:]) or (None, "because"))
+    for samples in (1, 3):
+        words = ["generate", "--prompt", "It was", "--max-new-tokens", "4", "--samples", str(samples)]
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert asked == [(6 // texts.LETTERS, 4, 1), (6 // texts.LETTERS, 4, 3)]
+
+
 def test_score_takes_what_pays_for_its_text(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("It was a bright cold day in April, and the clocks were striking.")
     asked, swapped = [], []
@@ -99,7 +130,7 @@ def test_score_takes_what_pays_for_its_text(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "swap", lambda model, kind, **how: swapped.append(kind) or swap(model, kind, **how))
     words = ["score", str(tmp_path / "text.txt"), "--dtype", "float32", "--json"]
     found = json.loads(CliRunner().invoke(app, words).stdout)
-    assert (asked, swapped) == ([(64 // texts.LETTERS, 0)], ["direct"])
+    assert (asked, swapped) == ([(64 // texts.LETTERS, 0, 1)], ["direct"])
     expected = archport.score(archport.load(dtype="float32"), [row["id"] for row in found["per_token"]])
     assert found["loss"] == pytest.approx(expected.loss, rel=1e-4)
     CliRunner().invoke(app, [*words, "--quantize", "int8"])
@@ -185,6 +216,10 @@ def test_more_threads_than_cores_are_said():
         (
             ["--max-new-tokens", "40"],
             "nn.Linear as it is (nothing can pay for 40 tokens of a model of 6,912,000 bytes)",
+        ),
+        (
+            ["--max-new-tokens", "40", "--samples", "3"],
+            "(nothing can pay for 40 tokens in each of 3 rows of a model of 6,912,000 bytes)",
         ),
         (["--max-new-tokens", "2000", "--slide", "--stop", "e"], "packing is paid back by"),
         (["--max-new-tokens", "2", "--quantize", "int8"], "as --quantize int8 asks"),

@@ -116,7 +116,7 @@ def generate(
     elif compiled:
         linears, why = None, "nn.Linear as it is, compiled"
     else:
-        linears, why = _linears(plan, device, given, max_new_tokens)
+        linears, why = _linears(plan, device, given, max_new_tokens, samples)
     if explain_speed:
         err.print(f"{cpu()}\n{why}", markup=False, soft_wrap=True)
     if tensor_parallel is not None:
@@ -220,10 +220,10 @@ def score(
             print(f"{name.replace('_', ' '):<21} {value if isinstance(value, int) else format(value, '.4f')}")
 
 
-def _linears(plan: LoadPlan, device: str, given: str, tokens: int) -> tuple[str | None, str]:
-    """The kind of linear maps that is fastest for a text and so many tokens after it, and why."""
+def _linears(plan: LoadPlan, device: str, given: str, tokens: int, rows: int = 1) -> tuple[str | None, str]:
+    """The kind of linear maps that is fastest for a text and so many tokens after it in each row, and why."""
     size = sum(step.bytes for step in plan.mapped)
-    return chosen(plan.dtype, loading.to_device(device), size, len(given.encode()) // LETTERS, tokens)
+    return chosen(plan.dtype, loading.to_device(device), size, len(given.encode()) // LETTERS, tokens, rows)
 
 
 def _read_text(name: str) -> str:

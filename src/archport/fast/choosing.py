@@ -38,21 +38,20 @@ class Path:
     plain: Mapping[int, float] = field(default_factory=dict)
     fast: Mapping[int, float] = field(default_factory=dict)
 
-    def seconds(self, prompt: int, tokens: int) -> float:
-        """What it takes for a prompt and so many tokens after it, one at a time, packing included."""
-        return self.packing + _total(self.fast, prompt, tokens) if self.stand_in else math.inf
+    def seconds(self, prompt: int, tokens: int, rows: int = 1) -> float:
+        """What it takes for a prompt and so many tokens after it in each row, one at a time, packing included."""
+        return self.packing + _total(self.fast, prompt, tokens, rows) if self.stand_in else math.inf
 
-    def pays(self, prompt: int, tokens: int) -> bool:
+    def pays(self, prompt: int, tokens: int, rows: int = 1) -> bool:
         """Whether it saves more than packing takes."""
-        return bool(self.plain) and self.seconds(prompt, tokens) < MARGIN * _total(self.plain, prompt, tokens)
+        plain = _total(self.plain, prompt, tokens, rows) if self.plain else 0.0
+        return self.seconds(prompt, tokens, rows) < MARGIN * plain
 
     def __str__(self) -> str:
         name = f"{dtype_name(self.dtype)}, {self.kind}"
         if self.stand_in is None:
             return f"{name}: nn.Linear as it is ({self.why})"
-        times = ", ".join(
-            f"{self.plain[rows] / self.fast[rows]:.2f} x for {rows} row{'s' if rows > 1 else ''}" for rows in self.plain
-        )
+        times = ", ".join(f"{self.plain[rows] / self.fast[rows]:.2f} x for {_counted(rows)}" for rows in self.plain)
         return f"{name}: {self.stand_in.words}: {times} as fast as nn.Linear; {self._break_even}"
 
     @property
@@ -60,33 +59,53 @@ class Path:
         """From when on it pays, in words."""
         if self.stand_in and not self.stand_in.copies:
             return "there is nothing to pack"
-        saved = {rows: (MARGIN * self.plain[rows] - self.fast[rows]) / rows for rows in (1, PROMPT)}
-        needed = {rows: math.ceil(self.packing / one) for rows, one in saved.items() if one > 0}
-        words = [f"{needed[1]} tokens"] if 1 in needed else []
-        words += [f"a prompt of {needed[PROMPT]}"] if PROMPT in needed else []
+        saved = {rows: MARGIN * self.plain[rows] - self.fast[rows] for rows in self.plain}
+        few, words = min(saved), []
+        if saved[few] > 0:
+            words.append(_tokens(math.ceil(self.packing / saved[few]), few))
+        if saved[PROMPT] > 0:
+            words.append(f"a prompt of {math.ceil(self.packing / saved[PROMPT] * PROMPT)}")
         return f"packing is paid back by {' or '.join(words) or 'nothing'}"
 
 
-def _total(seconds: Mapping[int, float], prompt: int, tokens: int) -> float:
-    """Of a prompt and so many tokens after it."""
-    return seconds[1] * tokens + seconds[PROMPT] / PROMPT * prompt
+def _total(seconds: Mapping[int, float], prompt: int, tokens: int, rows: int) -> float:
+    """Of a prompt and so many tokens after it in each row; more rows than a prompt's take in proportion."""
+    each = seconds[PROMPT] / PROMPT
+    return (seconds[rows] if rows <= PROMPT else each * rows) * tokens + each * prompt
 
 
-def chosen(dtype: torch.dtype, device: torch.device, size: int, prompt: int, tokens: int) -> tuple[str | None, str]:
+def _counted(rows: int) -> str:
+    return f"{rows} row{'s' if rows > 1 else ''}"
+
+
+def _tokens(tokens: int, rows: int) -> str:
+    return f"{tokens} tokens{f' in each of {rows} rows' if rows > 1 else ''}"
+
+
+def chosen(
+    dtype: torch.dtype, device: torch.device, size: int, prompt: int, tokens: int, rows: int = 1
+) -> tuple[str | None, str]:
     """The kind of linear maps that is fastest for a prompt and so many tokens after it, None for plain, and why.
 
-    `size` is that of all weights, in bytes.
+    `size` is that of all weights, in bytes; `rows` continue the prompt together.
     """
-    read = size * (tokens + prompt / ROWS)
-    paths = [measured(kind, dtype, device=device) for kind, least in ASKING.items() if read >= least]
-    if not paths:
-        return None, f"nn.Linear as it is (nothing can pay for {tokens} tokens of a model of {size:,} bytes)"
+    read = size * (tokens * max(1, rows / ROWS) + prompt / ROWS)
+    asked = [kind for kind, least in ASKING.items() if read >= least]
+    if not asked:
+        return None, f"nn.Linear as it is (nothing can pay for {_tokens(tokens, rows)} of a model of {size:,} bytes)"
+    paths = [measured(kind, dtype, rows=together(rows), device=device) for kind in asked]
     kind, least = None, math.inf
     for path in paths:
-        if path.pays(prompt, tokens) and path.seconds(prompt, tokens) < MARGIN * least:
-            kind, least = path.kind, path.seconds(prompt, tokens)
-    what = f"{kind or 'nn.Linear as it is'}, for {tokens} tokens after {prompt}"
+        seconds = path.seconds(prompt, tokens, rows)
+        if path.pays(prompt, tokens, rows) and seconds < MARGIN * least:
+            kind, least = path.kind, seconds
+    what = f"{kind or 'nn.Linear as it is'}, for {_tokens(tokens, rows)} after {prompt}"
     return kind, "\n".join((what, *map(str, paths)))
+
+
+def together(rows: int) -> tuple[int, ...]:
+    """The numbers of rows to measure where so many continue a prompt."""
+    return (rows, PROMPT) if rows < PROMPT else (PROMPT,)
 
 
 @torch.inference_mode()
@@ -111,7 +130,7 @@ def measured(kind: str, dtype: torch.dtype, rows: Sequence[int] = (1, PROMPT), *
 def _in_turns(rows: int, *calls: tuple[Callable[[Tensor], Tensor], Tensor]) -> list[float]:
     """The best seconds of each; once is enough for many rows."""
     best = [math.inf] * len(calls)
-    for _ in range(ROUNDS if rows == 1 else 1):
+    for _ in range(ROUNDS if rows < PROMPT else 1):
         for at, (run, x) in enumerate(calls):
             start = time.perf_counter()
             run(x)
