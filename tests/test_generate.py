@@ -626,6 +626,24 @@ def test_bad_input_is_one_line():
                 archport.generate(port, [1], **{name: value})
 
 
+@pytest.mark.filterwarnings("ignore:prompt 2")
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("new", [10**10, 10**17, 10**30])  # too much for the memory, for torch, for an integer
+def test_a_cache_for_which_there_is_no_memory_is_one_line(new, samples):
+    port = port_of(reference("llama"))
+    cache = archport.KVCache(port, capacity=8)
+    with torch.no_grad():
+        port(torch.tensor([[1] * 8]), cache=cache)
+    needed = cache.bytes // 8 * (2 + new - 1) * samples
+    end = f"would take {needed:,} bytes, more than can be had here"
+    message = f"^max_new_tokens: found {new}, for which the cache {end}$"
+    with pytest.raises(GenerationError, match=message):
+        archport.generate(port, [1, 2], max_new_tokens=new, samples=samples)
+    large = archport.KVCache(port, batch=samples, capacity=new + 1)
+    with torch.no_grad(), pytest.raises(ValueError, match=f"^a cache of {samples} rows and {new + 1:,} tokens {end}$"):
+        port(torch.tensor([[1, 2]] * samples), cache=large)
+
+
 def test_numbers_that_are_not_finite_stop_with_the_place():
     port = port_of(reference("gpt_neox")).half()
     with torch.no_grad():
@@ -742,6 +760,11 @@ def test_the_commands(tmp_path, bundled):
         (["--prompt", "x", "--temperature", "-1"], 1, "temperature: found -1.0, expected 0 or a number from 1e-06"),
         (["--prompt", "x", "--top-p", "0"], 1, "top_p: found 0.0, expected a number above 0, at most 1"),
         (["--prompt", "x", "--samples", "0"], 1, "samples: found 0, expected a whole number from 1"),
+        (
+            ["--prompt", "x", "--max-new-tokens", "9" * 20, "--no-stream"],
+            1,
+            f"max_new_tokens: found {'9' * 20}, for which",
+        ),
         (["--prompt-file", "nowhere"], 1, "nowhere: cannot be read: No such file"),
     ],
 )

@@ -1,5 +1,6 @@
 """The key-value cache: what attention made of the tokens so far, allocated once and written in place."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,15 @@ from torch import Tensor
 from ..config import dtype_name
 from ..keywords import strict_keywords
 from ..layers import Decoder, PositionedEmbed
+
+
+class NoRoom(ValueError):
+    """A cache is larger than the memory that can be had; `of_row` is what a row of it takes, in bytes."""
+
+    def __init__(self, cache: "KVCache", of_row: int) -> None:
+        sizes = f"{cache.batch} rows and {cache.capacity:,} tokens"
+        super().__init__(f"a cache of {sizes} would take {cache.batch * of_row:,} bytes, more than can be had here")
+        self.of_row = of_row
 
 
 class LayerCache:
@@ -36,8 +46,7 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def _room(self, like: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # or it could not be written to outside of it
-            return like.new_empty(like.shape[0], like.shape[1], self.cache.capacity, like.shape[3])
+        return self.cache.room(like, len(like))
 
 
 class KVCache:
@@ -90,9 +99,17 @@ class KVCache:
                 layer.keys, layer.values = (self._repeated(tensor, copies) for tensor in (own.keys, own.values))
         return fork
 
+    def room(self, like: Tensor, rows: int) -> Tensor:
+        """Memory for the keys or values of a layer, as these are. Raises: NoRoom."""
+        sizes = rows, like.shape[1], self.capacity, like.shape[3]
+        try:
+            with torch.inference_mode(False):  # or it could not be written to outside of it
+                return like.new_empty(sizes)
+        except (RuntimeError, TypeError):  # too large for the memory, or for torch to count
+            raise NoRoom(self, 2 * len(self.layers) * math.prod(sizes[1:]) * like.element_size()) from None
+
     def _repeated(self, held: Tensor, copies: int) -> Tensor:
-        with torch.inference_mode(False):
-            room = held.new_empty(len(held) * copies, *held.shape[1:])
+        room = self.room(held, len(held) * copies)
         room[:, :, : self.length] = held[:, :, : self.length].repeat_interleave(copies, dim=0)
         return room
 

@@ -13,7 +13,7 @@ from ..fast.linears import is_swapped
 from ..keywords import strict_keywords
 from ..layers import Decoder, PositionedEmbed
 from ..observing import is_observed
-from .cache import KVCache, StaticCache
+from .cache import KVCache, NoRoom, StaticCache
 from .inference import evaluating, first_overflow
 from .options import Generation
 from .prompts import Prompts, end_ids, read_prompts
@@ -195,8 +195,9 @@ class _Run:
         self.model, self.how = model, how
         capacity = ids.shape[-1] + how.max_new_tokens - 1
         self.capacity = min(capacity, model.config.context) if how.slide else capacity
-        self.ids = ids[:, -self.capacity :]  # (prompts, tokens) at first, then (rows, tokens)
-        self.mask = mask if mask is None else mask[:, -self.capacity :]
+        kept = slice(max(0, ids.shape[-1] - self.capacity), None)
+        self.ids = ids[:, kept]  # (prompts, tokens) at first, then (rows, tokens)
+        self.mask = mask if mask is None else mask[:, kept]
         self.rows = len(ids) * how.samples
         self.cache: KVCache | None = None
         self.compiled: CompiledStep | None = None
@@ -229,9 +230,13 @@ class _Run:
         if self.how.compiled:  # for many prompts alike, as each other size is compiled again
             room = max(room, min(-(-room // ROOM) * ROOM, self.model.config.context))
         cache = KVCache(self.model, batch=len(self.ids), capacity=room)
-        logits = self.model.next_logits(self.ids, mask=self.mask, cache=cache)
+        try:
+            logits = self.model.next_logits(self.ids, mask=self.mask, cache=cache)
+            cache = cache.fork(copies) if copies > 1 else cache
+        except NoRoom as error:
+            needed = f"for which the cache would take {self.rows * error.of_row:,} bytes, more than can be had here"
+            raise GenerationError(f"max_new_tokens: found {self.how.max_new_tokens}, {needed}") from None
         if copies > 1:
-            cache = cache.fork(copies)
             self.ids, logits = (tensor.repeat_interleave(copies, 0) for tensor in (self.ids, logits))
             self.mask = None if self.mask is None else self.mask.repeat_interleave(copies, 0)
         self.cache = cache
