@@ -307,6 +307,18 @@ def test_through_torch_compile():
     assert torch.allclose(torch.compile(archport.loss, backend="eager")(port, ids), expected)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere", "phi"])
+def test_on_meta_it_has_a_shape(name, reduction):
+    port = port_of(reference(name))
+    ids = text(port)
+    expected = archport.loss(port, ids, reduction=reduction)
+    found = archport.loss(port.to("meta"), ids.to("meta"), reduction=reduction)
+    assert (found.device.type, found.dtype, found.shape) == ("meta", expected.dtype, expected.shape)
+    found.sum().backward()
+    assert all(parameter.grad.shape == parameter.shape for parameter in port.parameters())
+
+
 def test_never_are_all_logits_held():
     """All logits, their logarithms and their gradients are 400 MB each."""
     taken = peak_of(

@@ -42,13 +42,13 @@ def loss(
     `ids`. `mask` (batch, seq) is true for tokens, false for padding, which is not seen, does not follow, and is not
     followed. Logits are held of `chunk` tokens at once, and their gradients made with them;
     without reduction they are made again in the backward pass. All are held at once, as the model makes them, where it
-    is observed, has hooks or other methods, its head is not one plain linear map, or this is compiled.
+    is observed, has hooks or other methods, its head is not one plain linear map, or this is compiled or on meta.
     Raises: ConfigError, ValueError.
 
     Source: Liger Kernel, arXiv 2410.10989.
     """
     _require(model, reduction, chunk)
-    whole = torch.compiler.is_compiling() or not _has_plain_head(model)
+    whole = torch.compiler.is_compiling() or model.device.type == "meta" or not _has_plain_head(model)
     made = model(ids, mask=mask) if whole else model.stream(ids, mask=mask)
     following = _following(ids, targets, mask).flatten()
     try:
