@@ -210,6 +210,12 @@ def test_more_threads_than_cores_are_said():
         assert (f"too many: set OMP_NUM_THREADS={cores}" in said) == (threads > cores)
 
 
+def by(kind):
+    """How the bundled model is multiplied in a kind, in words."""
+    found = stand_in_for(kind, torch.float16, CPU)
+    return f"float16, {kind}: {f'nn.Linear as it is ({found})' if isinstance(found, str) else found.words}"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -222,7 +228,8 @@ def test_more_threads_than_cores_are_said():
             "(nothing can pay for 40 tokens in each of 3 rows of a model of 6,912,000 bytes)",
         ),
         (["--max-new-tokens", "2000", "--slide", "--stop", "e"], "packing is paid back by"),
-        (["--max-new-tokens", "2", "--quantize", "int8"], "as --quantize int8 asks"),
+        (["--max-new-tokens", "2", "--quantize", "int8"], "int8, as --quantize int8 asks"),
+        *((["--max-new-tokens", "2", "--quantize", kind], by(kind)) for kind in ("int8", "int4")),
     ],
 )
 def test_generate_explains_its_speed_beside_the_text(words, expected):
@@ -232,3 +239,16 @@ def test_generate_explains_its_speed_beside_the_text(words, expected):
     assert expected in explained.stderr
     assert torch.backends.cpu.get_cpu_capability() in explained.stderr
     assert explained.stdout.startswith("It")
+
+
+@pytest.mark.parametrize("quantize", [[], ["--quantize", "int8"]], ids=["", "int8"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("max-new-tokens", -5), ("samples", 0), ("top-p", 0.0), ("temperature", -1.0), ("seed", -1)]
+)
+def test_nothing_is_explained_of_options_that_cannot_be(option, value, quantize):
+    words = ["--explain-speed", *quantize, f"--{option}={value}"]
+    done = run("generate", "--prompt", "It", *words, code=1)
+    name = option.replace("-", "_")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("archport: ")
+    assert f"{name}: found {value}, expected " in line

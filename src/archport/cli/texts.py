@@ -10,13 +10,14 @@ from typer import Argument, BadParameter, Context, Option
 
 from .. import loading, port
 from ..errors import AsideWarning, SourceError
-from ..fast.choosing import chosen
+from ..fast.choosing import chosen, measured, together
 from ..fast.cpu import cpu
 from ..fast.linears import swap
 from ..generation import text
 from ..generation.configured import in_words, read_settings
 from ..generation.decoding import generate as rows_of
 from ..generation.decoding import stream
+from ..generation.options import Generation
 from ..generation.scoring import score as score_of
 from ..generation.tokenizers import chat_ids
 from ..layers import Decoder
@@ -106,13 +107,20 @@ def generate(
         if compiled or quantize is not None or explain_speed:
             raise BadParameter("--tensor-parallel goes with none of --compile, --quantize and --explain-speed")
         require_ranks(tensor_parallel)
+    options: dict[str, Any] = {"greedy": greedy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    options |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens}
+    options |= {"samples": samples, "seed": seed, "slide": slide, "compiled": compiled}
+    Generation(**options)  # which looks at them before anything is chosen or read
     given = prompt if prompt is not None else _read_text(str(prompt_file))
     how = reading(revision, offline, variant, follow_links) | {"adapter": adapter}
     plan = port.plan(source, dtype=dtype, headers_only=False, **how)
     if tensor_parallel is not None:
         linears, why = None, ""
     elif quantize is not None:
-        linears, why = quantize.value, f"as --quantize {quantize.value} asks"
+        linears, why = quantize.value, f"{quantize.value}, as --quantize {quantize.value} asks"
+        if explain_speed:
+            how_fast = measured(linears, plan.dtype, together(samples), device=loading.to_device(device))
+            why = f"{why}\n{how_fast}"
     elif compiled:
         linears, why = None, "nn.Linear as it is, compiled"
     else:
@@ -129,11 +137,7 @@ def generate(
     else:
         ids, shown = text.encoded(reader, given, model.config.vocab_size) or text.start_ids(model), given
     stops = stop or []
-    options: dict[str, Any] = {"greedy": greedy, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    options |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "max_new_tokens": max_new_tokens}
-    options |= {"seed": seed, "vocabulary": text.size(reader), "slide": slide, "compiled": compiled}
-    options |= {"samples": samples}
-    options |= _configured(context, model, len(ids), followed=as_configured)
+    options |= {"vocabulary": text.size(reader)} | _configured(context, model, len(ids), followed=as_configured)
     try:
         if options["samples"] == 1 and not as_json and not no_stream:
             tokens = stream(model, ids, **options)  # which looks at the options before anything is printed
