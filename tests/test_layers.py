@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import re
 from dataclasses import replace
 
 import pytest
@@ -467,6 +468,18 @@ def test_a_mask_of_numbers_is_refused():
     with torch.no_grad():
         whole, true = torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.bool)
         assert torch.equal(model(ids, mask=whole), model(ids, mask=true))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda ones: ones.numpy()], ids=["list", "tuple", "ndarray"])
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("mask", "a tensor (batch, cached + seq)"), ("positions", "a tensor (seq) or (batch, seq)")],
+)
+def test_masks_and_positions_that_are_no_tensors_are_refused(name, wanted, kind):
+    given = kind(torch.ones(1, 4, dtype=torch.long))
+    words = f"{name}: found a {type(given).__name__}, expected {wanted}"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        port_of(reference("gpt2"))(torch.ones(1, 4, dtype=torch.long), **{name: given})
 
 
 def test_a_cache_of_a_model_with_other_layers_is_refused():

@@ -338,6 +338,7 @@ def test_never_are_all_logits_held():
         ({"targets": torch.ones(3, 9)}, "targets: found float32, expected int64 or int32"),
         ({"targets": torch.full((3, 9), 61)}, "target 61, expected 0 to 60, or -100 for none"),
         ({"targets": torch.full((3, 9), -1)}, "target -1, expected 0 to 60, or -100 for none"),
+        ({"mask": [[True] * 9] * 3}, "mask: found a list, expected a tensor (batch, cached + seq)"),
         ({"mask": torch.ones(3, 8, dtype=torch.bool)}, "a mask of shape (3, 8), expected (3, 9)"),
         ({"ids": torch.ones(9, dtype=torch.long)}, "ids of shape (9,), expected (batch, seq)"),
         ({"reduction": "max"}, "loss: reduction: found 'max', expected mean, sum, none"),

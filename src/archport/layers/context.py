@@ -105,9 +105,13 @@ def of_pass(
 ) -> AttentionContext:
     """Where `seq` tokens of each row stand and what they may see, alone or after those in a cache.
 
-    Raises: ValueError for a mask or positions of another shape.
+    Raises: ValueError for a mask or positions of another shape, or that are no tensors.
     """
     past, keys = (cache.length, cache.keys(seq)) if cache else (0, seq)
+    if not isinstance(mask, Tensor | None):
+        raise ValueError(f"mask: found a {type(mask).__name__}, expected a tensor (batch, cached + seq)")
+    if not isinstance(positions, Tensor | None):
+        raise ValueError(f"positions: found a {type(positions).__name__}, expected a tensor (seq) or (batch, seq)")
     if mask is not None and mask.shape != (batch, keys):
         raise ValueError(f"a mask of shape {tuple(mask.shape)}, expected {(batch, keys)}")
     if mask is not None and mask.is_floating_point():
