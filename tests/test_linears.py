@@ -437,6 +437,9 @@ def test_a_swapped_model_says_what_it_cannot_do(kind):
         port(ids)
         with pytest.raises(ValueError, match=r"found float16, expected .*, in which these linear maps were"):
             port.half()(ids)
+        for given in (ids, ids.to("meta")):
+            with pytest.raises(ValueError, match="found meta, expected cpu, on which these linear maps were loaded"):
+                port.to("meta")(given)
 
 
 def assert_can_do_all(port, kind, ids):

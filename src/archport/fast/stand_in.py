@@ -30,16 +30,16 @@ class StandIn(nn.Module, ABC):
         self.pack(linear.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:  # (.., in) -> (.., out)
-        """Multiply and add. Raises: ValueError where a gradient is wanted, or for another dtype."""
+        """Multiply and add. Raises: ValueError where a gradient is wanted, or for another device or dtype."""
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 "direct, packed or quantised linear maps only go forward: use torch.no_grad(), or load without them"
             )
+        loaded = "these linear maps were loaded: load them anew"
+        if x.device.type != "cpu":
+            raise ValueError(f"found {x.device}, expected cpu, on which {loaded}")
         if x.dtype != self.dtype:
-            given, packed = dtype_name(x.dtype), dtype_name(self.dtype)
-            raise ValueError(
-                f"found {given}, expected {packed}, in which these linear maps were loaded: load them anew"
-            )
+            raise ValueError(f"found {dtype_name(x.dtype)}, expected {dtype_name(self.dtype)}, in which {loaded}")
         return self.multiply(x)
 
     @abstractmethod
