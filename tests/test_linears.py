@@ -442,6 +442,26 @@ def test_a_swapped_model_says_what_it_cannot_do(kind):
                 port.to("meta")(given)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("part", ["", "blocks.1.attn", "head"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_swapped_model_takes_no_other_weights(kind, part, strict):
+    with swapping(kind) as can:
+        port = archport.load(dtype="float32", linears=kind)
+    other = archport.build("gpt_neox", port.config)
+    before = [parameter.clone() for parameter in port.parameters()]
+    weights = other.get_submodule(part).state_dict()
+    if not can:
+        port.get_submodule(part).load_state_dict(weights, strict=strict)
+        assert torch.equal(port.get_submodule(part).state_dict()[next(iter(weights))], next(iter(weights.values())))
+        return
+    with pytest.raises(TypeError, match=r"^direct, packed or quantised linear maps cannot take other weights: give"):
+        port.get_submodule(part).load_state_dict(weights, strict=strict)
+    assert all(map(torch.equal, port.parameters(), before))
+    port.embed.load_state_dict(other.embed.state_dict())  # which has none
+    assert torch.equal(port.embed.tokens.weight, other.embed.tokens.weight.to(port.dtype))
+
+
 def assert_can_do_all(port, kind, ids):
     """What a model that was left as it is can do: everything."""
     plain = archport.load(dtype="float32")

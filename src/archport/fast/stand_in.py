@@ -11,6 +11,7 @@ from ..config import dtype_name
 FORWARD_ONLY = (
     "direct, packed or quantised linear maps cannot be copied or saved: take the model as it was loaded without them"
 )
+FILLED = "direct, packed or quantised linear maps cannot take other weights: give these to the model without them"
 
 
 class StandIn(nn.Module, ABC):
@@ -51,6 +52,13 @@ class StandIn(nn.Module, ABC):
 
     def _save_to_state_dict(self, *_: Any) -> None:
         raise TypeError(FORWARD_ONLY)
+
+    def refuse_weights(self) -> None:
+        """Say that it takes no others. Raises: TypeError."""
+        raise TypeError(FILLED)
+
+    def _load_from_state_dict(self, *_: Any) -> None:
+        self.refuse_weights()
 
     @classmethod
     def takes(cls, weight: Tensor) -> bool:  # noqa: ARG003

@@ -168,6 +168,13 @@ class Decoder(nn.Module):
             self.tie()
         return self
 
+    def _load_from_state_dict(self, *given: Any) -> None:
+        """A part that takes no other weights says so before another has taken some."""
+        for part in self.modules():
+            if isinstance(part, Filled):
+                part.refuse_weights()
+        super()._load_from_state_dict(*given)
+
 
 def _tokens(ids: Any, inputs_embeds: Tensor | None) -> Tensor:  # (batch, seq) or (batch, seq, width)
     """Ids or vectors, whichever is given. Raises: ValueError for neither, both, or what is no tensor of either."""
@@ -191,6 +198,14 @@ class Drawn(Protocol):
 
     def draw(self, std: float, generator: torch.Generator | None = None) -> None:
         """Draw them anew, in place."""
+
+
+@runtime_checkable
+class Filled(Protocol):
+    """A part that takes no other weights."""
+
+    def refuse_weights(self) -> None:
+        """Say so, as an error."""
 
 
 @torch.no_grad()
