@@ -1,12 +1,16 @@
 """Which architectures there are: the file name is the registry, and here models and mappings meet."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +19,7 @@ from . import models
 from .building import known_drawn_later, parameters_on_meta
 from .checking import Rules, require
 from .config import DecoderConfig
-from .errors import ArchportError, ConfigError, UnsupportedError, in_a_line
+from .errors import ArchportError, ConfigError, SourceError, UnsupportedError, in_a_line
 from .keywords import strict_keywords
 from .layers import Decoder
 from .translate.fields import require_writable
@@ -31,6 +35,7 @@ class Architecture:
     `sizes` are those of a tiny model to test with, of which no two should be alike; `variants` the fields in which
     other models to test differ from it, by a name; `published` the fields of published models, by their Hub id.
     `faults` are bugs of its own beside parity's catalogue, or the name of such a tuple, as `package.module:FAULTS`.
+    `model_type` is what its checkpoints say they are, where that is not its name.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Architecture:
     variants: Mapping[str, Fields] = field(default_factory=dict)
     published: Mapping[str, Fields] = field(default_factory=dict)
     faults: tuple[Any, ...] | str = ()
+    model_type: str = ""
 
     def __post_init__(self) -> None:
         rules: Rules = {
@@ -52,6 +58,7 @@ class Architecture:
             "variants": (_by_name, "a mapping of names to fields"),
             "published": (_by_name, "a mapping of Hub ids to fields"),
             "faults": (lambda faults: isinstance(faults, tuple | str), "a tuple of faults or the name of one"),
+            "model_type": (lambda name: isinstance(name, str), "a model_type"),
         }
         where = f"architecture {self.name!r:.60}"
         require(self, rules, where)
@@ -106,6 +113,37 @@ def register(
         raise UnsupportedError({"model_type": f"{name!r} is registered already"})
     data = (sizes or {}, variants or {}, published or {}, faults)
     _registered[name] = Architecture(name, config_class, build, table, *data)
+
+
+def register_folder(folder: str | Path) -> None:
+    """Add the architectures of a folder that holds models/ and mappings/, a file in each, as archport itself does.
+
+    Raises: SourceError where it holds none or a file cannot be imported, and what `register` raises.
+    """
+    path = Path(folder)
+    names = sorted(file.stem for file in (path / "models").glob("*.py") if file.stem != "__init__")
+    if not names:
+        raise SourceError(f"{path}: found no models/NAME.py, expected models/ and mappings/ with a file in each")
+    for name in names:
+        model, mapping = (_module_of(path / room / f"{name}.py") for room in ("models", "mappings"))
+        arch = _of_modules(name, model, mapping)
+        if is_architecture(name):
+            raise UnsupportedError({"model_type": f"{name!r} is registered already"})
+        _registered[name] = arch
+
+
+def _module_of(path: Path) -> ModuleType:
+    """A file of Python as a module. Raises: SourceError."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file, expected one of that name in models/ and in mappings/")
+    spec = spec_from_file_location(f"archport_plugin_{path.parent.name}_{path.stem}", path)
+    module = module_from_spec(spec)  # type: ignore[arg-type]  # a file that ends in .py has one
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    except Exception as error:  # it is somebody else's code
+        raise SourceError(f"{path}: {type(error).__name__}: {in_a_line(error)}") from error
+    return module
 
 
 @contextmanager
@@ -164,10 +202,16 @@ def _imported(name: str) -> Architecture:
     else:
         model = import_module(f".models.{name}", __package__)
         mapping = import_module(f".mappings.{name}", __package__)
-    parts = getattr(model, "Config", None), getattr(model, "build", None), getattr(mapping, "TABLE", None)
-    names = ("sizes", "variants", "published", "faults")
-    data = {part: getattr(model, part.upper()) for part in names if hasattr(model, part.upper())}
-    return Architecture(name, *parts, **data)  # type: ignore[arg-type]  # which looks at them
+    return _of_modules(name, model, mapping)
+
+
+def _of_modules(name: str, model: Any, mapping: Any) -> Architecture:
+    """An architecture of what two modules hold."""
+    parts: Any = getattr(model, "Config", None), getattr(model, "build", None), getattr(mapping, "TABLE", None)
+    names = ("sizes", "variants", "published", "faults", "model_type")
+    return Architecture(
+        name, *parts, **{one: getattr(model, one.upper()) for one in names if hasattr(model, one.upper())}
+    )
 
 
 def skeleton(arch: Architecture, config: DecoderConfig) -> Decoder:

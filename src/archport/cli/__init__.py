@@ -11,7 +11,7 @@ from ..errors import ArchportError, MappingError, plain
 def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 1."""
     gc.freeze()  # torch's objects stay to the end: looking through them for garbage takes as long as a command
-    from . import checkpoints, machine, modules, parity, plans, records, texts, train, views  # noqa: F401  # each adds its commands
+    from . import checkpoints, machine, modules, parity, plans, proposals, records, texts, train, views  # noqa: F401  # each adds its commands
     from .app import app, err, say
 
     if not err.is_terminal:

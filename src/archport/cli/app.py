@@ -13,8 +13,8 @@ from rich.table import Table
 from typer import Argument, BadParameter, Exit, Option, Typer
 
 from .. import __version__
-from ..errors import plain, printable
-from ..registry import Architecture, architecture, architectures, is_architecture
+from ..errors import ArchportError, plain, printable
+from ..registry import Architecture, architecture, architectures, is_architecture, register_folder
 from ..translate.planning import nearest
 
 app = Typer(
@@ -55,13 +55,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    plugin: Annotated[list[str] | None, Option(help="a module that registers architectures of your own")] = None,
+    plugin: Annotated[
+        list[str] | None,
+        Option(help="a module that registers architectures of your own, or a folder of models/ and mappings/"),
+    ] = None,
     version: Annotated[  # noqa: ARG001  # acts where it is read
         bool, Option("--version", callback=_print_version, is_eager=True, help="print the version, and end")
     ] = False,
 ) -> None:
     """Load a GPT checkpoint into readable PyTorch, and see that it is the same model."""
     for name in plugin or ():
+        if Path(name).is_dir():
+            try:
+                register_folder(name)
+            except ArchportError as error:
+                raise BadParameter(f"--plugin {name}: {error}") from None
+            continue
         # A module that Python finds from here, or a file.
         folder, module = (Path(name).resolve().parent, Path(name).stem) if name.endswith(".py") else (Path.cwd(), name)
         sys.path.insert(0, str(folder))

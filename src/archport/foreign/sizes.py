@@ -1,5 +1,6 @@
 """The sizes of a model under every name that people's code asks for."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,6 +44,12 @@ class Sizes(Mapping[str, Any]):
         values["model_type"] = arch.name
         self._values = values
         self.read: set[str] = set()
+
+    def changed(self, values: Mapping[str, Any]) -> "Sizes":
+        """The same sizes with other values for some names."""
+        other = copy.copy(self)
+        other._values, other.read = self._values | dict(values), set()
+        return other
 
     def differs(self, other: "Sizes") -> bool:
         """Whether code that asked for the same of another model was told something else."""

@@ -27,7 +27,7 @@ def of_folder(folder: Path, dtype: torch.dtype, attention: str, variant: str | N
     from transformers import AutoModelForCausalLM
 
     options = {"torch_dtype": dtype, "attn_implementation": attention, "local_files_only": True, "variant": variant}
-    with _building(f"{folder}: "):
+    with building(f"{folder}: "):
         model, account = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     if account["missing_keys"]:
         missing = ", ".join(sorted(account["missing_keys"])[:3])
@@ -44,7 +44,7 @@ def of_tensors(port: Decoder, dtype: torch.dtype, attention: str) -> nn.Module:
 
     hf = dict(port.origin.hf) if port.origin else {}
     options: dict[str, Any] = {"torch_dtype": dtype, "attn_implementation": attention}
-    with _building():
+    with building():
         config = AutoConfig.for_model(**copy.deepcopy(hf))
         # What is made of it must share nothing with the port.
         tensors = {key: tensor.detach().clone() for key, tensor in port.hf_state_dict().items()}
@@ -62,7 +62,7 @@ def of_config(hf: dict[str, Any], dtype: torch.dtype, attention: str = "eager") 
     """transformers' model of a parsed config.json. Raises: SourceError when it cannot be built."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with _building():
+    with building():
         config = AutoConfig.for_model(**copy.deepcopy(hf))
         model = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
     return with_plain_experts(model.eval())
@@ -72,7 +72,7 @@ def config_as_read(hf: dict[str, Any]) -> dict[str, Any]:
     """All fields of a config, as transformers has them once it has read a config.json. Raises: SourceError."""
     from transformers import AutoConfig
 
-    with _building():
+    with building():
         fields: dict[str, Any] = AutoConfig.for_model(**copy.deepcopy(hf)).to_dict()
     return fields
 
@@ -214,7 +214,7 @@ def saved_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _building(where: str = "") -> Iterator[None]:
+def building(where: str = "") -> Iterator[None]:
     """Keep transformers' own messages and bars off the terminal; what it raises becomes a SourceError."""
     import transformers
 

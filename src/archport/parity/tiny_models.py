@@ -8,7 +8,7 @@ import torch
 
 from ..errors import SourceError
 from ..loading import to_device
-from ..registry import Architecture, architecture, skeleton
+from ..registry import Architecture, architecture, skeleton, standing_in
 from . import references
 from .budget import precision
 from .compare import Comparison
@@ -28,13 +28,15 @@ def verify_architecture(
     """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
     arch = architecture(name)
     unseen = tuple(references.never_varied(arch))
+    known = arch.model_type or arch.name
     reports = []
-    for variant, sizes in references.variants(arch).items():
-        comparison = loud_comparison(
-            arch.name, sizes, dtype=precision(dtype), against=against, device=to_device(device)
-        )
-        report = compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick)
-        reports.append(replace(report, never_varied=unseen))
+    with standing_in(replace(arch, name=known)):
+        for variant, sizes in references.variants(arch).items():
+            comparison = loud_comparison(
+                known, sizes, dtype=precision(dtype), against=against, device=to_device(device)
+            )
+            report = compare(comparison.port_of(comparison.reference), comparison, variant, quick=quick)
+            reports.append(replace(report, never_varied=unseen))
     return reports
 
 

@@ -1,0 +1,170 @@
+"""A proposal: the program of a decoder, its files, and their proof."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import SourceError
+from ..files.write import whole_file
+from ..foreign.finding import rows_like
+from ..foreign.rows import Rows
+from ..foreign.theirs import Theirs
+from ..keywords import strict_keywords
+from ..registry import Architecture
+from .abstract import Abstract, Unwritten, abstract
+from .part import Program
+from .proving import Proof, proof_of
+from .reading import Hole
+from .rounding import rounding_as
+from .subject import Subject, of_class, of_transformers
+from .varying import Reading, Use, reading, types_of, uses, with_windows
+from .writing import ModelFile, mapping_text
+
+DRAFT = "DRAFT, not proved: "
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The port of a decoder that nobody has written.
+
+    `program` is what it does, step by step, in our parts; `files` the text of models/NAME.py and mappings/NAME.py;
+    `proof` what holds of them, and `holes` the places that no part of ours explains.
+    """
+
+    name: str
+    source: str
+    program: Program | None = None
+    abstract: Abstract | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    proof: Proof | None = None
+    holes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is proved."""
+        return self.proof is not None and self.proof.ok and not self.holes
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.source}, read in {self.seconds:.0f} s"]
+        if self.abstract is not None:
+            whole = self.abstract
+            parts = dict.fromkeys(kind.__name__ for kind in whole.program.settings().values() if isinstance(kind, type))
+            lines.append(f"parts   {', '.join(parts)}")
+            fixed = f", {len(whole.fixed)} required" + (f" ({', '.join(whole.fixed)})" if whole.fixed else "")
+            used = len(whole.named) + len(whole.constants) + len(whole.dropouts)
+            lines.append(f"fields  {used} used{fixed}, {len(whole.harmless)} harmless")
+        lines += [f"hole    {one}" for one in self.holes]
+        return "\n".join(lines + ([] if self.proof is None else self.proof.lines))
+
+    def write(self, folder: str | Path, *, draft: bool = False) -> list[Path]:
+        """Write the two files below a folder; what is not proved only as a `draft`, which its first line says.
+
+        Raises: SourceError where there is nothing to write, or no proof of it, or a file is there already.
+        """
+        if not self.files or not (self.ok or draft):
+            why = "; ".join(self.holes) or "; ".join(self.proof.faults if self.proof else ["it was not proved"])
+            raise SourceError(f"{self.name}: not written: {why}")
+        paths = [Path(folder) / name for name, _ in self.files]
+        if there := [str(path) for path in paths if path.exists()]:
+            raise SourceError(f"{there[0]}: is there already, expected a folder without it")
+        for path, (_, text) in zip(paths, self.files, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole_file(path, (text if self.ok else text.replace('"""', f'"""{DRAFT}', 1)).encode())
+        return paths
+
+
+@strict_keywords
+def propose(
+    source: str, *, name: str | None = None, kills: bool = True, told: Callable[[str], None] = lambda _: None
+) -> Proposal:
+    """Propose the port of a decoder: a model_type of transformers, or a class of one's own, as my_model.py:GPT.
+
+    It is run at tiny sizes, and for each step the part of ours is found that makes the same numbers. What comes out is
+    proved on other weights and ids, and, with `kills`, by planting every known bug. `told` gets a line a stage.
+
+    Raises: SourceError where there is no such decoder, or none can be made at tiny sizes.
+    """
+    begun = time.perf_counter()
+    subject = of_class(source) if ":" in source else of_transformers(source)
+    name = name or subject.name.lower().replace("-", "_")
+    told(f"{name}: made {subject.source} at tiny sizes")
+    try:
+        plain = reading(subject)
+        subject, base = with_windows(subject, plain)
+        told(f"{name}: read {len(base.program.blocks)} blocks, {len(base.program.takes)} of {len(base.shapes)} tensors")
+        whole, files, rows, arch = _written(subject, base, name)
+    except (Hole, Unwritten) as hole:
+        return Proposal(name, source, holes=(str(hole),), seconds=time.perf_counter() - begun)
+    left = sorted(base.shapes.keys() - base.program.takes)
+    holes = tuple(f"{one} {base.shapes[one]}: no part has it" for one in left)
+    told(f"{name}: written, {len(whole.constants)} fields beside the sizes")
+    proof = None if holes else proof_of(subject, arch, rows, _variants(whole), kills=kills)
+    return Proposal(name, source, whole.program, whole, files, proof, holes, time.perf_counter() - begun)
+
+
+def _written(
+    subject: Subject, base: Reading, name: str
+) -> tuple[Abstract, tuple[tuple[str, str], ...], Rows, Architecture]:
+    """The two files, and the architecture that they are."""
+    used, harmless, fixed = uses(subject, base)
+    rounded = rounding_as(subject, base)
+    whole = abstract(name, subject, rounded.program, used, harmless, fixed, types_of(subject, base))
+    title = f"{subject.name}, as it was read by running it. Source: `{subject.source}`."
+    model, mapping = ModelFile(whole, title).text(), mapping_text(whole, {}, title)
+    rows = _rows(subject, base, whole, used, _executed(name, model, mapping))
+    mapping = mapping_text(whole, rows, title)
+    files = ((f"models/{name}.py", model), (f"mappings/{name}.py", mapping))
+    return whole, files, rows, _executed(name, model, mapping)
+
+
+def _variants(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """What to prove: the tiny model, and one with each field changed, in their names and in ours."""
+    changed = {
+        f"{one.name} {one.tried}": ({one.theirs: one.tried_there}, {one.name: one.tried}) for one in whole.constants
+    }
+    return {"": ({}, {})} | changed
+
+
+def _rows(subject: Subject, base: Reading, whole: Abstract, used: dict[str, Use], arch: Architecture) -> Rows:
+    """The rows of every parameter that a module has at any of the settings that were tried."""
+    readings: list[tuple[Reading, dict[str, Any]]] = [(base, {})]
+    for one in whole.constants:
+        again = reading(subject, {one.theirs: used[one.theirs].tried})
+        if again.shapes.keys() != base.shapes.keys():
+            readings.append((again, {one.name: one.tried}))
+    found: dict[str, Any] = {}
+    for read, changes in readings:
+        config = arch.config_class(**{**arch.sizes, **changes})
+        state = {name: w.detach() for name, w in read.program.make().named_parameters(remove_duplicate=False)}
+        for name, cell in rows_like(Theirs(read.module), arch, config, None, state.__getitem__).items():
+            both = f"{name.rpartition('.')[0]}.*"
+            if name == both:  # of weight and bias, where the others have no bias
+                found = {both if old == f"{both[:-1]}weight" else old: one for old, one in found.items()} | {both: cell}
+            elif both not in found:
+                found.setdefault(name, cell)
+    return Rows(found)
+
+
+def _executed(name: str, model: str, mapping: str) -> Architecture:
+    """The architecture that two texts are."""
+    modules = []
+    for room, text in (("models", model), ("mappings", mapping)):
+        module = ModuleType(f"archport_proposed_{room}_{name}")
+        sys.modules[module.__name__] = module
+        exec(compile(text, f"{room}/{name}.py", "exec"), vars(module))  # it is ours
+        modules.append(module)
+    model_type = getattr(modules[0], "MODEL_TYPE", "")
+    return Architecture(
+        name,
+        modules[0].Config,
+        modules[0].build,
+        modules[1].TABLE,
+        modules[0].SIZES,
+        modules[0].VARIANTS,
+        model_type=model_type,
+    )

@@ -1,0 +1,179 @@
+"""The proof of a proposal: other weights and ids, every variant, every planted bug; what was never seen is listed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..foreign.rows import Rows, table_of
+from ..foreign.theirs import Theirs
+from ..foreign.trial import views
+from ..generation.cache import KVCache
+from ..layers import Decoder
+from ..parity import kill
+from ..parity.budget import Check
+from ..parity.report import Report
+from ..parity.tiny_models import verify_architecture
+from ..registry import Architecture, fresh, standing_in
+from .subject import Subject, ids_of, run, vocab_of
+from .tracing import CLOSE, in_full
+from .unreached import unreached
+
+SEEDS = (77, 78)
+BOUND = 10 * CLOSE  # of the largest number; all is computed in float64, but for the frequencies of rotary positions
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What holds of a proposal: reports, bugs that were planted and named, and what no probe has seen.
+
+    `dead` are parameters of the reference that no gradient reaches, `missed` its lines that never ran, `never_varied`
+    fields of the config that are only read at one value.
+    """
+
+    reports: tuple[Report, ...]
+    kills: tuple[int, int] | None = None  # named, of those that were planted
+    dead: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    never_varied: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds, and no parameter is dead."""
+        return (
+            bool(self.reports)
+            and all(one.ok for one in self.reports)
+            and not self.dead
+            and (self.kills is None or self.kills[0] == self.kills[1])
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """What was proved, in lines."""
+        if not self.ok:
+            return [f"NOT proved: {one}" for one in self.faults]
+        counted = "" if self.kills is None else f", kill table {self.kills[0]} of {self.kills[1]}"
+        lines = [
+            f"proved  {len(self.reports)} models by {sum(len(one.checks) for one in self.reports)} checks{counted}"
+        ]
+        lines += [f"        never varied: {', '.join(self.never_varied)}"] if self.never_varied else []
+        return lines + [f"        never run: {one}" for one in self.missed]
+
+    @property
+    def faults(self) -> list[str]:
+        """A line for each thing that does not hold."""
+        lines = [one.verdict for one in self.reports if not one.ok]
+        lines += [f"{name}: no gradient reaches it in any probe" for name in self.dead]
+        if self.kills is not None and self.kills[0] < self.kills[1]:
+            lines.append(f"kill table: {self.kills[0]} of {self.kills[1]} planted bugs are named")
+        return lines
+
+
+def proof_of(
+    subject: Subject,
+    arch: Architecture,
+    rows: Rows,
+    variants: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
+    *,
+    kills: bool,
+) -> Proof:
+    """Prove the architecture of a proposal; `variants` are changes of theirs and of ours, by a name.
+
+    With `kills`, every bug of the catalogue is planted in it, which takes minutes.
+    """
+    reports = []
+    dead: set[str] | None = None
+    missed: set[str] | None = None
+    for name, (theirs, ours) in variants.items():
+        for seed in SEEDS:
+            module = subject.module(theirs, seed)
+            checks = tuple(_checks(module, arch, arch.config_class(**{**arch.sizes, **ours}), rows, seed))
+            reports.append(Report(f"{arch.name}, {name}" if name else arch.name, subject.source, "float64", checks))
+        of_this = set(_dead(module))
+        dead = of_this if dead is None else dead & of_this
+        lines = set(unreached(module, partial(_probe, module)))
+        missed = lines if missed is None else missed & lines
+    counted = None
+    varied: tuple[str, ...] = ()
+    if subject.model_type:
+        with standing_in(arch):
+            found = verify_architecture(arch.name)
+            reports += found
+            varied = found[0].never_varied
+            if kills:
+                counts = kill.kill_counts(kill.kill_table(arch.name))
+                counted = counts["named"], counts["planted"]
+    return Proof(tuple(reports), counted, tuple(sorted(dead or ())), tuple(sorted(missed or ())), varied)
+
+
+def filled(arch: Architecture, config: Any, rows: Rows, module: nn.Module) -> Decoder:
+    """Our decoder with the module's weights, by the rows, in float64."""
+    model = fresh(arch, config, "cpu").double().eval()
+    with torch.no_grad():
+        for mine, theirs in _pairs(
+            arch, config, rows, dict(model.named_parameters(remove_duplicate=False)), Theirs(module)
+        ):
+            mine.copy_(theirs)
+    return model
+
+
+def _pairs(
+    arch: Architecture, config: Any, rows: Rows, ours: Mapping[str, Tensor], theirs: Any
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of ours and of theirs that mean the same."""
+    table = table_of(arch, rows)
+    names = [name for name in ours if table.rows(name, config)]
+    return views(table, config, names, lambda name: ours[name].detach(), theirs)
+
+
+def _checks(module: nn.Module, arch: Architecture, config: Any, rows: Rows, seed: int) -> Iterator[Check]:
+    """Logits, with a cache too, and gradients, on ids that were not read with."""
+    model = filled(arch, config, rows, module)
+    for name, batch, seq in (("logits", 3, 26), ("logits of one token", 1, 1)):
+        ids = ids_of(config.vocab_size, seed, batch, seq)
+        with torch.no_grad(), in_full():  # type: ignore[no-untyped-call]
+            theirs = run(module, ids)
+            ours = model(ids)[:, -theirs.shape[1] :]
+        yield _held(name, ours, theirs)
+    ids = ids_of(config.vocab_size, seed + 1, 2, 19)
+    with torch.no_grad():
+        whole, cache = model(ids), KVCache(model, batch=2)
+        parts = torch.cat([model(ids[:, at : at + 1], cache=cache) for at in range(ids.shape[1])], 1)
+    yield _held("logits with a cache", parts, whole)
+    with in_full():  # type: ignore[no-untyped-call]
+        theirs, ours = run(module, ids), model(ids)
+        weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        mine = _gradients(model, (ours[:, -theirs.shape[1] :] * weight).sum())
+        own = Theirs(module)
+        own.parameters |= {own.first(name): one for name, one in _gradients(module, (theirs * weight).sum()).items()}
+    pairs = list(_pairs(arch, config, rows, mine, own))
+    largest = max(float(theirs.abs().max()) for _, theirs in pairs)
+    # A bias of keys, which a softmax does not see, has a gradient of rounding alone.
+    apart = [float((a - b).abs().max()) / max(float(b.abs().max()), CLOSE * largest) for a, b in pairs]
+    yield Check("gradients", max(apart), 0.0, 10 * BOUND)
+
+
+def _gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    """The gradient of every parameter, zeros where none reaches it."""
+    named = dict(module.named_parameters())
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: torch.zeros_like(named[name]) if one is None else one for name, one in zip(named, found, strict=True)}
+
+
+def _held(name: str, ours: Tensor, theirs: Tensor) -> Check:
+    largest = float(theirs.abs().max())
+    return Check(name, float((ours - theirs).abs().max()), 0.0, BOUND * largest)
+
+
+def _probe(module: nn.Module) -> Tensor:
+    return run(module, ids_of(vocab_of(module), 5, 2, 26))
+
+
+def _dead(module: nn.Module) -> Iterator[str]:
+    """Parameters that no gradient reaches."""
+    logits = _probe(module)
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return (name for name, one in _gradients(module, (logits * weight).sum()).items() if not one.any())

@@ -1,0 +1,62 @@
+"""Python source laid out as a formatter would leave it: on a line where it fits, else an item a line."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+LINE = 120
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items between brackets, each behind a name or a key, if it has one."""
+
+    opening: str
+    items: tuple[tuple[str, "Group | str"], ...]
+    closing: str
+    joined: tuple[str, ...] = ()  # what stands before it, each with an `|` behind
+
+
+def call(name: str, arguments: Iterable[tuple[str, Group | str]]) -> Group:
+    """A call; an argument without a name has an empty one."""
+    return Group(f"{name}(", tuple((f"{key}=" if key else "", value) for key, value in arguments), ")")
+
+
+def listed(opening: str, values: Iterable[Group | str], closing: str) -> Group:
+    """Values between brackets."""
+    return Group(opening, tuple(("", value) for value in values), closing)
+
+
+def mapping(items: Iterable[tuple[str, Group | str]]) -> Group:
+    """A dictionary; an item without a key is written as it is."""
+    return Group("{", tuple((f"{json.dumps(key)}: " if key else "", value) for key, value in items), "}")
+
+
+def laid_out(node: Group | str, indent: int = 0, before: str = "", after: str = "") -> str:
+    """A statement, indented, between what stands before and behind it."""
+    line = f"{' ' * indent}{before}{in_a_line(node)}{after}"
+    if isinstance(node, str) or len(line) <= LINE or not node.items:
+        return line
+    inner = (laid_out(item, indent + 4, key, ",") for key, item in node.items)
+    *first, opening = (*node.joined, node.opening)
+    heads = [f"{'| ' if at else before}{one}" for at, one in enumerate((*first, opening))]
+    return "\n".join((*(f"{' ' * indent}{one}" for one in heads), *inner, f"{' ' * indent}{node.closing}{after}"))
+
+
+def in_a_line(node: Group | str) -> str:
+    """The same, however long."""
+    if isinstance(node, str):
+        return node
+    inside = ", ".join(f"{key}{in_a_line(item)}" for key, item in node.items)
+    one = node.opening.endswith("(") and node.closing == ")" and node.opening == "(" and len(node.items) == 1
+    return f"{''.join(f'{name} | ' for name in node.joined)}{node.opening}{inside}{',' if one else ''}{node.closing}"
+
+
+def literal(value: Any) -> str:
+    """A value of a config as one writes it."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, tuple | list):
+        return in_a_line(listed("(", map(literal, value), ")"))
+    return repr(value)

@@ -1,0 +1,180 @@
+"""Which setting of a config does what: one is changed at a time, the module is read again, and the two are compared."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ArchportError
+from ..layers import Window
+from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
+from .part import Program
+from .reading import Hole, read
+from .seen import Seen
+from .subject import TINY, Subject, ids_of, run, vocab_of
+from .tracing import CLOSE, Trace
+
+# What a setting of a part may be of a field, and how it is written down.
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "{}": lambda value: value,
+    "{}**-0.5": lambda value: value**-0.5,
+    "1 / {}": lambda value: 1 / value,
+    "not {}": lambda value: not value,
+    "int({})": lambda value: int(value),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A module that was read: its program, the shapes of its parameters, and its logits."""
+
+    program: Program
+    shapes: dict[str, tuple[int, ...]]
+    logits: torch.Tensor
+    seen: Seen
+    module: torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a field of a config decides: the settings of parts, each in a way, and the value that was tried beside."""
+
+    ways: Mapping[str, str]  # by where the setting is
+    tried: Any
+    ours: Callable[[Any], Any] = lambda value: value  # what a value of theirs is called here
+
+
+@torch.no_grad()
+def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Reading:
+    """A module of the subject, read. Raises: Hole, SourceError."""
+    module = subject.module(changes, seed)
+    trace = Trace(module, run, ids_of(vocab_of(module)))
+    state = module.state_dict()
+    parameters = {name: one.detach() for name, one in module.named_parameters()}
+    parameters |= {n: b.detach() for n, b in module.named_buffers() if n in state and b.is_floating_point()}
+    tables = {f"{name}.weight": one for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
+    untrained = {name: one.padding_idx for name, one in tables.items() if one.padding_idx is not None}
+    seen = Seen(trace, parameters, subject.constants(changes), untrained)
+    shapes = {name: tuple(one.shape) for name, one in parameters.items()}
+    return Reading(read(seen), shapes, trace.logits, seen, module)
+
+
+def uses(subject: Subject, base: Reading) -> tuple[dict[str, Use], set[str], dict[str, tuple[Any, ...]]]:
+    """What each field beside the known ones decides; the fields that decide nothing; and those that have one value.
+
+    A field that decides nothing was given another value, and the module read and computed the same.
+    """
+    used: dict[str, Use] = {}
+    harmless: set[str] = set()
+    fixed: dict[str, tuple[Any, ...]] = {}
+    for name, value in subject.config.items():
+        outer = name.partition(".")[0]
+        untrained = name == "pad_token_id" and "padding" in base.program.embed.settings
+        if "drop" in name or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
+            continue
+        results = [_result(subject, base, name, other) for other in _others(value)]
+        uses_of = [one for one in results if isinstance(one, Use)]
+        if uses_of:
+            used[name] = uses_of[0]
+        elif "harmless" in results and None not in results and not ("window" in name and value is False):
+            harmless.add(name)
+        else:
+            fixed[name] = (tuple(value) if isinstance(value, list) else value,)
+    return used, harmless, fixed
+
+
+def _result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str | None:
+    """What one other value does: a use, "harmless", "refused", or None for what is not understood."""
+    try:
+        again = reading(subject, {name: other})
+    except Hole:
+        return None
+    except ArchportError:
+        return "refused"
+    except Exception:  # it is somebody else's code
+        return "refused"
+    before, after = base.program.settings(), again.program.settings()
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    if not changed:
+        same = base.shapes == again.shapes and base.logits.shape == again.logits.shape
+        return (
+            "harmless"
+            if same and bool((base.logits - again.logits).abs().max() < CLOSE * base.logits.abs().max())
+            else None
+        )
+    ways: dict[str, str] = {}
+    for path in changed:
+        if path not in before or path not in after:
+            return None
+        way = _way((subject.config[name], before[path]), (other, after[path]))
+        if way is None:
+            return None
+        ways[path] = way
+    named = all(way == "{}" and path.endswith(".activation") for path, way in ways.items())
+    return Use(ways, other, ACTIVATIONS.__getitem__) if named else Use(ways, other)
+
+
+def _way(*pairs: tuple[Any, Any]) -> str | None:
+    if all(isinstance(theirs, str) and ACTIVATIONS.get(theirs) == ours for theirs, ours in pairs):
+        return "{}"
+    for written, way in WAYS.items():
+        try:
+            if all(_equal(way(theirs), ours) for theirs, ours in pairs):
+                return written
+        except (TypeError, ValueError, ZeroDivisionError):
+            continue
+    return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) <= CLOSE * max(abs(one), abs(other), 1e-300)
+    return type(one) is type(other) and one == other
+
+
+def _others(value: Any) -> Iterator[Any]:
+    """Other values to try a field at."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, str):
+        yield from (one for one in ("gelu", "relu") if value in ACTIVATIONS and one != value)
+    elif isinstance(value, int):
+        yield value + 2
+        yield value + 1
+    elif isinstance(value, float):
+        yield 0.3 if value == 0 else 3e-3 if value < 1e-3 else 0.5 if value == 1 else float(f"{value * 1.5:.4g}")
+    elif value is None:
+        yield from (3, 0.5, True)
+
+
+SLIDING = ("sliding_attention", "full_attention")
+
+
+def with_windows(subject: Subject, base: Reading) -> tuple[Subject, Reading]:
+    """The subject at settings that give one layer a window and another none, by their types, where it has such."""
+    types = subject.config.get("layer_types")
+    if not isinstance(types, list) or "sliding_window" not in subject.config or _windows(base) != [False] * len(types):
+        return subject, base
+    changes: dict[str, Any] = {"layer_types": [*SLIDING], "sliding_window": TINY["window"]}
+    try:
+        again = reading(subject, changes)
+    except Exception:  # it is somebody else's code, and need not take them
+        return subject, base
+    return (subject.at(changes), again) if _windows(again) == [True, False] else (subject, base)
+
+
+def types_of(subject: Subject, base: Reading) -> tuple[str, ...] | None:
+    """The types of its layers, where these say which of them have a window, if any."""
+    types, windows = subject.config.get("layer_types"), _windows(base)
+    if not isinstance(types, list) or not {*types} <= {*SLIDING}:
+        return None
+    return tuple(types) if [one == SLIDING[0] for one in types] == windows else None
+
+
+def _windows(found: Reading) -> list[bool]:
+    masks = (block.settings["attn"].settings.get("mask") for block in found.program.blocks)
+    return [one is not None and one.kind is Window for one in masks]

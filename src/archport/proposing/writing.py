@@ -1,0 +1,273 @@
+"""The two files of an architecture, as a person would write them: models/NAME.py and mappings/NAME.py."""
+
+import inspect
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..foreign.rows import in_python
+from ..mappings import ACTIVATIONS, COMMON_HARMLESS
+from ..translate.cells import Cell
+from ..translate.pattern import Row
+from .abstract import Abstract
+from .part import Part
+from .source_text import LINE, Group, call, laid_out, listed, literal, mapping
+
+SIZES = ("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
+DERIVED = ("kv_heads", "head_width", "mlp_width")
+KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
+PLAIN = 10000.0  # base of rotary positions
+CONTEXT = 11  # tokens, from which on rotary positions of the tests are scaled
+
+
+class ModelFile:
+    """models/NAME.py: the Config, build, and the sizes and variants of tiny models."""
+
+    def __init__(self, abstract: Abstract, title: str) -> None:
+        self.abstract, self.title = abstract, title
+        self.imports: dict[str, set[str]] = {}
+        self.constants = abstract.constants
+        self.rotary: Part | None = abstract.program.blocks[0].settings["attn"].settings.get("rotary")
+
+    def text(self) -> str:
+        """The whole file."""
+        parts = [self._config(), self._build(), self._sizes()]
+        ordered = sorted(self.imports.items(), key=lambda one: (one[0].startswith("archport"), one[0]))
+        imports = [laid_out(imported(module, names)) for module, names in ordered]
+        imports.insert(sum(not line.startswith("from archport") for line in imports), "")
+        head = "\n".join(
+            [
+                f'"""{self.title}"""',
+                "",
+                "from dataclasses import dataclass",
+                *(["from typing import Any"]),
+                "",
+                *imports,
+            ]
+        )
+        return "\n\n\n".join([head.replace("\n\n\n", "\n\n"), *parts]) + "\n"
+
+    def _named(self, module: str, name: str) -> str:
+        self.imports.setdefault(module, set()).add(name)
+        return name
+
+    def _bases(self) -> list[str]:
+        bases = [self._named("archport.models", "RotaryConfig")] if self.abstract.rotary_object else []
+        bases += [self._named("archport.models", "WindowConfig")] if self.abstract.by_type else []
+        return bases or [self._named("archport.config", "DecoderConfig")]
+
+    def _config(self) -> str:
+        abstract = self.abstract
+        lines = ["@dataclass(frozen=True, kw_only=True)", f"class Config({', '.join(self._bases())}):"]
+        lines += [f'    """Sizes of a {abstract.name}."""']
+        fields = [
+            f"    {name}: int = {abstract.defaults[theirs]}"
+            for name, theirs in abstract.named.items()
+            if name in DERIVED and type(abstract.defaults.get(theirs)) is int
+        ]
+        base = next((v for n, v in abstract.defaults.items() if n.rpartition(".")[2] == "rope_theta"), PLAIN)
+        if abstract.rotary_object and base != PLAIN:
+            fields.append(f"    rotary_base: float = {literal(float(base))}")
+        if abstract.fraction:
+            fields.append(f"    rotary_fraction: float = {literal(abstract.defaults[abstract.fraction])}")
+        for one in self.constants:
+            kind = next((word for kind, word in KINDS.items() if type(one.tried) is kind), "float")
+            default = ACTIVATIONS.get(one.default, one.default) if one.name == "activation" else one.default
+            if one.name == "padding":
+                bounded = self._named("archport.config", "bounded")
+                fields.append(f"    padding: int | None = {bounded}({default!r}, least=-1)")
+                continue
+            fields.append(f"    {one.name}: {kind}{' | None' if default is None else ''} = {literal(default)}")
+        return "\n".join([*lines, *([""] if fields else []), *fields])
+
+    def _build(self) -> str:
+        abstract, program = self.abstract, self.abstract.program
+        self._named("archport.layers", "Block")
+        lines = [f"def build(cfg: Config) -> {self._named('archport.layers', 'Decoder')}:"]
+        lines += ['    """The whole architecture, as a list of parts."""']
+        rotary = self.rotary
+        if rotary is not None and abstract.rotary_object:
+            pairing = rotary.settings["pairing"]
+            lines.append(f"    rotary = cfg.rotary({'' if pairing == 'halves' else literal(pairing)})")
+        elif rotary is not None:
+            lines.append(laid_out(self.part(rotary, "blocks.attn.rotary"), 4, "rotary = "))
+        masks = [one.settings["attn"].settings.get("mask") for one in program.blocks]
+        if abstract.by_type:
+            lines.append("    windows = cfg.windows()")
+        elif isinstance(masks[0], Part):
+            lines.append(laid_out(self.part(masks[0], "blocks.attn.mask"), 4, "mask = "))
+        lines += ["", f"    def block({'layer' if abstract.by_type else '_'}: int) -> Block:"]
+        lines += [laid_out(self.part(program.blocks[0], "blocks"), 8, "return "), ""]
+        parts: list[tuple[str, Group | str]] = [("embed", self.part(program.embed, "embed"))]
+        parts += [("blocks", "[block(layer) for layer in range(cfg.layers)]")]
+        parts += [("norm", self.part(program.norm, "norm")), ("head", self.part(program.head, "head"))]
+        parts += [] if program.finish is None else [("finish", self.part(program.finish, "finish"))]
+        if program.tied or "tied" in abstract.code:
+            parts.append(("tied", abstract.code.get("tied", repr(program.tied))))
+        return "\n".join([*lines, laid_out(call("Decoder", parts), 4, "return ")])
+
+    def part(self, part: Part, path: str) -> Group:
+        """A part, as the call that makes it."""
+        kind: Any = part.kind
+        if kind.__module__.startswith("torch."):
+            self._named("torch", "nn")
+            name = f"nn.{kind.__name__}"
+        else:
+            name = self._named("archport.layers", kind.__name__)
+        return call(name, self._arguments(part, path))
+
+    def _arguments(self, part: Part, path: str) -> Iterator[tuple[str, Group | str]]:
+        known: Mapping[str, inspect.Parameter] = inspect.signature(part.kind).parameters
+        settings = dict(part.settings)
+        shared = {"rotary": "rotary", "mask": "windows[layer]" if self.abstract.by_type else "mask"}
+        if path == "blocks.attn" and self.abstract.by_type:
+            settings["mask"] = None
+        settings |= self.abstract.dropout(part.kind)
+        for name in sorted(settings, key=[*known, *settings].index):
+            value, parameter = settings[name], known.get(name)
+            if path == "blocks.attn" and name in shared:
+                yield name, shared[name]
+                continue
+            written = (
+                self.part(value, f"{path}.{name}") if isinstance(value, Part) else self._setting(path, name, value)
+            )
+            if parameter is None:
+                yield name, written
+            elif parameter.default is parameter.empty:
+                yield "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else name, written
+            elif written != literal(parameter.default):
+                yield name, written
+
+    def _setting(self, path: str, name: str, value: Any) -> str:
+        """A setting: a field of the config, a size, or the number itself."""
+        if isinstance(value, str) and value.startswith("cfg."):
+            return value
+        if (written := self.abstract.code.get(f"{path}.{name}")) is not None:
+            return written
+        sizes = self.abstract.sizes
+        if name in ("width", "normalized_shape", "in_features") and "rotary" not in path:
+            widths = {sizes["width"]: "cfg.width"}
+            if path.startswith("blocks.attn."):
+                of_heads = {
+                    sizes[one] * sizes["head_width"]: f"cfg.{one} * cfg.head_width" for one in ("kv_heads", "heads")
+                }
+                widths = of_heads | {sizes["head_width"]: "cfg.head_width"}
+            return widths.get(value, literal(value))
+        if name in sizes and sizes[name] == value:
+            return f"cfg.{name}"
+        if name == "scale" and math.isclose(value, sizes["width"] ** 0.5):
+            return "cfg.width**0.5"
+        return "cfg.vocab_size" if name == "out_features" else literal(value)
+
+    def _sizes(self) -> str:
+        abstract = self.abstract
+        values: dict[str, Any] = {name: abstract.sizes[name] for name in SIZES if name in abstract.named}
+        values |= {one.name: one.here for one in self.constants if one.name != "tied" or one.here}
+        values |= {"rotary_base": self.rotary.settings["base"]} if self.rotary and abstract.rotary_object else {}
+        values |= {"rotary_fraction": abstract.fraction_here} if abstract.fraction else {}
+        values |= {"layer_types": abstract.types_here} if abstract.by_type else {}
+        lines = [f"MODEL_TYPE = {literal(abstract.model_type)}"] if abstract.model_type else []
+        lines += [laid_out(mapping((name, literal(value)) for name, value in values.items()), 0, "SIZES = ")]
+        variants: list[tuple[str, Group | str]] = [
+            (
+                f"{one.name} {one.tried:g}" if isinstance(one.tried, float) else f"{one.name} {one.tried}",
+                mapping([(one.name, literal(one.tried))]),
+            )
+            for one in self.constants
+        ]
+        if abstract.rotary_object:
+            self._named("archport.models", "rotary_variants")
+            width = self.rotary.settings["width"]  # type: ignore[union-attr]  # there is one
+            variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
+        lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))
+        return "\n".join(lines)
+
+
+def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> str:
+    """mappings/NAME.py, the whole file."""
+    imports = {"COMMON_HARMLESS", "COMMON_REQUIRES"}
+    of_table = {"Table"}
+    config: list[tuple[str, Group | str]] = [(name, literal(theirs)) for name, theirs in abstract.named.items()]
+    for one in abstract.constants:
+        if one.name == "activation":
+            imports.add("ACTIVATIONS")
+            of_table.add("config_field")
+            config.append((one.name, f"config_field({literal(one.theirs)}, values=ACTIVATIONS)"))
+        else:
+            config.append((one.name, literal(one.theirs)))
+    config += [
+        (name, literal(theirs)) for theirs, name in {theirs: name for name, theirs in abstract.dropouts.items()}.items()
+    ]
+    config += [("layer_types", '"layer_types"')] if abstract.by_type else []
+    config += [("init_std", '"initializer_range"')] if "initializer_range" in abstract.harmless else []
+    harmless = sorted(abstract.harmless - {"initializer_range"} - COMMON_HARMLESS - {*abstract.dropouts.values()})
+    requires = ["COMMON_REQUIRES"]
+    trained = any(one.name == "padding" for one in abstract.constants)
+    ignoring = ['(COMMON_HARMLESS - {"pad_token_id"})' if trained else "COMMON_HARMLESS"]
+    if abstract.rotary_object:
+        imports |= {"ROTARY", "ROTARY_HARMLESS", "ROTARY_SUPERSEDES"}
+        config.append(("", "**ROTARY"))
+        if abstract.fraction:
+            config.append(("rotary_fraction", literal(abstract.fraction)))
+        else:
+            imports.add("ROTARY_WHOLE_HEAD")
+            requires.append("ROTARY_WHOLE_HEAD")
+        ignoring += ["ROTARY_HARMLESS"]
+    weights = [(name, _cell(cell)) for name, cell in rows.items()]
+    words = {
+        word for cell in rows.values() for word in ("rearranged", "sections", "only") if f"{word}(" in in_python(cell)
+    }
+    nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
+    nullable += [name for name in DERIVED if name in abstract.named]
+    fixed = abstract.fixed
+    lines = [f'"""{title}"""', "", laid_out(imported("archport.mappings", imports))]
+    lines += [laid_out(imported("archport.translate.table", of_table | words)), ""]
+    table: list[tuple[str, Group | str]] = [
+        ("classes", literal(abstract.classes)),
+        ("prefix", literal(abstract.prefix)),
+    ]
+    table += [
+        ("config", mapping(config)),
+        ("nullable", call("frozenset", [("", mapping_set(nullable))] if nullable else [])),
+    ]
+    required = [mapping((name, literal(values)) for name, values in fixed.items())] if fixed else []
+    table += [
+        ("requires", _joined(requires, required)),
+        ("harmless", _joined(ignoring, [mapping_set(harmless)] if harmless else [])),
+    ]
+    table += [("supersedes", "ROTARY_SUPERSEDES")] if abstract.rotary_object else []
+    table += [("weights", mapping(weights))]
+    tied = abstract.program.tied or "tied" in abstract.code
+    table += [("tied", '{"head.weight": "embed.tokens.weight"}')] if tied else []
+    return "\n".join([*lines, laid_out(call("Table", table), 0, "TABLE = "), ""])
+
+
+def mapping_set(names: Iterable[str]) -> Group:
+    """A set of names."""
+    return listed("{", map(json.dumps, names), "}")
+
+
+def imported(module: str, names: Iterable[str]) -> Group | str:
+    """An import, its names in the order of a formatter: constants, classes, functions."""
+    ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    line = f"from {module} import {', '.join(ordered)}"
+    return line if len(line) <= LINE else listed(f"from {module} import (", ordered, ")")
+
+
+def _joined(names: list[str], group: list[Group]) -> Group | str:
+    if not group:
+        return " | ".join(names)
+    [one] = group
+    return replace(one, joined=tuple(names))
+
+
+def _cell(cell: Cell) -> Group | str:
+    """A row of weights, which may be longer than a line."""
+    if not isinstance(cell, Row) or cell.only:
+        return in_python(cell)
+    distinct = list(dict.fromkeys(cell.keys))
+    name = "sections" if len(distinct) == 1 < len(cell.keys) else "rearranged"
+    keys = json.dumps(distinct[0]) if len(distinct) == 1 else listed("(", map(json.dumps, cell.keys), ")")
+    return call(name, [("", keys), ("", json.dumps(cell.pattern))])

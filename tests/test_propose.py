@@ -1,0 +1,233 @@
+"""propose: what a decoder does is read by running it, written in our parts, and proved; what is not known is a hole."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from archport.errors import SourceError
+from archport.proposing import propose
+from archport.proposing.reading import Hole
+from archport.proposing.subject import ids_of, of_class, of_transformers, run, vocab_of
+from archport.proposing.tracing import in_full
+from archport.proposing.varying import reading
+
+from .commands import run as run_command
+
+FAST = ("gpt2", "gpt_neox", "llama", "gemma2", "falcon", "olmo2")
+# Others that are read completely, ported by hand or not.
+MORE = (
+    "arcee",
+    "bloom",
+    "cohere",
+    "gemma",
+    "gemma3_text",
+    "glm",
+    "granite",
+    "mistral",
+    "mpt",
+    "olmo",
+    "opt",
+)
+MORE += ("phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2")
+NANO = "docs/examples/nano.py:GPT"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return propose(NANO, kills=False)
+
+
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.families) for name in MORE)])
+def test_a_program_makes_the_numbers_of_the_module_on_other_ids(name):
+    subject = of_transformers(name)
+    found = reading(subject)
+    assert found.program.takes == found.shapes.keys()
+    ids = ids_of(vocab_of(found.module), seed=9, batch=3, seq=23)
+    with torch.no_grad(), in_full():
+        theirs = run(found.module, ids)
+    assert (found.program.make()(ids) - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_a_module_of_one_s_own_is_proved_and_written(nano, tmp_path):
+    assert nano.ok, nano.proof.faults
+    assert str(nano).startswith(f"gpt: {NANO}, read in ")
+    paths = nano.write(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["models/gpt.py", "mappings/gpt.py"]
+    with pytest.raises(SourceError, match="is there already"):
+        nano.write(tmp_path)
+    for words in (["format", "--check", "--diff"], ["check", "--select", "E,F,I"]):
+        ruff = [sys.executable, "-m", "ruff", words[0], "--line-length", "120", *words[1:], str(tmp_path)]
+        done = subprocess.run(ruff, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stdout + done.stderr
+    listed = run_command("--plugin", str(tmp_path), "models", "--json")
+    assert '"gpt"' in listed.stdout
+
+
+def test_what_is_written_is_what_was_read(nano, tmp_path):
+    nano.write(tmp_path)
+    checked = run_command("--plugin", str(tmp_path), "verify", "--module", NANO, "--like", "gpt", code=1)
+    assert "transformers" in checked.stderr + checked.stdout  # which has no reference of it
+
+
+@pytest.mark.families
+def test_qwen3_is_proposed_again_and_verified(tmp_path):
+    made = run_command(
+        "propose", "qwen3", "--name", "qwen3_again", "--out", tmp_path, "--no-kills", code=0, seconds=600
+    )
+    assert "proved " in made.stdout
+    assert "hole" not in made.stdout
+    done = run_command("--plugin", str(tmp_path), "verify", "qwen3_again", seconds=600)
+    assert "qwen3_again: the same model as transformers (eager) in float32" in done.stdout
+
+
+def test_a_hole_is_a_line_and_nothing_is_written(tmp_path):
+    done = run_command("propose", "mixtral", "--out", str(tmp_path / "out"), "--no-kills", code=1)
+    assert "hole    blocks.0.mlp: the module maps (2, 17, 48) to 5; no MLP of ours makes what it" in done.stdout
+    assert not (tmp_path / "out").exists()
+    as_json = json.loads(run_command("propose", "mixtral", "--no-kills", "--json", code=1).stdout)
+    assert as_json["proved"] is False
+    assert as_json["holes"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "said"),
+    [
+        (1, ["propose", "no_such_model"], "has no causal decoder of this model_type"),
+        (1, ["propose", "my_model.py:GPT"], "no such file"),
+        (2, ["propose", NANO, "--draft"], "--draft: expected --out FOLDER beside it"),
+        (2, ["propose", NANO, "--prove-only", "--out", "x"], "--prove-only writes nothing"),
+        (2, ["--plugin", "docs", "models"], "found no models/NAME.py, expected models/ and mappings/"),
+    ],
+    ids=str,
+)
+def test_wrong_words_are_one_line(code, words, said):
+    done = run_command(*words, code=code)
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+# --- wrong references: none may be read as what it is not ---
+
+
+def doubled(kind, name, change):
+    """A class whose method gives something else."""
+    method = getattr(kind, name)
+    return kind, name, lambda *args, **more: change(method(*args, **more))
+
+
+def of_llama():
+    from transformers.models.llama import modeling_llama
+
+    return modeling_llama
+
+
+WRONG = {
+    "norm twice as loud": lambda m: doubled(m.LlamaRMSNorm, "forward", lambda y: y * 2),
+    "norm with a constant": lambda m: doubled(m.LlamaRMSNorm, "forward", lambda y: y + 1e-3),
+    "attention halved": lambda m: doubled(m.LlamaAttention, "forward", lambda y: (y[0] / 2, *y[1:])),
+    "MLP bent": lambda m: doubled(m.LlamaMLP, "forward", torch.tanh),
+    "MLP a little louder": lambda m: doubled(m.LlamaMLP, "forward", lambda y: y * 1.001),
+    "stream shifted": lambda m: doubled(m.LlamaDecoderLayer, "forward", lambda y: torch.roll(y, 1, -1)),
+    "angles a little off": lambda m: doubled(m.LlamaRotaryEmbedding, "forward", lambda y: (y[0], y[1] * 1.0001)),
+    "logits bent": lambda _: doubled(nn.Linear, "forward", lambda y: y.sin() if y.shape[-1] == 139 else y),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_reference_is_another_program_or_a_hole(wrong, monkeypatch):
+    right = reading(of_transformers("llama")).program
+    kind, name, method = WRONG[wrong](of_llama())
+    monkeypatch.setattr(kind, name, method)
+    try:
+        found = reading(of_transformers("llama"))
+    except (Hole, SourceError):
+        return
+    assert found.program.settings() != right.settings()
+    assert (found.program.make()(found.seen.trace.ids) - found.logits).abs().max() < 1e-5 * found.logits.abs().max()
+
+
+# --- decoders of plain torch code, put together at random ---
+
+
+class Plain(nn.Module):
+    """A decoder whose parameters, norms, wiring, activations and layouts are drawn by a seed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        dice = torch.Generator().manual_seed(seed)
+
+        def one_of(*options):
+            return options[int(torch.randint(len(options), (1,), generator=dice))]
+
+        self.heads, self.width, self.count = one_of(2, 3, 4), one_of(24, 36, 48), 2
+        self.norm, self.wiring = one_of("layer", "root"), one_of("before", "after", "beside", "shared")
+        self.fused, self.gated, self.learned = one_of(True, False), one_of(True, False), one_of(True, False)
+        self.activate = one_of(torch.relu, nn.functional.silu, nn.functional.gelu)
+        self.scale, self.eps = one_of(1.0, 0.37, None), one_of(1e-5, 1e-6)
+        self.p = nn.ParameterDict()
+        width, mlp = self.width, one_of(52, 68)
+        shapes = {"t": (139, width), "h": (139, width), "n": (width,)} | ({"o": (40, width)} if self.learned else {})
+        for at in range(self.count):
+            shapes |= {f"a{at}": (width,), f"b{at}": (width,), f"d{at}": (width, width), f"u{at}": (mlp, width)}
+            shapes |= {f"w{at}": (width, mlp)} | ({f"g{at}": (mlp, width)} if self.gated else {})
+            three = {f"f{at}": (3 * width, width)} if self.fused else {f"{x}{at}": (width, width) for x in "qkv"}
+            shapes |= three
+        for name, shape in shapes.items():
+            self.p[name] = nn.Parameter(torch.empty(shape))
+
+    def normed(self, x, name):
+        if self.norm == "layer":
+            return nn.functional.layer_norm(x, x.shape[-1:], self.p[name], None, self.eps)
+        return x * (x * x).mean(-1, keepdim=True).add(self.eps).rsqrt() * self.p[name]
+
+    def attention(self, x, at):
+        if self.fused:
+            q, k, v = torch.einsum("bsw,ow->bso", x, self.p[f"f{at}"]).chunk(3, -1)
+        else:
+            q, k, v = (x @ self.p[f"{name}{at}"].T for name in "qkv")
+        q, k, v = (one.reshape(*one.shape[:2], self.heads, -1).permute(0, 2, 1, 3) for one in (q, k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return mixed.permute(0, 2, 1, 3).flatten(2) @ self.p[f"d{at}"].T
+
+    def mlp(self, x, at):
+        hidden = x @ self.p[f"u{at}"].T
+        hidden = self.activate(x @ self.p[f"g{at}"].T) * hidden if self.gated else self.activate(hidden)
+        return hidden @ self.p[f"w{at}"].T
+
+    def forward(self, ids):
+        x = self.p["t"][ids] + (self.p["o"][: ids.shape[1]] if self.learned else 0)
+        for at in range(self.count):
+            if self.wiring == "before":
+                x = x + self.attention(self.normed(x, f"a{at}"), at)
+                x = x + self.mlp(self.normed(x, f"b{at}"), at)
+            elif self.wiring == "after":
+                x = x + self.normed(self.attention(x, at), f"a{at}")
+                x = x + self.normed(self.mlp(x, at), f"b{at}")
+            elif self.wiring == "beside":
+                x = x + self.attention(self.normed(x, f"a{at}"), at) + self.mlp(self.normed(x, f"b{at}"), at)
+            else:
+                y = self.normed(x, f"a{at}")
+                x = x + self.attention(y, at) + self.mlp(y, at) * self.p[f"b{at}"].new_ones(())
+        return self.normed(x, "n") @ self.p["h"].T
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.families) for seed in range(3, 20))])
+def test_a_decoder_of_plain_code_put_together_at_random_is_explained(seed, monkeypatch):
+    subject = of_class_made_by(monkeypatch, lambda: Plain(seed))
+    found = reading(subject)
+    spare = {f"p.b{at}" for at in range(2)} if subject.make({}).wiring == "shared" else set()
+    assert found.shapes.keys() - found.program.takes == spare
+    ids = ids_of(139, seed=9, batch=3, seq=23)
+    with torch.no_grad():
+        theirs = found.module(ids)
+    assert (found.program.make()(ids) - theirs).abs().max() < 1e-6 * theirs.abs().max()
+
+
+def of_class_made_by(monkeypatch, make):
+    from archport.proposing import subject
+
+    monkeypatch.setattr(subject, "made", lambda *_: make())
+    return of_class("here:Plain")
