@@ -54,7 +54,7 @@ def test_a_program_makes_the_numbers_of_the_module_on_other_ids(name):
 
 def test_a_module_of_one_s_own_is_proved_and_written(nano, tmp_path):
     assert nano.ok, nano.proof.faults
-    assert str(nano).startswith(f"gpt: {NANO}, read in ")
+    assert str(nano).startswith(f"gpt: {NANO}\n")
     paths = nano.write(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == ["models/gpt.py", "mappings/gpt.py"]
     with pytest.raises(SourceError, match="is there already"):

@@ -45,7 +45,8 @@ def _candidates(seen: Seen, x: Tensor) -> Iterator[Part]:
                 if _all(bias, 0):
                     yield Part(nn.LayerNorm, layer | {"bias": False}, {"weight": one}, frozenset((name,)))
                 for other, added in _like(seen, bias):
-                    yield Part(nn.LayerNorm, layer, {"weight": one, "bias": added}, frozenset((name, other)))
+                    weights = {"weight": one, "bias": added}
+                    yield Part(nn.LayerNorm, layer | {"bias": True}, weights, frozenset((name, other)))
 
 
 def _all(x: Tensor, value: float) -> bool:

@@ -50,7 +50,7 @@ class Proposal:
         return self.proof is not None and self.proof.ok and not self.holes
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.source}, read in {self.seconds:.0f} s"]
+        lines = [f"{self.name}: {self.source}"]
         if self.abstract is not None:
             whole = self.abstract
             parts = dict.fromkeys(kind.__name__ for kind in whole.program.settings().values() if isinstance(kind, type))
@@ -59,7 +59,8 @@ class Proposal:
             used = len(whole.named) + len(whole.constants) + len(whole.dropouts)
             lines.append(f"fields  {used} used{fixed}, {len(whole.harmless)} harmless")
         lines += [f"hole    {one}" for one in self.holes]
-        return "\n".join(lines + ([] if self.proof is None else self.proof.lines))
+        lines += [] if self.proof is None else self.proof.lines
+        return "\n".join([*lines, f"seconds {self.seconds:.0f}"])
 
     def write(self, folder: str | Path, *, draft: bool = False) -> list[Path]:
         """Write the two files below a folder; what is not proved only as a `draft`, which its first line says.
