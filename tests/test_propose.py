@@ -32,7 +32,7 @@ MORE = (
     "olmo",
     "opt",
 )
-MORE += ("phi", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "starcoder2")
+MORE += ("phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2")
 NANO = "docs/examples/nano.py:GPT"
 
 
@@ -85,10 +85,10 @@ def test_qwen3_is_proposed_again_and_verified(tmp_path):
 
 
 def test_a_hole_is_a_line_and_nothing_is_written(tmp_path):
-    done = run_command("propose", "mixtral", "--out", str(tmp_path / "out"), "--no-kills", code=1)
-    assert "hole    blocks.0.mlp: the module maps (2, 17, 48) to 5; no MLP of ours makes what it" in done.stdout
+    done = run_command("propose", "diffllama", "--out", str(tmp_path / "out"), "--no-kills", code=1)
+    assert "hole    blocks.0.attn: the module maps (2, 17, 48) to " in done.stdout
     assert not (tmp_path / "out").exists()
-    as_json = json.loads(run_command("propose", "mixtral", "--no-kills", "--json", code=1).stdout)
+    as_json = json.loads(run_command("propose", "diffllama", "--no-kills", "--json", code=1).stdout)
     assert as_json["proved"] is False
     assert as_json["holes"]
 

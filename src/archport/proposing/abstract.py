@@ -13,7 +13,7 @@ from .part import Program
 from .subject import Subject, spellings
 from .varying import Use
 
-REQUIRED = ("vocab_size", "context", "width", "layers", "heads")
+REQUIRED = ("vocab_size", "context", "width", "layers", "heads", "expert_width", "experts", "experts_per_token")
 # Fields of theirs that `RotaryConfig` reads by itself.
 OF_ROTARY = {
     *FRACTIONS,
@@ -103,7 +103,16 @@ def sizes_of(program: Program, config: Mapping[str, Any]) -> dict[str, int]:
     sizes = {"vocab_size": program.embed.settings["vocab_size"], "width": program.embed.settings["width"]}
     sizes |= {"layers": len(program.blocks), "heads": attn["heads"], "kv_heads": attn.get("kv_heads", attn["heads"])}
     sizes |= {"head_width": attn.get("head_width", sizes["width"] // attn["heads"])}
-    sizes |= {"mlp_width": mlp["mlp_width"]} if "mlp_width" in mlp else {}
+    if "mlp_width" in mlp:
+        sizes["mlp_width"] = mlp["mlp_width"]
+    if "router" in mlp:
+        width = mlp["experts"].parts[0].settings["mlp_width"]
+        own = any(config.get(name) == width for name in spellings()["expert_width"])
+        sizes["expert_width" if own else "mlp_width"] = width
+        router = mlp["router"].settings
+        sizes |= {"experts": router["experts"], "experts_per_token": router["top"]}
+        shared = mlp["shared"].settings if "shared" in mlp else {}
+        sizes |= {"mlp_width": shared["mlp_width"]} if own and "mlp_width" in shared else {}
     named = spellings()["context"]
     context = program.embed.settings.get("context") or next((v for n, v in config.items() if n in named and v), 2048)
     return sizes | {"context": context}

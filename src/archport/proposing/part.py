@@ -29,7 +29,7 @@ class Part:
 
     def make(self) -> nn.Module:
         """The part itself, filled with its weights, in float64."""
-        settings = {name: one.make() if isinstance(one, Part) else one for name, one in self.settings.items()}
+        settings = {name: _made(one) for name, one in self.settings.items()}
         module: nn.Module = self.kind(**settings)
         state = dict(module.named_parameters()) | dict(module.named_buffers())
         module.double()
@@ -42,7 +42,27 @@ class Part:
         """Its class and its settings, and those of the parts within it, by where they are."""
         yield path, self.kind
         for name, one in self.settings.items():
-            yield from one.flat(f"{path}.{name}") if isinstance(one, Part) else [(f"{path}.{name}", one)]
+            if isinstance(one, Each):
+                yield f"{path}.{name}", len(one.parts)
+            inner = one.parts[0] if isinstance(one, Each) else one
+            yield from (
+                inner.flat(f"{path}.{name}.each")
+                if inner is not one
+                else (inner.flat(f"{path}.{name}") if isinstance(inner, Part) else [(f"{path}.{name}", inner)])
+            )
+
+
+def _made(setting: Any) -> Any:
+    if isinstance(setting, Each):
+        return [one.make() for one in setting.parts]
+    return setting.make() if isinstance(setting, Part) else setting
+
+
+@dataclass(frozen=True, eq=False)
+class Each:
+    """Parts that differ in their weights alone, as experts do."""
+
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Residual wiring: the forward of each class of block, run with parts that look for themselves in the module's pass."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import layers
 from ..layers import Block
 from .attending import attentions
+from .experts import experts
 from .mlps import mlps
 from .norms import norms
 from .part import Part
@@ -18,6 +19,11 @@ from .seen import Seen
 
 BLOCKS = [one for one in vars(layers).values() if inspect.isclass(one) and issubclass(one, Block) and one is not Block]
 
+SEARCHES: dict[str, tuple[Callable[[Seen, Tensor], list[tuple[Part, Tensor]]], ...]] = {
+    "norm": (norms,),
+    "attn": (attentions,),
+    "mlp": (experts, mlps),
+}
 NAMES = [name for name in Block.__annotations__ if name != "wiring"]
 
 
@@ -34,11 +40,10 @@ class Finder:
 
     def parts(self, what: str, x: Tensor) -> list[tuple[Part, Tensor]]:
         """All that the module makes of x of one kind."""
-        search = {"norm": norms, "attn": attentions, "mlp": mlps}[what]
         for (kind, _), (value, found) in self.known.items():
             if kind == what and value.shape == x.shape and (value - x).abs().max() == 0:
                 return found
-        found = search(self.seen, x)
+        found = [one for search in SEARCHES[what] for one in search(self.seen, x)]
         self.known[what, id(x)] = x, found
         return found
 

@@ -12,10 +12,13 @@ from ..mappings import ACTIVATIONS, COMMON_HARMLESS
 from ..translate.cells import Cell
 from ..translate.pattern import Row
 from .abstract import Abstract
-from .part import Part
-from .source_text import LINE, Group, call, laid_out, listed, literal, mapping
+from .part import Each, Part
+from .source_text import LINE, Group, call, in_a_line, laid_out, listed, literal, mapping
 
-SIZES = ("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
+SIZES = (
+    *("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
+    *("expert_width", "experts", "experts_per_token"),
+)
 DERIVED = ("kv_heads", "head_width", "mlp_width")
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 PLAIN = 10000.0  # base of rotary positions
@@ -56,13 +59,15 @@ class ModelFile:
     def _bases(self) -> list[str]:
         bases = [self._named("archport.models", "RotaryConfig")] if self.abstract.rotary_object else []
         bases += [self._named("archport.models", "WindowConfig")] if self.abstract.by_type else []
+        bases += [self._named("archport.models", "ExpertsConfig")] if "experts" in self.abstract.sizes else []
         return bases or [self._named("archport.config", "DecoderConfig")]
 
     def _config(self) -> str:
         abstract = self.abstract
         lines = ["@dataclass(frozen=True, kw_only=True)", f"class Config({', '.join(self._bases())}):"]
         lines += [f'    """Sizes of a {abstract.name}."""']
-        fields = [
+        fields = ["    expert_width: int"] if "expert_width" in abstract.sizes else []
+        fields += [
             f"    {name}: int = {abstract.defaults[theirs]}"
             for name, theirs in abstract.named.items()
             if name in DERIVED and type(abstract.defaults.get(theirs)) is int
@@ -130,15 +135,20 @@ class ModelFile:
             if path == "blocks.attn" and name in shared:
                 yield name, shared[name]
                 continue
-            written = (
-                self.part(value, f"{path}.{name}") if isinstance(value, Part) else self._setting(path, name, value)
-            )
+            written = self._written(path, name, value)
             if parameter is None:
                 yield name, written
             elif parameter.default is parameter.empty:
                 yield "" if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else name, written
             elif written != literal(parameter.default):
                 yield name, written
+
+    def _written(self, path: str, name: str, value: Any) -> Group | str:
+        """A setting, whatever it is."""
+        if isinstance(value, Each):
+            one = self.part(value.parts[0], f"{path}.{name}.each")
+            return Group("[", (("", in_a_line(one) + " for _ in range(cfg.experts)"),), "]")
+        return self.part(value, f"{path}.{name}") if isinstance(value, Part) else self._setting(path, name, value)
 
     def _setting(self, path: str, name: str, value: Any) -> str:
         """A setting: a field of the config, a size, or the number itself."""
@@ -155,8 +165,10 @@ class ModelFile:
                 }
                 widths = of_heads | {sizes["head_width"]: "cfg.head_width"}
             return widths.get(value, literal(value))
-        if name in sizes and sizes[name] == value:
-            return f"cfg.{name}"
+        name = {"top": "experts_per_token"}.get(name, name)
+        for one in (name, *(["expert_width"] if name == "mlp_width" else [])):
+            if one in sizes and sizes[one] == value:
+                return f"cfg.{one}"
         if name == "scale" and math.isclose(value, sizes["width"] ** 0.5):
             return "cfg.width**0.5"
         return "cfg.vocab_size" if name == "out_features" else literal(value)
