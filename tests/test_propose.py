@@ -73,6 +73,20 @@ def test_what_is_written_is_what_was_read(nano, tmp_path):
     assert "transformers" in checked.stderr + checked.stdout  # which has no reference of it
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["diff", NANO, "gpt2"], "the same: embedding token vectors, positions kind, residual wiring"),
+        (["tree", NANO], "blocks.0-1"),
+        (["explain", NANO, "attn"], "h.{n}.attn.c_attn.weight"),
+        (["explain", "arcee", "mlp"], "model.layers.{n}.mlp.up_proj.weight"),
+    ],
+    ids=str,
+)
+def test_what_archport_does_not_have_is_looked_at_as_it_is_read(words, said):
+    assert said in run_command(*words).stdout
+
+
 @pytest.mark.families
 def test_qwen3_is_proposed_again_and_verified(tmp_path):
     made = run_command(

@@ -12,8 +12,11 @@ from typing import Annotated, Any
 from typer import Argument, BadParameter, Option
 
 from .. import parity
+from ..files.source import is_folder
 from ..files.write import check_target, whole_file
 from ..loading import execute
+from ..proposing import architecture_read, model_types
+from ..registry import is_architecture
 from ..view import aligned_trees, explaining, fact_table, plotting, reference_tree, tensor_differences, trees
 from ..view.page import to_html
 from ..view.subjects import Subject, subject
@@ -61,7 +64,9 @@ def tree(
     """
     if other is not None and (reference or revision):
         raise BadParameter("of two models there is no --reference, and a revision is written as NAME@REVISION")
-    looked_at = partial(subject, headers_only=not weights, offline=offline, variant=variant, follow_links=follow_links)
+    looked_at = partial(
+        _looked_at, headers_only=not weights, offline=offline, variant=variant, follow_links=follow_links
+    )
     model = looked_at(source, revision=revision)
     if other is not None:
         _print_aligned([model, looked_at(other)], depth, as_json)
@@ -102,7 +107,9 @@ def _print_names(models: Sequence[Subject]) -> None:
 
 @app.command()
 def diff(
-    sources: Annotated[list[str], Argument(help="architectures, folders or Hub ids", metavar="A B [C]...")],
+    sources: Annotated[
+        list[str], Argument(help="architectures, folders, Hub ids or classes of your own", metavar="A B [C]...")
+    ],
     everything: Annotated[bool, Option("--all", help="also what is the same")] = False,
     weights: Weights = False,
     offline: Offline = False,
@@ -112,12 +119,12 @@ def diff(
 ) -> None:
     """What differs between models; between two checkpoints of one architecture also tensor by tensor.
 
-    A Hub id may carry a revision, as NAME@step3000.
+    A Hub id may carry a revision, as NAME@step3000. A class of your own, as my_model.py:GPT, is read by running it.
     """
     if len(sources) < 2:
         raise BadParameter(f"found {len(sources)} model, expected two or more to compare")
     how = reading(None, offline, variant, follow_links)
-    models = [subject(source, headers_only=not weights, **how) for source in sources]
+    models = [_looked_at(source, headers_only=not weights, **how) for source in sources]
     rows = fact_table.diff(models)
     apart = list(tensor_differences.tensors(*models)) if len(models) == 2 else []
     if as_json:
@@ -154,7 +161,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """What each part of a model does, its shape, and where each tensor lies in the checkpoint; from headers alone."""
-    model = subject(source, **reading(revision, offline, variant, follow_links))
+    model = _looked_at(source, **reading(revision, offline, variant, follow_links))
     rows = explaining.explain(model, pattern)
     if as_json:
         print_json({"model": model.name, "parts": rows})
@@ -246,6 +253,15 @@ def _print_likes(models: Sequence[Subject]) -> None:
     likes = dict.fromkeys(f"{model.name} at the sizes of {model.like}" for model in models if model.like)
     if likes:
         say(", ".join(likes))
+
+
+def _looked_at(source: str | None, **how: Any) -> Subject:
+    """What is looked at: a class of one's own, as MODULE:CLASS, or a decoder that archport lacks is read first."""
+    unknown = source is not None and "/" not in source and not (is_architecture(source) or is_folder(source))
+    if source is not None and (":" in source or (unknown and source.replace("-", "_") in model_types())):
+        arch = architecture_read(source)
+        return Subject(source, arch, arch.config_class(**arch.sizes), like="a tiny one, as it was read and not proved")
+    return subject(source, **how)
 
 
 def _print_tensors(rows: list[dict[str, Any]], everything: bool) -> None:

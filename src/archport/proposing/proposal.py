@@ -108,6 +108,16 @@ def propose(
     return Proposal(name, source, whole.program, whole, files, proof, holes, time.perf_counter() - begun)
 
 
+def architecture_read(source: str) -> Architecture:
+    """The architecture of a decoder that archport does not have, as it is read, and not proved.
+
+    Raises: SourceError, Hole, Unwritten.
+    """
+    subject = of_class(source) if ":" in source else of_transformers(source)
+    subject, base = with_windows(subject, reading(subject))
+    return _written(subject, base, subject.name.lower().replace("-", "_"))[3]
+
+
 def _written(
     subject: Subject, base: Reading, name: str
 ) -> tuple[Abstract, tuple[tuple[str, str], ...], Rows, Architecture]:
@@ -148,6 +158,10 @@ def _rows(subject: Subject, base: Reading, whole: Abstract, used: dict[str, Use]
                 found = {both if old == f"{both[:-1]}weight" else old: one for old, one in found.items()} | {both: cell}
             elif both not in found:
                 found.setdefault(name, cell)
+    theirs = Theirs(base.module)
+    tied = [other for other, first in theirs.aliases.items() if first == found.get("embed.tokens.weight")]
+    if base.program.tied and tied:
+        found.setdefault("head.weight", tied[0])
     return Rows(found)
 
 

@@ -96,21 +96,25 @@ def loud(module: nn.Module, seed: int) -> nn.Module:
 # --- classes of transformers ---
 
 
+def model_types() -> dict[str, str]:
+    """The class of each causal decoder that transformers has, by its model_type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    return {name.replace("-", "_"): kind if isinstance(kind, str) else kind[0] for name, kind in NAMES.items()}
+
+
 def of_transformers(model_type: str) -> Subject:
     """A decoder of transformers by its model_type, at tiny sizes.
 
     Raises: SourceError where transformers has none, or where no tiny config of it can be made.
     """
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
-    known = {name.replace("-", "_"): name for name in NAMES}
-    name = known.get(model_type.replace("-", "_"))
-    if name is None:
+    class_name = model_types().get(model_type.replace("-", "_"))
+    if class_name is None:
         raise SourceError(
             f"{model_type}: transformers {transformers.__version__} has no causal decoder of this model_type"
         )
-    class_name = NAMES[name] if isinstance(NAMES[name], str) else NAMES[name][0]
     with building(f"{model_type}: "):
         kind = getattr(transformers, class_name)
         config_class = kind.config_class
@@ -147,7 +151,8 @@ def of_transformers(model_type: str) -> Subject:
         prefix = f"{kind.base_model_prefix}." if kind.base_model_prefix else ""
         base = type(getattr(module, kind.base_model_prefix, module)).__name__
         defaults = flat(config_class().to_dict())
-        return Subject(model_type, class_name, config, make, defaults, name, (class_name, base), prefix).at(settings)
+        kinds = (class_name, base)
+        return Subject(model_type, class_name, config, make, defaults, config["model_type"], kinds, prefix).at(settings)
     raise first or SourceError(f"{model_type}: no tiny config")
 
 

@@ -72,6 +72,8 @@ class ModelFile:
             for name, theirs in abstract.named.items()
             if name in DERIVED and type(abstract.defaults.get(theirs)) is int
         ]
+        if abstract.program.tied and "tied" not in abstract.code:
+            fields.append(f"    tied: bool = {self._named('archport.config', 'fixed')}(True)")
         base = next((v for n, v in abstract.defaults.items() if n.rpartition(".")[2] == "rope_theta"), PLAIN)
         if abstract.rotary_object and base != PLAIN:
             fields.append(f"    rotary_base: float = {literal(float(base))}")
@@ -110,7 +112,7 @@ class ModelFile:
         parts += [("norm", self.part(program.norm, "norm")), ("head", self.part(program.head, "head"))]
         parts += [] if program.finish is None else [("finish", self.part(program.finish, "finish"))]
         if program.tied or "tied" in abstract.code:
-            parts.append(("tied", abstract.code.get("tied", repr(program.tied))))
+            parts.append(("tied", "cfg.tied"))
         return "\n".join([*lines, laid_out(call("Decoder", parts), 4, "return ")])
 
     def part(self, part: Part, path: str) -> Group:
