@@ -44,12 +44,11 @@ class Part:
         for name, one in self.settings.items():
             if isinstance(one, Each):
                 yield f"{path}.{name}", len(one.parts)
-            inner = one.parts[0] if isinstance(one, Each) else one
-            yield from (
-                inner.flat(f"{path}.{name}.each")
-                if inner is not one
-                else (inner.flat(f"{path}.{name}") if isinstance(inner, Part) else [(f"{path}.{name}", inner)])
-            )
+                yield from one.parts[0].flat(f"{path}.{name}.each")
+            elif isinstance(one, Part):
+                yield from one.flat(f"{path}.{name}")
+            else:
+                yield f"{path}.{name}", one
 
 
 def _made(setting: Any) -> Any:

@@ -19,6 +19,8 @@ from ..registry import architecture, architectures
 TINY = {"vocab_size": 139, "width": 48, "heads": 4, "kv_heads": 2, "head_width": 10, "mlp_width": 88, "context": 96}
 TINY |= {"layers": 2, "window": 7, "experts": 5, "experts_per_token": 2, "expert_width": 36}
 SEQ = 17  # ids in a row, past the window
+LARGE = 24  # for a whole number that none of our words means
+TURNED = 8  # of a head, by rotary positions, where that is a number
 MOST = 3_000_000  # parameters of a tiny model
 
 
@@ -206,12 +208,16 @@ def _tiny_settings(config_class: Any) -> Iterator[dict[str, Any]]:
             continue
         if name in meaning and (value is None or isinstance(value, int)):
             settings[name] = TINY[meaning[name]]
-        elif isinstance(value, int) and value > 64 and not name.endswith("_id"):
-            settings[name] = next(unknown)
+        elif isinstance(value, int) and value > LARGE and not name.endswith("_id"):
+            settings[name] = TURNED if "rot" in name or "rope" in name else next(unknown)
         elif isinstance(value, float | int) and "drop" in name:
             settings[name] = 0.0
         elif name.endswith("_id"):
             settings[name] = {"pad_token_id": 0, "bos_token_id": 1}.get(name, 2) if value is not None else None
+    rotary = base.get("rope_parameters")
+    if isinstance(rotary, dict) and rotary.get("rope_type", "default") != "default":  # its scalings are variants of it
+        kept = {name: one for name, one in rotary.items() if name in ("rope_theta", "partial_rotary_factor")}
+        settings |= {f"rope_parameters.{name}": one for name, one in {**kept, "rope_type": "default"}.items()}
     layers = TINY["layers"]
     kinds = {
         name: list(dict.fromkeys(value))
