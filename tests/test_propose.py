@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from archport.proposing import propose
 from archport.proposing.reading import Hole
 from archport.proposing.subject import ids_of, of_class, of_transformers, run, vocab_of
 from archport.proposing.tracing import in_full
-from archport.proposing.varying import reading
+from archport.proposing.unreached import unreached
+from archport.proposing.varying import Use, reading, result
 
 from .commands import run as run_command
 
@@ -71,6 +73,52 @@ def test_what_is_written_is_what_was_read(nano, tmp_path):
     nano.write(tmp_path)
     checked = run_command("--plugin", str(tmp_path), "verify", "--module", NANO, "--like", "gpt", code=1)
     assert "transformers" in checked.stderr + checked.stdout  # which has no reference of it
+
+
+def test_what_is_not_proved_is_written_as_a_draft_alone_and_says_so(nano, tmp_path):
+    doubted = replace(nano, proof=replace(nano.proof, dead=("wpe.weight",)))
+    assert not doubted.ok
+    assert "NOT proved: wpe.weight: no gradient reaches it in any probe" in str(doubted)
+    with pytest.raises(SourceError, match=r"gpt: not written: wpe\.weight: no gradient reaches it"):
+        doubted.write(tmp_path)
+    assert not [*tmp_path.iterdir()]
+    for path in doubted.write(tmp_path, draft=True):
+        assert path.read_text().startswith('"""DRAFT, not proved: ')
+
+
+class Branching(nn.Module):
+    """A module of which a probe runs a part."""
+
+    def forward(self, x):
+        if x.ndim > 2:
+            return x.flatten(1)
+        return x * 2
+
+    def never_called(self):
+        return None
+
+
+def test_lines_that_no_probe_runs_are_listed():
+    module = Branching()
+    assert unreached(module, lambda: module(torch.zeros(2, 2))) == ["Branching.forward: return x.flatten(1)"]
+    assert unreached(module, lambda: module(torch.zeros(2, 2, 2))) == ["Branching.forward: return x * 2"]
+    assert unreached(module, lambda: (module(torch.zeros(2, 2)), module(torch.zeros(2, 2, 2)))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "path", "way"),
+    [
+        ("gemma2", "query_pre_attn_scalar", "blocks.0.attn.scale", "{}**-0.5"),
+        ("granite", "residual_multiplier", "blocks.1.scale", "{}"),
+        ("granite", "logits_scaling", "finish.scale", "1 / {}"),
+    ],
+)
+@pytest.mark.families
+def test_a_field_is_what_it_does_to_the_settings_of_parts(name, theirs, path, way):
+    subject = of_transformers(name)
+    used = result(subject, reading(subject), theirs, 3)
+    assert isinstance(used, Use)
+    assert used.ways[path] == way
 
 
 @pytest.mark.parametrize(

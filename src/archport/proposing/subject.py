@@ -202,7 +202,7 @@ def _tiny_settings(config_class: Any) -> Iterator[dict[str, Any]]:
         base = config_class().to_dict()
     meaning = {name: ours for ours, names in spellings().items() for name in names}
     settings: dict[str, Any] = {}
-    unknown = iter(range(20, 60, 2))
+    unknown, factors = iter(range(20, 60, 2)), iter((1.3, 0.7, 1.6, 0.6, 1.9, 0.8))
     for name, value in base.items():
         if isinstance(value, bool):
             continue
@@ -212,6 +212,8 @@ def _tiny_settings(config_class: Any) -> Iterator[dict[str, Any]]:
             settings[name] = TURNED if "rot" in name or "rope" in name else next(unknown)
         elif isinstance(value, float | int) and "drop" in name:
             settings[name] = 0.0
+        elif value == 1 and isinstance(value, float) and any(word in name for word in ("mult", "scal")):
+            settings[name] = next(factors)  # or it would not show
         elif name.endswith("_id"):
             settings[name] = {"pad_token_id": 0, "bos_token_id": 1}.get(name, 2) if value is not None else None
     rotary = base.get("rope_parameters")

@@ -74,7 +74,7 @@ def uses(subject: Subject, base: Reading) -> tuple[dict[str, Use], set[str], dic
         untrained = name == "pad_token_id" and "padding" in base.program.embed.settings
         if "drop" in name or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
             continue
-        results = [_result(subject, base, name, other) for other in _others(value)]
+        results = [result(subject, base, name, other) for other in _others(value)]
         uses_of = [one for one in results if isinstance(one, Use)]
         if uses_of:
             used[name] = uses_of[0]
@@ -85,7 +85,7 @@ def uses(subject: Subject, base: Reading) -> tuple[dict[str, Use], set[str], dic
     return used, harmless, fixed
 
 
-def _result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str | None:
+def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str | None:
     """What one other value does: a use, "harmless", "refused", or None for what is not understood."""
     try:
         again = reading(subject, {name: other})
