@@ -12,12 +12,13 @@ from torch import nn
 from archport.errors import SourceError
 from archport.proposing import propose
 from archport.proposing.reading import Hole
-from archport.proposing.subject import ids_of, of_class, of_transformers, run, vocab_of
+from archport.proposing.subject import ids_of, of_class, of_transformers, run, subject_of, vocab_of
 from archport.proposing.tracing import in_full
 from archport.proposing.unreached import unreached
 from archport.proposing.varying import Use, reading, result
 
 from .commands import run as run_command
+from .references import reference
 
 FAST = ("gpt2", "gpt_neox", "llama", "gemma2", "falcon", "olmo2")
 # Others that are read completely, ported by hand or not.
@@ -73,6 +74,16 @@ def test_what_is_written_is_what_was_read(nano, tmp_path):
     nano.write(tmp_path)
     checked = run_command("--plugin", str(tmp_path), "verify", "--module", NANO, "--like", "gpt", code=1)
     assert "transformers" in checked.stderr + checked.stdout  # which has no reference of it
+
+
+def test_a_folder_is_the_decoder_of_its_config_with_what_that_says_but_the_sizes(tmp_path):
+    reference("llama", attention_bias=True, tie_word_embeddings=True).config.save_pretrained(tmp_path)
+    settings = reading(subject_of(str(tmp_path))).program.settings()
+    assert settings["blocks.0.attn.bias"] is settings["tied"] is True
+    assert settings["embed.width"] == 48
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SourceError, match=r"config\.json: found no model_type, expected that of a decoder"):
+        subject_of(str(tmp_path))
 
 
 def test_what_is_not_proved_is_written_as_a_draft_alone_and_says_so(nano, tmp_path):

@@ -9,7 +9,7 @@ from typer import Argument, BadParameter, Option
 
 from ..proposing import Proposal
 from ..proposing import propose as proposed
-from .app import Json, app, err, print_json, say
+from .app import Json, Offline, Revision, app, err, print_json, say
 
 
 @app.command()
@@ -17,7 +17,8 @@ def propose(
     source: Annotated[
         str,
         Argument(
-            help="a model_type of transformers, or a class, as my_model.py:GPT", metavar="MODEL_TYPE|MODULE:CLASS"
+            help="a model_type of transformers, a folder or Hub id, or a class, as my_model.py:GPT",
+            metavar="MODEL_TYPE|SOURCE|MODULE:CLASS",
         ),
     ],
     name: Annotated[str | None, Option(help="what the architecture is to be called")] = None,
@@ -25,6 +26,8 @@ def propose(
     prove_only: Annotated[bool, Option("--prove-only", help="write nothing")] = False,
     draft: Annotated[bool, Option("--draft", help="write what is not proved, too, which its first line says")] = False,
     no_kills: Annotated[bool, Option("--no-kills", help="plant no bugs, which takes minutes")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Read a decoder that nobody has ported by running it at tiny sizes, write it in our parts, and prove it.
@@ -36,7 +39,8 @@ def propose(
     if draft and out is None:
         raise BadParameter("--draft: expected --out FOLDER beside it")
     torch.set_num_threads(1)  # more only get in each other's way on models as small as these
-    found = proposed(source, name=name, kills=not no_kills, told=lambda line: say(line, err))
+    how: dict[str, Any] = {"revision": revision, "offline": offline, "told": lambda line: say(line, err)}
+    found = proposed(source, name=name, kills=not no_kills, **how)
     written = found.write(out, draft=draft) if out is not None and found.files and (found.ok or draft) else []
     if as_json:
         print_json(_values(found, written))

@@ -20,7 +20,7 @@ from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
-from .subject import Subject, of_class, of_transformers
+from .subject import Subject, subject_of
 from .varying import Reading, Use, reading, types_of, uses, with_windows
 from .writing import ModelFile, mapping_text
 
@@ -81,9 +81,17 @@ class Proposal:
 
 @strict_keywords
 def propose(
-    source: str, *, name: str | None = None, kills: bool = True, told: Callable[[str], None] = lambda _: None
+    source: str,
+    *,
+    name: str | None = None,
+    kills: bool = True,
+    revision: str | None = None,
+    offline: bool = False,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Proposal:
     """Propose the port of a decoder: a model_type of transformers, or a class of one's own, as my_model.py:GPT.
+
+    A folder or a Hub id is the decoder of its config.json, with what that says but the sizes; no weights are read.
 
     It is run at tiny sizes, and for each step the part of ours is found that makes the same numbers. What comes out is
     proved on other weights and ids, and, with `kills`, by planting every known bug. `told` gets a line a stage.
@@ -91,7 +99,7 @@ def propose(
     Raises: SourceError where there is no such decoder, or none can be made at tiny sizes.
     """
     begun = time.perf_counter()
-    subject = of_class(source) if ":" in source else of_transformers(source)
+    subject = subject_of(source, revision=revision, offline=offline)
     name = name or subject.name.lower().replace("-", "_")
     told(f"{name}: made {subject.source} at tiny sizes")
     try:
@@ -113,7 +121,7 @@ def architecture_read(source: str) -> Architecture:
 
     Raises: SourceError, Hole, Unwritten.
     """
-    subject = of_class(source) if ":" in source else of_transformers(source)
+    subject = subject_of(source)
     subject, base = with_windows(subject, reading(subject))
     return _written(subject, base, subject.name.lower().replace("-", "_"))[3]
 

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SourceError, in_a_line
+from ..files.checkpoint import CONFIG, MAX_CONFIG
+from ..files.source import companions, is_folder
+from ..files.strict_json import read_json
 from ..foreign.importing import made
 from ..foreign.running import logits_of
 from ..foreign.sizes import OTHERS, Sizes
+from ..mappings import COMMON_HARMLESS, COMMON_REQUIRES
 from ..parity.references import building, with_plain_experts
 from ..registry import architecture, architectures
 
@@ -105,8 +110,20 @@ def model_types() -> dict[str, str]:
     return {name.replace("-", "_"): kind if isinstance(kind, str) else kind[0] for name, kind in NAMES.items()}
 
 
-def of_transformers(model_type: str) -> Subject:
-    """A decoder of transformers by its model_type, at tiny sizes.
+def of_source(source: str, *, revision: str | None = None, offline: bool = False) -> Subject:
+    """The decoder of transformers that a folder or a Hub id has the config of, at tiny sizes, else as it is set there.
+
+    Raises: SourceError, CheckpointError.
+    """
+    path = companions(source, revision=revision, offline=offline) / CONFIG
+    hf = read_json(path, MAX_CONFIG)
+    if not isinstance(hf.get("model_type"), str):
+        raise SourceError(f"{path}: found no model_type, expected that of a decoder of transformers")
+    return of_transformers(hf["model_type"], hf)
+
+
+def of_transformers(model_type: str, given: Mapping[str, Any] = MappingProxyType({})) -> Subject:
+    """A decoder of transformers by its model_type, at tiny sizes, and else as it is `given` or by default.
 
     Raises: SourceError where transformers has none, or where no tiny config of it can be made.
     """
@@ -133,7 +150,7 @@ def of_transformers(model_type: str) -> Subject:
             return made
 
     first: SourceError | None = None
-    for settings in _tiny_settings(config_class):
+    for settings in _tiny_settings(config_class, given):
         try:
             module = make(settings)
             with torch.no_grad():
@@ -196,12 +213,14 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _tiny_settings(config_class: Any) -> Iterator[dict[str, Any]]:
+def _tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Settings of a tiny model, the likeliest first: a class's own config, its sizes shrunk by what they mean."""
+    aside = COMMON_HARMLESS | COMMON_REQUIRES.keys() | {"architectures", "model_type"}
+    kept = {name: value for name, value in given.items() if name not in aside and not name.startswith("_")}
     with building():
-        base = config_class().to_dict()
+        base = config_class(**kept).to_dict()
     meaning = {name: ours for ours, names in spellings().items() for name in names}
-    settings: dict[str, Any] = {}
+    settings = flat({name: value for name, value in kept.items() if name in base})
     unknown, factors = iter(range(20, 60, 2)), iter((1.3, 0.7, 1.6, 0.6, 1.9, 0.8))
     for name, value in base.items():
         if isinstance(value, bool):
@@ -239,6 +258,15 @@ def _tiny_settings(config_class: Any) -> Iterator[dict[str, Any]]:
     without = {name: value for name, value in settings.items() if name in meaning or "drop" in name}
     yield without
     yield without | dict.fromkeys(count, 4)
+
+
+def subject_of(source: str, *, revision: str | None = None, offline: bool = False) -> Subject:
+    """Whatever is to be read: MODULE:CLASS, a folder or a Hub id, or a model_type. Raises: SourceError and others."""
+    if ":" in source:
+        return of_class(source)
+    if is_folder(source) or "/" in source:
+        return of_source(source, revision=revision, offline=offline)
+    return of_transformers(source)
 
 
 # --- classes of one's own ---
