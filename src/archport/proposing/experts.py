@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -47,12 +47,13 @@ def experts(seen: Seen, x: Tensor) -> list[tuple[Part, Tensor]]:
     for score in seen.linears(x):
         count = len(score.weight)
         weights = list(_weights(seen, count, x.shape[-1])) if count > 1 else []
+        beside = mlps(seen, x) if weights else []
         for router, dense in _routers(seen, score, tokens) if weights else ():
             for one, (kind, settings) in product(weights, _kinds(seen)):
                 if (one.biases is not None) != (kind is ClampedGatedMLP):
                     continue
                 mixed = (_outputs(kind, settings, one, tokens) * dense.T[..., None]).sum(0).view(x.shape)
-                for shared, value in _shared(seen, x, mixed):
+                for shared, value in _shared(seen, x, mixed, beside):
                     return [(_part(x, router, kind, settings, one, shared), value)]
     return []
 
@@ -156,9 +157,11 @@ def _ways(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, x.transpose(1, 2)
 
 
-def _shared(seen: Seen, x: Tensor, mixed: Tensor) -> Iterator[tuple[Part | None, Tensor]]:
-    """The mixture alone, or with an expert that every token goes through, where the module makes that."""
-    for part, value in mlps(seen, x):
+def _shared(
+    seen: Seen, x: Tensor, mixed: Tensor, beside: Sequence[tuple[Part, Tensor]]
+) -> Iterator[tuple[Part | None, Tensor]]:
+    """The mixture alone, or with an expert `beside` it that every token goes through, where the module makes that."""
+    for part, value in beside:
         if seen.trace.has(mixed + value):
             yield part, mixed + value
         for gate in (one for one in seen.linears(x) if len(one.weight) == 1 and one.bias is None):
