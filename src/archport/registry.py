@@ -99,19 +99,20 @@ def register(
     variants: Mapping[str, Fields] | None = None,
     published: Mapping[str, Fields] | None = None,
     faults: tuple[Any, ...] | str = (),
+    model_type: str = "",
 ) -> None:
     """Add an architecture of your own under its Hugging Face model_type, for this process.
 
-    `sizes`, `variants`, `published` and `faults` are what `Architecture` says of them; `verify` and `faults` of the
-    architecture need `sizes`. A package does the same for everyone who installs it by an entry point in the group
-    `archport.architectures`: its name is the model_type, its value a module with `Config`, `build`, `TABLE` and, where
-    it has them, `SIZES`, `VARIANTS`, `PUBLISHED` and `FAULTS`.
+    `sizes`, `variants`, `published`, `faults` and `model_type` are what `Architecture` says of them; `verify` and
+    `faults` of the architecture need `sizes`. A package does the same for everyone who installs it by an entry point in
+    the group `archport.architectures`: its name is the model_type, its value a module with `Config`, `build`, `TABLE`
+    and, where it has them, `SIZES`, `VARIANTS`, `PUBLISHED`, `FAULTS` and `MODEL_TYPE`.
 
     Raises: UnsupportedError when the name is taken, ConfigError when a part is not what it should be.
     """
     if is_architecture(name):
         raise UnsupportedError({"model_type": f"{name!r} is registered already"})
-    data = (sizes or {}, variants or {}, published or {}, faults)
+    data = (sizes or {}, variants or {}, published or {}, faults, model_type)
     _registered[name] = Architecture(name, config_class, build, table, *data)
 
 
