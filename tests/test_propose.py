@@ -22,20 +22,10 @@ from .references import reference
 
 FAST = ("gpt2", "gpt_neox", "llama", "gemma2", "falcon", "olmo2")
 # Others that are read completely, ported by hand or not.
-MORE = (
-    "arcee",
-    "bloom",
-    "cohere",
-    "gemma",
-    "gemma3_text",
-    "glm",
-    "granite",
-    "mistral",
-    "mpt",
-    "olmo",
-    "opt",
-)
-MORE += ("phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2")
+MORE = """
+    arcee bloom codegen cohere cwm gemma gemma3_text glm gpt_oss gptj granite mistral mixtral mpt olmo olmoe phi phi3
+    qwen2 qwen3 qwen3_moe seed_oss smollm3 starcoder2
+""".split()
 NANO = "docs/examples/nano.py:GPT"
 
 
