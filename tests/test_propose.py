@@ -22,10 +22,11 @@ from .references import reference
 
 FAST = ("gpt2", "gpt_neox", "llama", "gemma2", "falcon", "olmo2")
 # Others that are read completely, ported by hand or not.
-MORE = """
-    arcee bloom codegen cohere cwm gemma gemma3_text glm gpt_oss gptj granite mistral mixtral mpt olmo olmoe phi phi3
-    qwen2 qwen3 qwen3_moe seed_oss smollm3 starcoder2
-""".split()
+MORE = (
+    *("arcee", "bloom", "codegen", "cohere", "cwm", "gemma", "gemma3_text", "glm"),
+    *("gpt_oss", "gptj", "granite", "mistral", "mixtral", "mpt", "olmo", "olmoe"),
+    *("phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+)
 NANO = "docs/examples/nano.py:GPT"
 
 
