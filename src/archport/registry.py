@@ -127,7 +127,7 @@ def register_folder(folder: str | Path) -> None:
         raise SourceError(f"{path}: found no models/NAME.py, expected models/ and mappings/ with a file in each")
     for name in names:
         model, mapping = (_module_of(path / room / f"{name}.py") for room in ("models", "mappings"))
-        arch = _of_modules(name, model, mapping)
+        arch = architecture_of(name, model, mapping)
         if is_architecture(name):
             raise UnsupportedError({"model_type": f"{name!r} is registered already"})
         _registered[name] = arch
@@ -203,10 +203,10 @@ def _imported(name: str) -> Architecture:
     else:
         model = import_module(f".models.{name}", __package__)
         mapping = import_module(f".mappings.{name}", __package__)
-    return _of_modules(name, model, mapping)
+    return architecture_of(name, model, mapping)
 
 
-def _of_modules(name: str, model: Any, mapping: Any) -> Architecture:
+def architecture_of(name: str, model: Any, mapping: Any) -> Architecture:
     """An architecture of what two modules hold."""
     parts: Any = getattr(model, "Config", None), getattr(model, "build", None), getattr(mapping, "TABLE", None)
     names = ("sizes", "variants", "published", "faults", "model_type")

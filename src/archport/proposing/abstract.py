@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArchportError
-from ..layers import Attention, Embed, Window
+from ..layers import Attention, Embed
 from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from ..registry import architecture, architectures
 from .part import Program
@@ -14,6 +14,7 @@ from .subject import Subject, spellings
 from .varying import Use
 
 REQUIRED = ("vocab_size", "context", "width", "layers", "heads", "expert_width", "experts", "experts_per_token")
+DERIVED = ("kv_heads", "head_width", "mlp_width")  # which follow from the others where a config does not say them
 # Fields of theirs that `RotaryConfig` reads by itself.
 OF_ROTARY = {
     *FRACTIONS,
@@ -133,12 +134,8 @@ def abstract(
     """
     sizes = sizes_of(program, subject.config)
     named = _named(subject, sizes)
-    windows = [
-        one is not None and one.kind is Window
-        for one in (block.settings["attn"].settings.get("mask") for block in program.blocks)
-    ]
     _require_alike(program)
-    if len(set(windows)) > 1 and types is None:
+    if len(set(program.windows)) > 1 and types is None:
         raise Unwritten("blocks: some layers have a window and others none, by no field of the config that is known")
     rotary_object = any(name.startswith("rope_parameters.") for name in subject.config)
     rotary_object &= "rotary" in program.blocks[0].settings["attn"].settings

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers import Decoder
+from ..layers import Decoder, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +86,12 @@ class Program:
     def takes(self) -> frozenset[str]:
         """The parameters of the module that it uses."""
         return frozenset().union(*(one.all_takes() for one in self.parts.values()))
+
+    @property
+    def windows(self) -> list[bool]:
+        """Which of its layers have a window."""
+        masks = (block.settings["attn"].settings.get("mask") for block in self.blocks)
+        return [one is not None and one.kind is Window for one in masks]
 
     def settings(self) -> dict[str, Any]:
         """Every class and every setting, by where it is."""

@@ -14,15 +14,16 @@ from ..foreign.finding import rows_like
 from ..foreign.rows import Rows
 from ..foreign.theirs import Theirs
 from ..keywords import strict_keywords
-from ..registry import Architecture
+from ..registry import Architecture, architecture_of
 from .abstract import Abstract, Unwritten, abstract
+from .mapping_file import mapping_text
+from .model_file import ModelFile
 from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
 from .subject import Subject, subject_of
 from .varying import Reading, Use, reading, types_of, uses, with_windows
-from .writing import ModelFile, mapping_text
 
 DRAFT = "DRAFT, not proved: "
 
@@ -135,7 +136,7 @@ def _written(
     whole = abstract(name, subject, rounded.program, used, harmless, fixed, types_of(subject, base))
     title = f"{subject.name}, as it was read by running it. Source: `{subject.source}`."
     model, mapping = ModelFile(whole, title).text(), mapping_text(whole, {}, title)
-    rows = _rows(subject, base, whole, used, _executed(name, model, mapping))
+    rows = _rows(base, whole, used, _executed(name, model, mapping))
     mapping = mapping_text(whole, rows, title)
     files = ((f"models/{name}.py", model), (f"mappings/{name}.py", mapping))
     return whole, files, rows, _executed(name, model, mapping)
@@ -149,11 +150,11 @@ def _variants(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]
     return {"": ({}, {})} | changed
 
 
-def _rows(subject: Subject, base: Reading, whole: Abstract, used: dict[str, Use], arch: Architecture) -> Rows:
+def _rows(base: Reading, whole: Abstract, used: dict[str, Use], arch: Architecture) -> Rows:
     """The rows of every parameter that a module has at any of the settings that were tried."""
     readings: list[tuple[Reading, dict[str, Any]]] = [(base, {})]
     for one in whole.constants:
-        again = reading(subject, {one.theirs: used[one.theirs].tried})
+        again = used[one.theirs].again
         if again.shapes.keys() != base.shapes.keys():
             readings.append((again, {one.name: one.tried}))
     found: dict[str, Any] = {}
@@ -181,13 +182,4 @@ def _executed(name: str, model: str, mapping: str) -> Architecture:
         sys.modules[module.__name__] = module
         exec(compile(text, f"{room}/{name}.py", "exec"), vars(module))  # it is ours
         modules.append(module)
-    model_type = getattr(modules[0], "MODEL_TYPE", "")
-    return Architecture(
-        name,
-        modules[0].Config,
-        modules[0].build,
-        modules[1].TABLE,
-        modules[0].SIZES,
-        modules[0].VARIANTS,
-        model_type=model_type,
-    )
+    return architecture_of(name, *modules)

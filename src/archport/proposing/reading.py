@@ -40,11 +40,11 @@ def read(seen: Seen) -> Program:
 def _hole(finder: Finder, number: int, x: Tensor) -> str:
     """The first place of a block that nothing explains: what is done to what, and what was tried."""
     seen, where = finder.seen, f"blocks.{number}"
-    attended = [value for (kind, _), (value, found) in finder.known.items() if kind == "attn" and found]
+    attended = [value for kind, value, found in finder.known if kind == "attn" and found]
     kind = "mlp" if attended else "attn"
     inputs = [
         value
-        for (one, _), (value, found) in finder.known.items()
+        for one, value, found in finder.known
         if one == kind and not found and not any(value.equal(other) for other in attended) and seen.linears(value)
     ]
     if not inputs:

@@ -60,3 +60,10 @@ def literal(value: Any) -> str:
     if isinstance(value, tuple | list):
         return in_a_line(listed("(", map(literal, value), ")"))
     return repr(value)
+
+
+def imported(module: str, names: Iterable[str]) -> Group | str:
+    """An import, its names in the order of a formatter: constants, classes, functions."""
+    ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    line = f"from {module} import {', '.join(ordered)}"
+    return line if len(line) <= LINE else listed(f"from {module} import (", ordered, ")")

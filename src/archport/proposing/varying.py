@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ArchportError
-from ..layers import Window
 from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
 from .part import Program
 from .reading import Hole, read
@@ -24,6 +22,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "not {}": lambda value: not value,
     "int({})": lambda value: int(value),
 }
+SLIDING = ("sliding_attention", "full_attention")
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class Use:
 
     ways: Mapping[str, str]  # by where the setting is
     tried: Any
+    again: Reading  # of the module with that
     ours: Callable[[Any], Any] = lambda value: value  # what a value of theirs is called here
 
 
@@ -62,7 +62,7 @@ def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: in
 
 
 def uses(subject: Subject, base: Reading) -> tuple[dict[str, Use], set[str], dict[str, tuple[Any, ...]]]:
-    """What each field beside the known ones decides; the fields that decide nothing; and those that have one value.
+    """What each field decides; the fields that decide nothing; and those that keep the value they have.
 
     A field that decides nothing was given another value, and the module read and computed the same.
     """
@@ -91,19 +91,14 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str 
         again = reading(subject, {name: other})
     except Hole:
         return None
-    except ArchportError:
-        return "refused"
     except Exception:  # it is somebody else's code
         return "refused"
     before, after = base.program.settings(), again.program.settings()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     if not changed:
-        same = base.shapes == again.shapes and base.logits.shape == again.logits.shape
-        return (
-            "harmless"
-            if same and bool((base.logits - again.logits).abs().max() < CLOSE * base.logits.abs().max())
-            else None
-        )
+        apart = base.logits - again.logits if base.logits.shape == again.logits.shape else base.logits
+        same = base.shapes == again.shapes and bool(apart.abs().max() < CLOSE * base.logits.abs().max())
+        return "harmless" if same else None
     ways: dict[str, str] = {}
     for path in changed:
         if path not in before or path not in after:
@@ -113,7 +108,7 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str 
             return None
         ways[path] = way
     named = all(way == "{}" and path.endswith(".activation") for path, way in ways.items())
-    return Use(ways, other, ACTIVATIONS.__getitem__) if named else Use(ways, other)
+    return Use(ways, other, again, ACTIVATIONS.__getitem__) if named else Use(ways, other, again)
 
 
 def _way(*pairs: tuple[Any, Any]) -> str | None:
@@ -151,30 +146,26 @@ def _others(value: Any) -> Iterator[Any]:
         yield from (3, 0.5, True)
 
 
-SLIDING = ("sliding_attention", "full_attention")
-
-
 def with_windows(subject: Subject, base: Reading) -> tuple[Subject, Reading]:
     """The subject at settings that give one layer a window and another none, by their types, where it has such."""
     types = subject.config.get("layer_types")
-    if not isinstance(types, list) or "sliding_window" not in subject.config or _windows(base) != [False] * len(types):
+    if (
+        not isinstance(types, list)
+        or "sliding_window" not in subject.config
+        or base.program.windows != [False] * len(types)
+    ):
         return subject, base
     changes: dict[str, Any] = {"layer_types": [*SLIDING], "sliding_window": TINY["window"]}
     try:
         again = reading(subject, changes)
     except Exception:  # it is somebody else's code, and need not take them
         return subject, base
-    return (subject.at(changes), again) if _windows(again) == [True, False] else (subject, base)
+    return (subject.at(changes), again) if again.program.windows == [True, False] else (subject, base)
 
 
 def types_of(subject: Subject, base: Reading) -> tuple[str, ...] | None:
     """The types of its layers, where these say which of them have a window, if any."""
-    types, windows = subject.config.get("layer_types"), _windows(base)
+    types, windows = subject.config.get("layer_types"), base.program.windows
     if not isinstance(types, list) or not {*types} <= {*SLIDING}:
         return None
     return tuple(types) if [one == SLIDING[0] for one in types] == windows else None
-
-
-def _windows(found: Reading) -> list[bool]:
-    masks = (block.settings["attn"].settings.get("mask") for block in found.program.blocks)
-    return [one is not None and one.kind is Window for one in masks]

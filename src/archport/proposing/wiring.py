@@ -36,15 +36,15 @@ class Finder:
     """Looks for parts, and remembers what it found."""
 
     seen: Seen
-    known: dict[tuple[str, int], tuple[Tensor, list[tuple[Part, Tensor]]]] = field(default_factory=dict)
+    known: list[tuple[str, Tensor, list[tuple[Part, Tensor]]]] = field(default_factory=list)
 
     def parts(self, what: str, x: Tensor) -> list[tuple[Part, Tensor]]:
         """All that the module makes of x of one kind."""
-        for (kind, _), (value, found) in self.known.items():
-            if kind == what and value.shape == x.shape and (value - x).abs().max() == 0:
+        for kind, value, found in self.known:
+            if kind == what and value.equal(x):
                 return found
         found = [one for search in SEARCHES[what] for one in search(self.seen, x)]
-        self.known[what, id(x)] = x, found
+        self.known.append((what, x, found))
         return found
 
 

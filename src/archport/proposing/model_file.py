@@ -1,32 +1,26 @@
-"""The two files of an architecture, as a person would write them: models/NAME.py and mappings/NAME.py."""
+"""models/NAME.py of an architecture that was read, as a person would write it."""
 
 import inspect
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..foreign.rows import in_python
-from ..mappings import ACTIVATIONS, COMMON_HARMLESS
-from ..translate.cells import Cell
-from ..translate.pattern import Row
-from .abstract import Abstract
+from ..mappings import ACTIVATIONS
+from .abstract import DERIVED, Abstract
 from .part import Each, Part
-from .source_text import LINE, Group, call, in_a_line, laid_out, listed, literal, mapping
+from .source_text import Group, call, imported, in_a_line, laid_out, literal, mapping
 
 SIZES = (
     *("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
     *("expert_width", "experts", "experts_per_token"),
 )
-DERIVED = ("kv_heads", "head_width", "mlp_width")
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 PLAIN = 10000.0  # base of rotary positions
 CONTEXT = 11  # tokens, from which on rotary positions of the tests are scaled
 
 
 class ModelFile:
-    """models/NAME.py: the Config, build, and the sizes and variants of tiny models."""
+    """The file: its Config, build, and the sizes and variants of tiny models."""
 
     def __init__(self, abstract: Abstract, title: str) -> None:
         self.abstract, self.title = abstract, title
@@ -36,21 +30,13 @@ class ModelFile:
 
     def text(self) -> str:
         """The whole file."""
-        parts = [self._config(), self._build(), self._sizes()]
-        ordered = sorted(self.imports.items(), key=lambda one: (one[0].startswith("archport"), one[0]))
-        imports = [laid_out(imported(module, names)) for module, names in ordered]
-        imports.insert(sum(not line.startswith("from archport") for line in imports), "")
-        head = "\n".join(
-            [
-                f'"""{self.title}"""',
-                "",
-                "from dataclasses import dataclass",
-                *(["from typing import Any"]),
-                "",
-                *imports,
-            ]
-        )
-        return "\n\n\n".join([head.replace("\n\n\n", "\n\n"), *parts]) + "\n"
+        parts = [self._config(), self._build(), self._sizes()]  # which say what is to be imported
+        lines = {module: laid_out(imported(module, names)) for module, names in sorted(self.imports.items())}
+        own = [line for module, line in lines.items() if module.startswith("archport.")]
+        others = [line for module, line in lines.items() if not module.startswith("archport.")]
+        head = [f'"""{self.title}"""', "from dataclasses import dataclass\nfrom typing import Any"]
+        head += ["\n".join(group) for group in (others, own) if group]
+        return "\n\n\n".join(["\n\n".join(head), *parts]) + "\n"
 
     def _named(self, module: str, name: str) -> str:
         self.imports.setdefault(module, set()).add(name)
@@ -197,91 +183,3 @@ class ModelFile:
             variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
         lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))
         return "\n".join(lines)
-
-
-def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> str:
-    """mappings/NAME.py, the whole file."""
-    imports = {"COMMON_HARMLESS", "COMMON_REQUIRES"}
-    of_table = {"Table"}
-    config: list[tuple[str, Group | str]] = [(name, literal(theirs)) for name, theirs in abstract.named.items()]
-    for one in abstract.constants:
-        if one.name == "activation":
-            imports.add("ACTIVATIONS")
-            of_table.add("config_field")
-            config.append((one.name, f"config_field({literal(one.theirs)}, values=ACTIVATIONS)"))
-        else:
-            config.append((one.name, literal(one.theirs)))
-    config += [
-        (name, literal(theirs)) for theirs, name in {theirs: name for name, theirs in abstract.dropouts.items()}.items()
-    ]
-    config += [("layer_types", '"layer_types"')] if abstract.by_type else []
-    config += [("init_std", '"initializer_range"')] if "initializer_range" in abstract.harmless else []
-    harmless = sorted(abstract.harmless - {"initializer_range"} - COMMON_HARMLESS - {*abstract.dropouts.values()})
-    requires = ["COMMON_REQUIRES"]
-    trained = any(one.name == "padding" for one in abstract.constants)
-    ignoring = ['(COMMON_HARMLESS - {"pad_token_id"})' if trained else "COMMON_HARMLESS"]
-    if abstract.rotary_object:
-        imports |= {"ROTARY", "ROTARY_HARMLESS", "ROTARY_SUPERSEDES"}
-        config.append(("", "**ROTARY"))
-        if abstract.fraction:
-            config.append(("rotary_fraction", literal(abstract.fraction)))
-        else:
-            imports.add("ROTARY_WHOLE_HEAD")
-            requires.append("ROTARY_WHOLE_HEAD")
-        ignoring += ["ROTARY_HARMLESS"]
-    weights = [(name, _cell(cell)) for name, cell in rows.items()]
-    words = {
-        word for cell in rows.values() for word in ("rearranged", "sections", "only") if f"{word}(" in in_python(cell)
-    }
-    nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
-    nullable += [name for name in DERIVED if name in abstract.named]
-    fixed = abstract.fixed
-    lines = [f'"""{title}"""', "", laid_out(imported("archport.mappings", imports))]
-    lines += [laid_out(imported("archport.translate.table", of_table | words)), ""]
-    table: list[tuple[str, Group | str]] = [
-        ("classes", literal(abstract.classes)),
-        ("prefix", literal(abstract.prefix)),
-    ]
-    table += [
-        ("config", mapping(config)),
-        ("nullable", call("frozenset", [("", mapping_set(nullable))] if nullable else [])),
-    ]
-    required = [mapping((name, literal(values)) for name, values in fixed.items())] if fixed else []
-    table += [
-        ("requires", _joined(requires, required)),
-        ("harmless", _joined(ignoring, [mapping_set(harmless)] if harmless else [])),
-    ]
-    table += [("supersedes", "ROTARY_SUPERSEDES")] if abstract.rotary_object else []
-    table += [("weights", mapping(weights))]
-    tied = abstract.program.tied or "tied" in abstract.code
-    table += [("tied", '{"head.weight": "embed.tokens.weight"}')] if tied else []
-    return "\n".join([*lines, laid_out(call("Table", table), 0, "TABLE = "), ""])
-
-
-def mapping_set(names: Iterable[str]) -> Group:
-    """A set of names."""
-    return listed("{", map(json.dumps, names), "}")
-
-
-def imported(module: str, names: Iterable[str]) -> Group | str:
-    """An import, its names in the order of a formatter: constants, classes, functions."""
-    ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
-    line = f"from {module} import {', '.join(ordered)}"
-    return line if len(line) <= LINE else listed(f"from {module} import (", ordered, ")")
-
-
-def _joined(names: list[str], group: list[Group]) -> Group | str:
-    if not group:
-        return " | ".join(names)
-    [one] = group
-    return replace(one, joined=tuple(names))
-
-
-def _cell(cell: Cell) -> Group | str:
-    """A row of weights, which may be longer than a line."""
-    if not isinstance(cell, Row) or cell.only:
-        return in_python(cell)
-    distinct = list(dict.fromkeys(cell.keys))
-    name = "sections" if len(distinct) == 1 < len(cell.keys) else "rearranged"
-    keys = json.dumps(distinct[0]) if len(distinct) == 1 else listed("(", map(json.dumps, cell.keys), ")")
-    return call(name, [("", keys), ("", json.dumps(cell.pattern))])
