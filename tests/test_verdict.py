@@ -12,8 +12,9 @@ import archport
 from archport.errors import AsideWarning, CheckpointError, ConfigError, SourceError
 from archport.layers import MLP, Attention, Decoder, SequentialBlock
 from archport.layers.rotary import Rotary, Rotation
-from archport.parity import verify_by_block
+from archport.parity import kill, verify_by_block
 from archport.parity.ids import ids_for
+from archport.parity.tiny_models import verify_architecture
 
 from .commands import run
 from .references import hf_dict, reference
@@ -307,6 +308,19 @@ def test_what_registers_must_be_an_architecture():
         given = dataclasses.replace(archport.registry.architecture("gpt2"), name="other").__dict__ | parts
         with pytest.raises(ConfigError, match=message):
             archport.register(given.pop("name"), **given)
+
+
+def test_an_architecture_by_another_name_than_its_checkpoints_say_is_verified_and_its_bugs_are_named(monkeypatch):
+    arch = dataclasses.replace(archport.registry.architecture("gpt2"), name="gpt2_again", model_type="gpt2")
+    faults = kill.faults_for("gpt2")[::30]
+    monkeypatch.setattr(kill, "faults_for", lambda _: faults)
+    with archport.registry.standing_in(arch):
+        for report in verify_architecture("gpt2_again", quick=True):
+            assert report.ok
+            assert report.name.startswith("gpt2_again")
+        kills = kill.kill_table("gpt2_again").kills
+    assert kills
+    assert all(one.named == one.fault.name for one in kills if one.counts)
 
 
 # Ports that raise, or are called in another way.

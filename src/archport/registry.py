@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -158,6 +158,16 @@ def standing_in(arch: Architecture) -> Iterator[None]:
         del _registered[arch.name]
         if own is not None:
             _registered[arch.name] = own
+
+
+@contextmanager
+def under_its_model_type(arch: Architecture) -> Iterator[str]:
+    """Let an architecture stand for what its checkpoints say they are, which is given, for as long as this lasts."""
+    if not arch.model_type:
+        yield arch.name
+        return
+    with standing_in(replace(arch, name=arch.model_type, model_type="")):
+        yield arch.model_type
 
 
 @strict_keywords

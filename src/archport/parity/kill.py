@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import MappingError, SourceError
 from ..layers import Decoder
 from ..port import DEMO, load
-from ..registry import architecture, skeleton
+from ..registry import architecture, skeleton, under_its_model_type
 from . import references
 from .budget import Check
 from .catalogue import faults_for
@@ -89,7 +89,14 @@ def kill_table(model: str, *, in_build: bool = False) -> KillTable:
     A fault that only a variant of an architecture can have is planted in the first that can. With `in_build` it is
     planted in the architecture's own code, so that every port which that makes has it; faults of weights cannot be.
     """
-    comparison = bundled_comparison() if model == BUNDLED else _tiny_comparison(model)
+    if model == BUNDLED:
+        return _table(model, bundled_comparison(), in_build=in_build)
+    with under_its_model_type(architecture(model)) as known:
+        return _table(known, _tiny_comparison(known), in_build=in_build)
+
+
+def _table(model: str, comparison: Comparison, *, in_build: bool) -> KillTable:
+    """The kill table of a model, the bundled checkpoint or an architecture's tiny loud one."""
     port = _right_port(model, comparison)
     faults = faults_for(port.architecture)
     plant = planted_in_build if in_build else planted_in_port

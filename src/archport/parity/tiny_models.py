@@ -8,7 +8,7 @@ import torch
 
 from ..errors import SourceError
 from ..loading import to_device
-from ..registry import Architecture, architecture, skeleton, standing_in
+from ..registry import Architecture, architecture, skeleton, under_its_model_type
 from . import references
 from .budget import precision
 from .compare import Comparison
@@ -28,9 +28,8 @@ def verify_architecture(
     """Verify tiny loud models of every variant of an architecture. Raises: ConfigError, SourceError."""
     arch = architecture(name)
     unseen = tuple(references.never_varied(arch))
-    known = arch.model_type or arch.name
     reports = []
-    with standing_in(replace(arch, name=known)):
+    with under_its_model_type(arch) as known:
         for variant, sizes in references.variants(arch).items():
             comparison = loud_comparison(
                 known, sizes, dtype=precision(dtype), against=against, device=to_device(device)

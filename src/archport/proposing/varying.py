@@ -149,11 +149,7 @@ def _others(value: Any) -> Iterator[Any]:
 def with_windows(subject: Subject, base: Reading) -> tuple[Subject, Reading]:
     """The subject at settings that give one layer a window and another none, by their types, where it has such."""
     types = subject.config.get("layer_types")
-    if (
-        not isinstance(types, list)
-        or "sliding_window" not in subject.config
-        or base.program.windows != [False] * len(types)
-    ):
+    if not isinstance(types, list) or "sliding_window" not in subject.config or any(base.program.windows):
         return subject, base
     changes: dict[str, Any] = {"layer_types": [*SLIDING], "sliding_window": TINY["window"]}
     try:
