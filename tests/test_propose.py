@@ -13,9 +13,12 @@ from torch import nn
 from archport import from_state_dict, registry
 from archport.errors import SourceError
 from archport.proposing import propose
+from archport.proposing.own_class import of_class
+from archport.proposing.proposal import subject_of
 from archport.proposing.reading import Hole
-from archport.proposing.subject import ids_of, of_class, of_transformers, run, subject_of, vocab_of
+from archport.proposing.subject import ids_of, run, vocab_of
 from archport.proposing.tracing import in_full
+from archport.proposing.transformers_class import of_transformers
 from archport.proposing.unreached import unreached
 from archport.proposing.varying import Use, reading, result
 
@@ -85,6 +88,22 @@ def test_a_folder_is_the_decoder_of_its_config_with_what_that_says_but_the_sizes
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SourceError, match=r"config\.json: found no model_type, expected that of a decoder"):
         subject_of(str(tmp_path))
+
+
+@pytest.mark.parametrize("broken", ["models/other.py", "mappings/other.py"])
+def test_of_a_folder_with_a_broken_file_nothing_is_added(nano, broken, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    nano.write(tmp_path)
+    for room in ("models", "mappings"):
+        (tmp_path / room / "other.py").write_text((tmp_path / room / "gpt.py").read_text())
+    (tmp_path / broken).write_text("import nothing_of_this_name")
+    with pytest.raises(SourceError, match=f"{broken}: ModuleNotFoundError"):
+        registry.register_folder(tmp_path)
+    (tmp_path / broken).unlink()
+    if broken.startswith("mappings"):
+        with pytest.raises(SourceError, match=f"{broken}: no such file"):
+            registry.register_folder(tmp_path)
+    assert not registry._registered
 
 
 def test_what_is_not_proved_is_written_as_a_draft_alone_and_says_so(nano, tmp_path):
@@ -302,7 +321,7 @@ def test_a_decoder_of_plain_code_put_together_at_random_is_explained(seed, monke
 
 
 def of_class_made_by(monkeypatch, make):
-    from archport.proposing import subject
+    from archport.proposing import own_class
 
-    monkeypatch.setattr(subject, "made", lambda *_: make())
+    monkeypatch.setattr(own_class, "made", lambda *_: make())
     return of_class("here:Plain")

@@ -117,7 +117,7 @@ def register(
 
 
 def register_folder(folder: str | Path) -> None:
-    """Add the architectures of a folder that holds models/ and mappings/, a file in each, as archport itself does.
+    """Add the architectures of a folder that holds models/ and mappings/, a file in each: all or none.
 
     Raises: SourceError where it holds none or a file cannot be imported, and what `register` raises.
     """
@@ -125,12 +125,10 @@ def register_folder(folder: str | Path) -> None:
     names = sorted(file.stem for file in (path / "models").glob("*.py") if file.stem != "__init__")
     if not names:
         raise SourceError(f"{path}: found no models/NAME.py, expected models/ and mappings/ with a file in each")
-    for name in names:
-        model, mapping = (_module_of(path / room / f"{name}.py") for room in ("models", "mappings"))
-        arch = architecture_of(name, model, mapping)
-        if is_architecture(name):
-            raise UnsupportedError({"model_type": f"{name!r} is registered already"})
-        _registered[name] = arch
+    if taken := next(filter(is_architecture, names), None):
+        raise UnsupportedError({"model_type": f"{taken!r} is registered already"}, str(path))
+    rooms = [[_module_of(path / room / f"{name}.py") for room in ("models", "mappings")] for name in names]
+    _registered.update({name: architecture_of(name, *modules) for name, modules in zip(names, rooms, strict=True)})
 
 
 def _module_of(path: Path) -> ModuleType:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import SourceError
+from ..files.source import is_folder
 from ..files.write import whole_file
 from ..foreign.finding import rows_like
 from ..foreign.rows import Rows
@@ -18,11 +19,13 @@ from ..registry import Architecture, architecture_of
 from .abstract import Abstract, Unwritten, abstract
 from .mapping_file import mapping_text
 from .model_file import ModelFile
+from .own_class import of_class
 from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
-from .subject import Subject, subject_of
+from .subject import Subject
+from .transformers_class import of_source, of_transformers
 from .varying import Reading, Use, reading, types_of, uses, with_windows
 
 DRAFT = "DRAFT, not proved: "
@@ -115,6 +118,15 @@ def propose(
     told(f"{name}: written, {len(whole.constants)} fields beside the sizes")
     proof = None if holes else proof_of(subject, arch, rows, _variants(whole), kills=kills)
     return Proposal(name, source, whole.program, whole, files, proof, holes, time.perf_counter() - begun)
+
+
+def subject_of(source: str, *, revision: str | None = None, offline: bool = False) -> Subject:
+    """Whatever is to be read: MODULE:CLASS, a folder or a Hub id, or a model_type. Raises: SourceError and others."""
+    if ":" in source:
+        return of_class(source)
+    if is_folder(source) or "/" in source:
+        return of_source(source, revision=revision, offline=offline)
+    return of_transformers(source)
 
 
 def architecture_read(source: str) -> Architecture:

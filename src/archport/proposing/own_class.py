@@ -1,0 +1,30 @@
+"""A class or function of one's own at tiny sizes: those that its code asks for are its settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..foreign.importing import made
+from ..foreign.sizes import OTHERS, Sizes
+from ..registry import architecture
+from .subject import TINY, Subject, ids_of, run
+
+
+def of_class(name: str) -> Subject:
+    """A class or function of one's own, as my_model.py:GPT, at tiny sizes. Raises: SourceError, CodeError."""
+    arch = architecture("llama")  # whose sizes have a name for most that people ask for
+    tiny: dict[str, Any] = {one: TINY[one] for one in OTHERS if one in TINY and one != "head_width"}
+    given = Sizes(arch, arch.config_class(**tiny))
+
+    def make(settings: Mapping[str, Any]) -> nn.Module:
+        return made(name, given.changed(settings))
+
+    asked = given.changed({})
+    module = made(name, asked).eval()
+    with torch.no_grad():
+        run(module, ids_of(TINY["vocab_size"]))
+    config = {one: asked[one] for one in sorted(asked.read)}
+    own = name.rpartition(":")[2]
+    return Subject(own, name, config, make, config, None, (own,))
