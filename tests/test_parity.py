@@ -205,7 +205,7 @@ def test_no_output_sees_a_later_token(variant):
 PLACED = ("gpt2", "gpt_neox", "gptj", "llama", "bloom", "falcon", "mpt", "gemma3_text", "phi3", "gpt_oss")
 
 
-@pytest.mark.parametrize("name", PLACED)
+@pytest.mark.parametrize("name", [name for name in PLACED if name in VARIANTS])  # an older transformers lacks some
 def test_four_thousand_tokens(name, monkeypatch):
     arch = architecture(name)
     model = references.loud(arch, {**arch.sizes, "context": 4096})

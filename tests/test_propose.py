@@ -12,10 +12,12 @@ from torch import nn
 
 from archport import from_state_dict, registry
 from archport.errors import SourceError
+from archport.layers import Window
 from archport.proposing import propose
 from archport.proposing.own_class import of_class
 from archport.proposing.proposal import subject_of
 from archport.proposing.reading import Hole
+from archport.proposing.rounding import rounding_as
 from archport.proposing.subject import ids_of, run, vocab_of
 from archport.proposing.tracing import in_full
 from archport.proposing.transformers_class import of_transformers
@@ -49,6 +51,24 @@ def test_a_program_makes_the_numbers_of_the_module_on_other_ids(name):
     with torch.no_grad(), in_full():
         theirs = run(found.module, ids)
     assert (found.program.make()(ids) - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "llama", "gemma2", "olmo2"),
+        *(
+            pytest.param(name, marks=pytest.mark.families)
+            for name in ("gemma3_text", "gpt_neox", "gpt_oss", "gptj", "granite", "mistral", "olmo", "olmoe", "phi")
+        ),
+    ],
+)
+def test_parts_that_only_round_differently_are_those_that_a_person_chose(name):
+    subject, arch = of_transformers(name), registry.architecture(name)
+    read = rounding_as(subject, reading(subject)).program.make()
+    by_hand = registry.skeleton(arch, arch.config_class(**arch.sizes))
+    kinds = [{type(one) for one in model.modules()} - {Window} for model in (read, by_hand)]
+    assert kinds[0] == kinds[1]
 
 
 def test_a_module_of_one_s_own_is_proved_and_written(nano, tmp_path):
@@ -172,6 +192,7 @@ def test_qwen3_is_proposed_again_and_verified(tmp_path):
         "propose", "qwen3", "--name", "qwen3_again", "--out", tmp_path, "--no-kills", code=0, seconds=600
     )
     assert "proved " in made.stdout
+    assert "1 required (use_sliding_window)" in made.stdout
     assert "hole" not in made.stdout
     done = run_command("--plugin", str(tmp_path), "verify", "qwen3_again", seconds=600)
     assert "qwen3_again: the same model as transformers (eager) in float32" in done.stdout

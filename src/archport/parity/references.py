@@ -79,7 +79,7 @@ def config_as_read(hf: dict[str, Any]) -> dict[str, Any]:
 
 def with_plain_experts(model: Any) -> Any:
     """A transformers model whose experts run as written, in versions that have other ways, which refuse float64."""
-    if getattr(model.config, "_experts_implementation", None) not in (None, "eager"):
+    if getattr(getattr(model, "config", None), "_experts_implementation", None) not in (None, "eager"):
         model.set_experts_implementation("eager")
     return model
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..layers import (
+    Attention,
     ChosenSoftmaxRouter,
     Embed,
     LateRMSNorm,
@@ -17,8 +18,10 @@ from ..layers import (
     UncastNormalisedRouter,
     WideRotary,
 )
+from ..parity.outputs import with_parameters
 from .part import Each, Part, Program
 from .subject import Subject, ids_of, run, vocab_of
+from .tracing import numbers
 from .varying import Reading
 
 # Parts that differ in rounding alone.
@@ -32,22 +35,29 @@ ALIKE = (
 
 @torch.no_grad()
 def rounding_as(subject: Subject, found: Reading) -> Reading:
-    """The reading with the parts whose logits in bfloat16 are the nearest to the module's."""
+    """The reading with the parts that make most of the numbers that the module makes in bfloat16, to the last bit."""
     groups = [group for group in ALIKE if any(_has(found.program, kind) for kind in group)]
+    if not groups:
+        return found
     ids = ids_of(vocab_of(found.module))
-    module = subject.module().to(torch.bfloat16)
-    theirs = run(module, ids).double()
+    module = with_parameters(subject.module(), torch.bfloat16)  # not its buffers, which transformers keeps as they are
+    try:
+        theirs, logits = numbers(lambda: run(module, ids)), run(module, ids)
+    except RuntimeError:  # it multiplies the two dtypes by each other
+        return found
 
-    def apart(program: Program) -> float:
+    def alike(program: Program) -> tuple[int, float]:
         model = program.make().to(torch.bfloat16)
-        return float((model(ids).double() - theirs).square().mean())
+        for part in model.modules():
+            if isinstance(part, Attention):
+                part.attend = part.attend_eagerly  # type: ignore[method-assign]  # in steps, as the module does
+        return len(theirs & numbers(lambda: model(ids))), -float((model(ids) - logits).double().abs().mean())
 
     ways = [
         {other: kind for group, kind in zip(groups, chosen, strict=True) for other in group}
         for chosen in product(*groups)
     ]
-    programs = [_with(found.program, way) for way in ways]
-    return replace(found, program=min(programs, key=apart))
+    return replace(found, program=max((_with(found.program, way) for way in ways), key=alike))
 
 
 def _has(program: Program, kind: type) -> bool:

@@ -28,7 +28,7 @@ class in_full(TorchDispatchMode):  # type: ignore[no-untyped-call]  # used as a 
         return func(*args, **kwargs)
 
 
-class _Recording(in_full):  # type: ignore[no-untyped-call]
+class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what every operation makes."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _Recording(in_full):  # type: ignore[no-untyped-call]
         self.values: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        result = func(*args, **(kwargs or {}))
         for one in result if isinstance(result, tuple | list) else (result,):
             if isinstance(one, Tensor) and one.is_floating_point():
                 self.values.append(one.detach().clone())
@@ -55,7 +55,7 @@ class Trace:
 
     def __init__(self, module: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], ids: Tensor) -> None:
         recording = _Recording()
-        with torch.no_grad(), in_steps(), recording:
+        with torch.no_grad(), in_steps(), recording, in_full():  # type: ignore[no-untyped-call]
             logits = run(module, ids)
         self.ids, self.logits = ids, logits.detach().clone()
         self._values: dict[int, list[Tensor]] = {}
@@ -98,3 +98,25 @@ class Trace:
     def has(self, value: Tensor) -> bool:
         """Whether the pass made these numbers, in whatever layout."""
         return self.apart(value) < CLOSE
+
+
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+
+
+class _Rounded(_Recording):  # type: ignore[no-untyped-call]
+    """Rounds products once, in whatever pieces and order they are computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            exact = super().__torch_dispatch__(func, types, [one.double() for one in args], kwargs)
+            args, func, kwargs = (exact, args[0].dtype), torch.ops.prims.convert_element_type.default, None
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+@torch.no_grad()
+def numbers(call: Callable[[], Tensor]) -> set[bytes]:
+    """What every operation of a call makes, to the last bit, each set of numbers in order."""
+    recording = _Rounded()
+    with in_steps(), recording:
+        call()
+    return {one.double().flatten().sort().values.numpy().tobytes() for one in recording.values if one.numel() > 1}
