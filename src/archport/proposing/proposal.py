@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import SourceError
+from ..files.checkpoint import MAX_CONFIG
 from ..files.source import is_folder
+from ..files.strict_json import read_json
 from ..files.write import whole_file
 from ..foreign.finding import rows_like
 from ..foreign.rows import Rows
@@ -25,7 +27,7 @@ from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
 from .subject import Subject
-from .transformers_class import of_source, of_transformers
+from .transformers_class import config_of, of_kind, of_transformers
 from .varying import Reading, Use, reading, types_of, uses, with_windows
 
 DRAFT = "DRAFT, not proved: "
@@ -85,9 +87,10 @@ class Proposal:
 
 @strict_keywords
 def propose(
-    source: str,
+    source: str | type,
     *,
     name: str | None = None,
+    config: str | Path | None = None,
     kills: bool = True,
     revision: str | None = None,
     offline: bool = False,
@@ -95,7 +98,8 @@ def propose(
 ) -> Proposal:
     """Propose the port of a decoder: a model_type of transformers, or a class of one's own, as my_model.py:GPT.
 
-    A folder or a Hub id is the decoder of its config.json, with what that says but the sizes; no weights are read.
+    A folder or a Hub id is the decoder of its config.json, with what that says but the sizes; no weights are read. A
+    class of transformers, or one made of it, may be given itself. `config` is a config.json of tiny sizes.
 
     It is run at tiny sizes, and for each step the part of ours is found that makes the same numbers. What comes out is
     proved on other weights and ids, and, with `kills`, by planting every known bug. `told` gets a line a stage.
@@ -103,7 +107,8 @@ def propose(
     Raises: SourceError where there is no such decoder, or none can be made at tiny sizes.
     """
     begun = time.perf_counter()
-    subject = subject_of(source, revision=revision, offline=offline)
+    subject = subject_of(source, config=config, revision=revision, offline=offline)
+    source = source if isinstance(source, str) else subject.source
     name = name or subject.name.lower().replace("-", "_")
     told(f"{name}: made {subject.source} at tiny sizes")
     try:
@@ -120,13 +125,22 @@ def propose(
     return Proposal(name, source, whole.program, whole, files, proof, holes, time.perf_counter() - begun)
 
 
-def subject_of(source: str, *, revision: str | None = None, offline: bool = False) -> Subject:
-    """Whatever is to be read: MODULE:CLASS, a folder or a Hub id, or a model_type. Raises: SourceError and others."""
+def subject_of(
+    source: str | type, *, config: str | Path | None = None, revision: str | None = None, offline: bool = False
+) -> Subject:
+    """Whatever is to be read: a class, MODULE:CLASS, a folder or a Hub id, or a model_type.
+
+    Raises: SourceError and others.
+    """
+    tiny: dict[str, Any] = {} if config is None else read_json(Path(config), MAX_CONFIG)
+    if not isinstance(source, str):
+        return of_kind(source, source.__name__, tiny=tiny)
     if ":" in source:
-        return of_class(source)
+        return of_class(source, tiny)
     if is_folder(source) or "/" in source:
-        return of_source(source, revision=revision, offline=offline)
-    return of_transformers(source)
+        hf = config_of(source, revision=revision, offline=offline)
+        return of_transformers(hf["model_type"], hf, tiny)
+    return of_transformers(source, tiny=tiny)
 
 
 def architecture_read(source: str) -> Architecture:
