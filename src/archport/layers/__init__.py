@@ -14,7 +14,7 @@ from .block import (
 )
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
-from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding
+from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding, SegmentedEmbed
 from .experts import (
     ChosenSoftmaxRouter,
     ClampedGatedMLP,
@@ -29,7 +29,7 @@ from .experts import (
 from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, RoundedAlibi, SlotAlibi, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
-from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
+from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm, TransformedNorm
 from .rotary import Rotary, Rotation, WideRotary
 from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 from .sharding import Cut, Sharding
@@ -82,6 +82,7 @@ __all__ = [
     "ScaledEmbed",
     "ScaledEmbedding",
     "Scaling",
+    "SegmentedEmbed",
     "SequentialBlock",
     "Sharding",
     "SharedExpert",
@@ -91,6 +92,7 @@ __all__ = [
     "SlotAlibi",
     "SoftCap",
     "SoftmaxRouter",
+    "TransformedNorm",
     "UncastNormalisedRouter",
     "WideRotary",
     "Window",

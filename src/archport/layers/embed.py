@@ -67,6 +67,20 @@ class PositionedEmbed(Embed):
         return self.dropout(self.scaled(vectors) + look_up(self.positions, positions + self.offset, "position"))
 
 
+class SegmentedEmbed(PositionedEmbed):
+    """Token ids to vectors, plus that of the first of `segments`, plus learned positions. Source: `BertEmbeddings`."""
+
+    sharding: ClassVar = Embed.sharding
+
+    def __init__(self, vocab_size: int, width: int, *, segments: int, **more: Any) -> None:
+        super().__init__(vocab_size, width, **more)
+        self.segments = nn.Embedding(segments, width)
+
+    def scaled(self, vectors: Tensor) -> Tensor:  # (batch, seq, width), same out
+        """Token vectors as those of one text, which has no second segment."""
+        return super().scaled(vectors) + self.segments.weight[0]
+
+
 class ProjectedEmbed(PositionedEmbed):
     """Token vectors of their own width, projected to the stream's before they are placed. Source: `OPTDecoder`."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .mlp import activation_called
 from .sharding import WHOLE, Cut, Sharding
 
 
@@ -122,6 +123,24 @@ class ProjectedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (.., width) -> (.., token_width)
         """Norm, then project."""
         return self.project(self.norm(x))
+
+
+class TransformedNorm(nn.Module):
+    """The stream after the last block, normed, mapped, activated, and normed again by `last`.
+
+    Raises: ConfigError. Source: `BertPredictionHeadTransform`.
+    """
+
+    def __init__(self, norm: nn.Module, last: nn.Module, width: int, *, activation: str) -> None:
+        super().__init__()
+        self.norm = norm
+        self.dense = nn.Linear(width, width)
+        self.activation = activation_called(activation)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:  # (.., width), same out
+        """Norm, map, activate, norm."""
+        return self.last(self.activation(self.dense(self.norm(x))))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
 """From the program of one tiny module to an architecture: sizes become fields, constants fields, layers one block."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ArchportError
 from ..layers import Attention, Embed
 from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from ..registry import architecture, architectures
-from .part import Program
+from .part import Part, Program
+from .schedule import Choice, Layer, Unwritten, merged
 from .subject import Subject, spellings
-from .varying import Use
+from .tiny_config import flat
+from .varying import Fields, Order, Reading, types_of
 
 REQUIRED = ("vocab_size", "context", "width", "layers", "heads", "expert_width", "experts", "experts_per_token")
 DERIVED = ("kv_heads", "head_width", "mlp_width")  # which follow from the others where a config does not say them
@@ -29,11 +30,9 @@ STANDARD = {
     "window": ".mask.size",
     "padding": ".padding",
 }
+WIDTHS = ("width", "mlp_width", "head_width")  # of which no other size is likely to be one
+CONSTANT = (("kv_heads", 1),)  # sizes that a flag of a config decides
 DROPOUTS = ("embed_dropout", "attention_dropout", "residual_dropout")
-
-
-class Unwritten(ArchportError):
-    """What of a program has no place in a file."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Constant:
     here: Any
     tried: Any
     tried_there: Any  # as they call it
+    least: int | None = None  # where it may be 0
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ class Abstract:
 
     `code` says how each setting of a part is written, by where it is; layers are `blocks`. `sizes` are our sizes here,
     `named` and `dropouts` their names in a config, `constants` the other fields. Fields of theirs are `harmless`, or
-    `fixed` to the values that were understood.
+    `fixed` to the values that were understood, or have to be `alike` a size of ours.
     """
 
     name: str
     model_type: str  # where it is not the name of the files
     program: Program
+    block: Part
     classes: tuple[str, ...]
     prefix: str
     defaults: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Abstract:
     dropouts: Mapping[str, str]
     harmless: frozenset[str]
     fixed: Mapping[str, tuple[Any, ...]]
+    alike: Mapping[str, str]
     rotary_object: bool
     fraction: str | None  # what the config calls the share of a head that rotary positions turn, if not all
     fraction_here: float | None
@@ -99,8 +101,10 @@ class Abstract:
 
 def sizes_of(program: Program, config: Mapping[str, Any]) -> dict[str, int]:
     """The sizes of a program by our names."""
-    first = program.blocks[0].settings
-    attn, mlp = first["attn"].settings, first["mlp"].settings
+    attn = program.blocks[0].settings["attn"].settings
+    mlp: dict[str, Any] = {}
+    for block in program.blocks:
+        mlp |= block.settings["mlp"].settings
     sizes = {"vocab_size": program.embed.settings["vocab_size"], "width": program.embed.settings["width"]}
     sizes |= {"layers": len(program.blocks), "heads": attn["heads"], "kv_heads": attn.get("kv_heads", attn["heads"])}
     sizes |= {"head_width": attn.get("head_width", sizes["width"] // attn["heads"])}
@@ -113,53 +117,53 @@ def sizes_of(program: Program, config: Mapping[str, Any]) -> dict[str, int]:
         router = mlp["router"].settings
         sizes |= {"experts": router["experts"], "experts_per_token": router["top"]}
         shared = mlp["shared"].settings if "shared" in mlp else {}
-        sizes |= {"mlp_width": shared["mlp_width"]} if own and "mlp_width" in shared else {}
+        sizes |= {"mlp_width": shared["mlp_width"]} if own and shared.get("mlp_width", width) != width else {}
     named = spellings()["context"]
     context = program.embed.settings.get("context") or next((v for n, v in config.items() if n in named and v), 2048)
     return sizes | {"context": context}
 
 
 def abstract(
-    name: str,
-    subject: Subject,
-    program: Program,
-    used: Mapping[str, Use],
-    harmless: set[str],
-    fixed: Mapping[str, tuple[Any, ...]],
-    types: tuple[str, ...] | None = None,
+    name: str, subject: Subject, base: Reading, fields: Fields, rounded: Callable[[Program], Program]
 ) -> Abstract:
-    """The architecture of which a program is a tiny model; `types` of its layers are what gives them windows.
+    """The architecture of which a program is a tiny model, its parts `rounded` as the module's are.
 
     Raises: Unwritten.
     """
+    program = rounded(base.program)
     sizes = sizes_of(program, subject.config)
     named = _named(subject, sizes)
-    _require_alike(program)
-    if len(set(program.windows)) > 1 and types is None:
-        raise Unwritten("blocks: some layers have a window and others none, by no field of the config that is known")
-    rotary_object = any(name.startswith("rope_parameters.") for name in subject.config)
-    rotary_object &= "rotary" in program.blocks[0].settings["attn"].settings
-    fraction = _fraction(subject, program, sizes) if rotary_object else None
-    constants: dict[str, Constant] = {}
-    code: dict[str, str] = {}
-    for theirs, use in used.items():
-        if theirs in named.values() or theirs == "layer_types" or (rotary_object and theirs in OF_ROTARY):
+    types = types_of(subject, base)
+    alone = frozenset({"blocks.attn.mask"} if types else ())
+    layers = _layers(base, subject.config, rounded)
+    block, choices = merged(layers, alone)
+    ordered = set()
+    for theirs, order in fields.orders.items():
+        more = _layers(order.again, {**subject.config, theirs: order.tried}, rounded)
+        try:
+            block, choices = merged([*layers, *more], alone)
+        except Unwritten:  # two fields together say it
             continue
-        field = next((one for one, end in STANDARD.items() if all(path.endswith(end) for path in use.ways)), None)
-        field = field if field and field not in constants else theirs.replace(".", "_")
-        here, default = subject.config[theirs], subject.defaults.get(theirs, subject.config[theirs])
-        values = default, use.ours(here), use.ours(use.tried), use.tried
-        constants[field] = Constant(field, theirs, *values)
-        for path, way in use.ways.items():
-            code[_general(path)] = way.format(f"cfg.{field}")
-    taken = {*named.values(), *(one.theirs for one in constants.values()), "architectures", "model_type"}
+        layers += more
+        ordered.add(theirs)
+    rotary = rotary_of(block)
+    rotary_object = rotary is not None and any(name.startswith("rope_parameters.") for name in subject.config)
+    fraction = _fraction(subject, rotary, sizes) if rotary is not None and rotary_object else None
+    aside = {*named.values(), *(OF_ROTARY if rotary_object else ()), *(["layer_types"] if types else [])}
+    constants, code = _constants(subject, fields, aside)
+    choosing = {one.field for one in choices} - aside
+    constants |= {_ours(one): _listed(subject, one, fields.orders.get(one)) for one in sorted(choosing)}
     dropouts = _dropouts(subject)
-    taken |= {*dropouts.values()} | ({"layer_types"} if types else set())
-    taken |= {one for one in subject.config if one in OF_ROTARY} if rotary_object else set()
+    taken = {*aside, *(one.theirs for one in constants.values()), *dropouts.values(), "architectures", "model_type"}
+    left = {name: subject.config[name] for name in fields.orders.keys() - ordered}
+    left = {name: (tuple(value) if isinstance(value, list) else value,) for name, value in left.items()}
+    fixed = {name: values for name, values in (fields.fixed | left).items() if name not in taken}
+    alike = {name: ours for name, (value, *_) in fixed.items() for ours in WIDTHS if value == sizes.get(ours)}
     return Abstract(
         subject.name,
         subject.model_type if subject.model_type and subject.model_type != name else "",
         program,
+        block,
         tuple(dict.fromkeys(subject.classes)),
         subject.prefix,
         subject.defaults,
@@ -168,8 +172,9 @@ def abstract(
         tuple(constants.values()),
         code,
         dropouts,
-        frozenset(harmless - taken),
-        {name: values for name, values in fixed.items() if name not in taken},
+        frozenset((fields.harmless | ordered) - taken),
+        {name: values for name, values in fixed.items() if name not in alike},
+        alike,
         rotary_object,
         fraction,
         subject.config[fraction] if fraction else None,
@@ -177,9 +182,52 @@ def abstract(
     )
 
 
-def _fraction(subject: Subject, program: Program, sizes: Mapping[str, int]) -> str | None:
+def _layers(reading: Reading, config: Mapping[str, Any], rounded: Callable[[Program], Program]) -> list[Layer]:
+    own: Any = getattr(reading.module, "config", None)
+    said = flat(own.to_dict()) if hasattr(own, "to_dict") else config
+    return [Layer(block, number, said) for number, block in enumerate(rounded(reading.program).blocks)]
+
+
+def rotary_of(block: Part) -> Part | None:
+    """What turns queries and keys, in all layers or some."""
+    found = block.settings["attn"].settings.get("rotary")
+    if isinstance(found, Choice):
+        found = found.then or found.otherwise
+    return found if isinstance(found, Part) else None
+
+
+def _ours(theirs: str) -> str:
+    return theirs.replace(".", "_")
+
+
+def _constants(subject: Subject, fields: Fields, aside: set[str]) -> tuple[dict[str, Constant], dict[str, str]]:
+    """The fields that settings of parts are, and these settings as code, by where they are."""
+    constants: dict[str, Constant] = {}
+    code: dict[str, str] = {}
+    for theirs, use in fields.used.items():
+        if theirs in aside:
+            continue
+        field = next((one for one, end in STANDARD.items() if all(path.endswith(end) for path in use.ways)), None)
+        field = field if field and field not in constants else _ours(theirs)
+        here, default = subject.config[theirs], subject.defaults.get(theirs, subject.config[theirs])
+        constants[field] = Constant(field, theirs, default, use.ours(here), use.ours(use.tried), use.tried)
+        for path, way in use.ways.items():
+            code[_general(path)] = way.format(f"cfg.{field}")
+    return constants, code
+
+
+def _listed(subject: Subject, theirs: str, order: Order | None) -> Constant:
+    """A field that says which layer is what."""
+    here = subject.config[theirs]
+    tried = here if order is None else order.tried
+    if isinstance(here, list):
+        return Constant(_ours(theirs), theirs, (), tuple(here), tuple(tried), tried)
+    return Constant(_ours(theirs), theirs, subject.defaults.get(theirs, here), here, tried, tried, least=0)
+
+
+def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str | None:
     """What the config calls the share of a head that is turned. Raises: Unwritten."""
-    turned, width = program.blocks[0].settings["attn"].settings["rotary"].settings["width"], sizes["head_width"]
+    turned, width = rotary.settings["width"], sizes["head_width"]
     if turned == width:
         return None
     for name, value in subject.config.items():
@@ -204,6 +252,8 @@ def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
     """What the config calls our sizes: a field of that meaning, with that value; derived ones may have none."""
     named = {}
     for name, value in sizes.items():
+        if (name, value) in CONSTANT:
+            continue
         theirs = [one for one, found in subject.config.items() if one in spellings()[name] and found == value]
         others = [one for one, found in subject.config.items() if found == value and type(found) is int]
         if theirs or (name in REQUIRED and others):
@@ -228,20 +278,3 @@ def _general(path: str) -> str:
     """Where a setting is in any layer."""
     words = path.split(".")
     return ".".join(words[:1] + words[2:]) if words[0] == "blocks" else path
-
-
-def _require_alike(program: Program) -> None:
-    """Raises: Unwritten where layers differ in more than a window."""
-    first, *others = (
-        {path: one for path, one in block.flat("blocks") if not path.startswith("blocks.attn.mask")}
-        for block in program.blocks
-    )
-    for at, other in enumerate(others, 1):
-        different = [path for path in first.keys() | other.keys() if first.get(path) != other.get(path)]
-        if different:
-            path = min(different)
-            raise Unwritten(f"{path}: is {_shown(first.get(path))} in layer 0, {_shown(other.get(path))} in layer {at}")
-
-
-def _shown(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)

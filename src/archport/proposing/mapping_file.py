@@ -27,6 +27,7 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     config += [
         (name, literal(theirs)) for theirs, name in {theirs: name for name, theirs in abstract.dropouts.items()}.items()
     ]
+    config += [(name.replace(".", "_"), literal(name)) for name in abstract.alike]
     config += [("layer_types", '"layer_types"')] if abstract.by_type else []
     config += [("init_std", '"initializer_range"')] if "initializer_range" in abstract.harmless else []
     harmless = sorted(abstract.harmless - {"initializer_range"} - COMMON_HARMLESS - {*abstract.dropouts.values()})
@@ -48,6 +49,7 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     }
     nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
     nullable += [name for name in DERIVED if name in abstract.named]
+    nullable += [name.replace(".", "_") for name in abstract.alike]
     fixed = abstract.fixed
     lines = [f'"""{title}"""', "", laid_out(imported("archport.mappings", imports))]
     lines += [laid_out(imported("archport.translate.table", of_table | words)), ""]

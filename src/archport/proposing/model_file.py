@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..mappings import ACTIVATIONS
-from .abstract import DERIVED, Abstract
+from .abstract import CONSTANT, DERIVED, Abstract, rotary_of
 from .part import Each, Part
+from .schedule import Choice
 from .source_text import Group, call, imported, in_a_line, laid_out, literal, mapping
 
 SIZES = (
     *("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
     *("expert_width", "experts", "experts_per_token"),
 )
+SHORT = 80  # of a choice that stands where its value does
 KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 PLAIN = 10000.0  # base of rotary positions
 CONTEXT = 11  # tokens, from which on rotary positions of the tests are scaled
@@ -26,7 +28,8 @@ class ModelFile:
         self.abstract, self.title = abstract, title
         self.imports: dict[str, set[str]] = {}
         self.constants = abstract.constants
-        self.rotary: Part | None = abstract.program.blocks[0].settings["attn"].settings.get("rotary")
+        self.rotary = rotary_of(abstract.block)
+        self.chosen: list[tuple[str, Choice, Group | str, Group | str]] = []  # before a block is made
 
     def text(self) -> str:
         """The whole file."""
@@ -52,7 +55,13 @@ class ModelFile:
         abstract = self.abstract
         lines = ["@dataclass(frozen=True, kw_only=True)", f"class Config({', '.join(self._bases())}):"]
         lines += [f'    """Sizes of a {abstract.name}."""']
-        fields = ["    expert_width: int"] if "expert_width" in abstract.sizes else []
+        fields = [] if "context" in abstract.named else [f"    context: int = {abstract.sizes['context']}"]
+        fields += [
+            f"    {name}: int = {self._named('archport.config', 'fixed')}({value})"
+            for name, value in CONSTANT
+            if abstract.sizes[name] == value and name not in abstract.named
+        ]
+        fields += ["    expert_width: int"] if "expert_width" in abstract.sizes else []
         fields += [
             f"    {name}: int = {abstract.defaults[theirs]}"
             for name, theirs in abstract.named.items()
@@ -68,12 +77,35 @@ class ModelFile:
         for one in self.constants:
             kind = next((word for kind, word in KINDS.items() if type(one.tried) is kind), "float")
             default = ACTIVATIONS.get(one.default, one.default) if one.name == "activation" else one.default
+            if isinstance(one.here, tuple):
+                fields.append(f"    {one.name}: tuple[{KINDS[type(one.here[0])] if one.here else 'int'}, ...]")
+                continue
+            if one.least is not None:
+                bounded = self._named("archport.config", "bounded")
+                fields.append(f"    {one.name}: int = {bounded}({one.default!r}, least={one.least})")
+                continue
             if one.name == "padding":
                 bounded = self._named("archport.config", "bounded")
                 fields.append(f"    padding: int | None = {bounded}({default!r}, least=-1)")
                 continue
             fields.append(f"    {one.name}: {kind}{' | None' if default is None else ''} = {literal(default)}")
-        return "\n".join([*lines, *([""] if fields else []), *fields])
+        fields += [
+            f"    {name.replace('.', '_')}: int = {self._named('archport.config', 'derived')}(lambda cfg: cfg.{ours})"
+            for name, ours in abstract.alike.items()
+        ]
+        return "\n".join([*lines, *([""] if fields else []), *fields, *self._faults()])
+
+    def _faults(self) -> Iterator[str]:
+        """What the config has to see to."""
+        if self.abstract.alike:
+            self._named("collections.abc", "Iterator")
+            yield "\n    def faults(self) -> Iterator[tuple[str, str]]:"
+            yield '        """Sizes that the reference has apart, and that are the same here."""'
+            yield "        yield from super().faults()"
+        for theirs, ours in self.abstract.alike.items():
+            name = theirs.replace(".", "_")
+            yield f"        if self.{name} != self.{ours}:"
+            yield f'            yield "{name}", f"found {{self.{name}}}, expected {ours}, {{self.{ours}}}"'
 
     def _build(self) -> str:
         abstract, program = self.abstract, self.abstract.program
@@ -86,13 +118,15 @@ class ModelFile:
             lines.append(f"    rotary = cfg.rotary({'' if pairing == 'halves' else literal(pairing)})")
         elif rotary is not None:
             lines.append(laid_out(self.part(rotary, "blocks.attn.rotary"), 4, "rotary = "))
-        masks = [one.settings["attn"].settings.get("mask") for one in program.blocks]
+        mask = abstract.block.settings["attn"].settings.get("mask")
         if abstract.by_type:
             lines.append("    windows = cfg.windows()")
-        elif isinstance(masks[0], Part):
-            lines.append(laid_out(self.part(masks[0], "blocks.attn.mask"), 4, "mask = "))
-        lines += ["", f"    def block({'layer' if abstract.by_type else '_'}: int) -> Block:"]
-        lines += [laid_out(self.part(program.blocks[0], "blocks"), 8, "return "), ""]
+        elif isinstance(mask, Part):
+            lines.append(laid_out(self.part(mask, "blocks.attn.mask"), 4, "mask = "))
+        block = self.part(abstract.block, "blocks")
+        inside = [line for one in self.chosen for line in self._chosen(*one)] + [laid_out(block, 8, "return ")]
+        lines += ["", f"    def block({'layer' if any('layer' in one for one in inside) else '_'}: int) -> Block:"]
+        lines += [*inside, ""]
         parts: list[tuple[str, Group | str]] = [("embed", self.part(program.embed, "embed"))]
         parts += [("blocks", "[block(layer) for layer in range(cfg.layers)]")]
         parts += [("norm", self.part(program.norm, "norm")), ("head", self.part(program.head, "head"))]
@@ -100,6 +134,14 @@ class ModelFile:
         if program.tied or "tied" in abstract.code:
             parts.append(("tied", "cfg.tied"))
         return "\n".join([*lines, laid_out(call("Decoder", parts), 4, "return ")])
+
+    def _chosen(self, name: str, choice: Choice, then: Group | str, otherwise: Group | str) -> Iterator[str]:
+        """Statements that choose by the layer."""
+        yield f"        {name}: {self._named('torch', 'nn')}.Module"
+        yield f"        if {choice.rule.format(_field(choice))}:"
+        yield laid_out(then, 12, f"{name} = ")
+        yield "        else:"
+        yield laid_out(otherwise, 12, f"{name} = ")
 
     def part(self, part: Part, path: str) -> Group:
         """A part, as the call that makes it."""
@@ -120,7 +162,7 @@ class ModelFile:
         settings |= self.abstract.dropout(part.kind)
         for name in sorted(settings, key=[*known, *settings].index):
             value, parameter = settings[name], known.get(name)
-            if path == "blocks.attn" and name in shared:
+            if path == "blocks.attn" and name in shared and not isinstance(value, Choice):
                 yield name, shared[name]
                 continue
             written = self._written(path, name, value)
@@ -133,6 +175,15 @@ class ModelFile:
 
     def _written(self, path: str, name: str, value: Any) -> Group | str:
         """A setting, whatever it is."""
+        if isinstance(value, Choice):
+            then, otherwise = (self._written(path, name, one) for one in (value.then, value.otherwise))
+            whole = f"{in_a_line(then)} if {value.rule.format(_field(value))} else {in_a_line(otherwise)}"
+            if len(whole) <= SHORT:
+                return whole
+            self.chosen.append((name, value, then, otherwise))
+            return name
+        if f"{path}.{name}" == "blocks.attn.rotary":
+            return "rotary" if isinstance(value, Part) else "None"
         if isinstance(value, Each):
             one = self.part(value.parts[0], f"{path}.{name}.each")
             return Group("[", (("", in_a_line(one) + " for _ in range(cfg.experts)"),), "]")
@@ -183,3 +234,8 @@ class ModelFile:
             variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
         lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))
         return "\n".join(lines)
+
+
+def _field(choice: Choice) -> str:
+    """What our config calls the field of a choice."""
+    return choice.field.replace(".", "_")

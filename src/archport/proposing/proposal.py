@@ -18,7 +18,7 @@ from ..foreign.rows import Rows
 from ..foreign.theirs import Theirs
 from ..keywords import strict_keywords
 from ..registry import Architecture, architecture_of
-from .abstract import Abstract, Unwritten, abstract
+from .abstract import Abstract, abstract
 from .mapping_file import mapping_text
 from .model_file import ModelFile
 from .own_class import of_class
@@ -26,9 +26,10 @@ from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
+from .schedule import Unwritten
 from .subject import Subject
 from .transformers_class import config_of, of_kind, of_transformers
-from .varying import Reading, Use, reading, types_of, uses, with_windows
+from .varying import Fields, Reading, reading, uses, with_windows
 
 DRAFT = "DRAFT, not proved: "
 
@@ -157,12 +158,11 @@ def _written(
     subject: Subject, base: Reading, name: str
 ) -> tuple[Abstract, tuple[tuple[str, str], ...], Rows, Architecture]:
     """The two files, and the architecture that they are."""
-    used, harmless, fixed = uses(subject, base)
-    rounded = rounding_as(subject, base)
-    whole = abstract(name, subject, rounded.program, used, harmless, fixed, types_of(subject, base))
+    fields = uses(subject, base)
+    whole = abstract(name, subject, base, fields, rounding_as(subject, base))
     title = f"{subject.name}, as it was read by running it. Source: `{subject.source}`."
     model, mapping = ModelFile(whole, title).text(), mapping_text(whole, {}, title)
-    rows = _rows(base, whole, used, _executed(name, model, mapping))
+    rows = _rows(base, whole, fields, _executed(name, model, mapping))
     mapping = mapping_text(whole, rows, title)
     files = ((f"models/{name}.py", model), (f"mappings/{name}.py", mapping))
     return whole, files, rows, _executed(name, model, mapping)
@@ -176,11 +176,12 @@ def _variants(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]
     return {"": ({}, {})} | changed
 
 
-def _rows(base: Reading, whole: Abstract, used: dict[str, Use], arch: Architecture) -> Rows:
+def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) -> Rows:
     """The rows of every parameter that a module has at any of the settings that were tried."""
     readings: list[tuple[Reading, dict[str, Any]]] = [(base, {})]
-    for one in whole.constants:
-        again = used[one.theirs].again
+    tried = fields.used | fields.orders
+    for one in (one for one in whole.constants if one.theirs in tried):
+        again = tried[one.theirs].again
         if again.shapes.keys() != base.shapes.keys():
             readings.append((again, {one.name: one.tried}))
     found: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """Which of the parts that make the same numbers rounds as the module does, in half precision."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -34,17 +35,17 @@ ALIKE = (
 
 
 @torch.no_grad()
-def rounding_as(subject: Subject, found: Reading) -> Reading:
-    """The reading with the parts that make most of the numbers that the module makes in bfloat16, to the last bit."""
+def rounding_as(subject: Subject, found: Reading) -> Callable[[Program], Program]:
+    """What gives a program those parts that make most of the numbers of the module in bfloat16, to the last bit."""
     groups = [group for group in ALIKE if any(_has(found.program, kind) for kind in group)]
     if not groups:
-        return found
+        return lambda program: program
     ids = ids_of(vocab_of(found.module))
     module = with_parameters(subject.module(), torch.bfloat16)  # not its buffers, which transformers keeps as they are
     try:
         theirs, logits = numbers(lambda: run(module, ids)), run(module, ids)
     except RuntimeError:  # it multiplies the two dtypes by each other
-        return found
+        return lambda program: program
 
     def alike(program: Program) -> tuple[int, float]:
         model = program.make().to(torch.bfloat16)
@@ -57,7 +58,8 @@ def rounding_as(subject: Subject, found: Reading) -> Reading:
         {other: kind for group, kind in zip(groups, chosen, strict=True) for other in group}
         for chosen in product(*groups)
     ]
-    return replace(found, program=max((_with(found.program, way) for way in ways), key=alike))
+    best = max(ways, key=lambda way: alike(_with(found.program, way)))
+    return lambda program: _with(program, best)
 
 
 def _has(program: Program, kind: type) -> bool:

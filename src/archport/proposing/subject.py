@@ -1,6 +1,7 @@
 """What is read: something that makes modules at tiny sizes, which are given loud weights and run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -16,6 +17,15 @@ from ..registry import architecture, architectures
 # Tiny sizes, of which no two are alike: what has one of them can be nothing else.
 TINY = {"vocab_size": 139, "width": 48, "heads": 4, "kv_heads": 2, "head_width": 10, "mlp_width": 88, "context": 96}
 TINY |= {"layers": 2, "window": 7, "experts": 5, "experts_per_token": 2, "expert_width": 36}
+# What the configs of decoders that we do not have call them.
+ALSO = {
+    "width": ("emb_dim", "word_embed_proj_dim", "embedding_size", "input_embedding_size", "output_embedding_size"),
+    "layers": ("decoder_layers", "encoder_layers"),
+    "heads": ("decoder_attention_heads", "encoder_attention_heads", "attention_heads"),
+    "mlp_width": ("decoder_ffn_dim", "encoder_ffn_dim"),
+    "experts": ("n_routed_experts", "moe_num_experts"),
+    "experts_per_token": ("moe_k", "moe_top_k"),
+}
 SEQ = 17  # ids in a row, past the window
 MOST = 3_000_000  # parameters of a tiny model
 
@@ -66,9 +76,21 @@ def run(module: nn.Module, ids: Tensor) -> Tensor:
     """The logits (batch, seq, vocab_size) of a module. Raises: CodeError where a class of one's own gives none."""
     config = getattr(module, "config", None)
     if hasattr(config, "to_dict") and hasattr(config, "model_type"):
-        logits: Tensor = module(input_ids=ids, use_cache=False).logits
+        with _default_of(module):
+            logits: Tensor = module(input_ids=ids, use_cache=False).logits
         return logits
     return logits_of(module, ids, vocab_of(module))
+
+
+@contextmanager
+def _default_of(module: nn.Module) -> Iterator[None]:
+    """What a module makes without a dtype has that of its weights, where that is float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(max(before, next(module.parameters()).dtype, key=lambda one: one.itemsize))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def vocab_of(module: nn.Module) -> int:
@@ -99,7 +121,7 @@ def ids_of(vocab: int, seed: int = 1, batch: int = 2, seq: int = SEQ) -> Tensor:
 @cache
 def spellings() -> dict[str, frozenset[str]]:
     """What the tables of the architectures and people's code call each of our sizes."""
-    names: dict[str, set[str]] = {name: {name, *OTHERS.get(name, ())} for name in TINY}
+    names: dict[str, set[str]] = {name: {name, *OTHERS.get(name, ()), *ALSO.get(name, ())} for name in TINY}
     for arch in map(architecture, architectures()):
         for name in TINY.keys() & arch.table.config.keys():
             names[name] |= {one for one in arch.table.field(name).spellings if "." not in one}

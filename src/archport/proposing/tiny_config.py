@@ -8,6 +8,7 @@ from ..parity.references import building
 from .subject import TINY, spellings
 
 LARGE = 24  # for a whole number that none of our words means
+SHARE = 0.6  # of a head of 10, which makes an even number; half of one of 12 does, too
 TURNED = 8  # of a head, by rotary positions, where that is a number
 
 
@@ -22,6 +23,8 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
     unknown, factors = iter(range(20, 60, 2)), iter((1.3, 0.7, 1.6, 0.6, 1.9, 0.8))
     for name, value in base.items():
         if isinstance(value, bool):
+            if name == "is_decoder":  # or some classes see what comes after
+                settings[name] = True
             continue
         if name in meaning and (value is None or isinstance(value, int)):
             settings[name] = TINY[meaning[name]]
@@ -33,10 +36,18 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
             settings[name] = next(factors)  # or it would not show
         elif name.endswith("_id"):
             settings[name] = {"pad_token_id": 0, "bos_token_id": 1}.get(name, 2) if value is not None else None
+    shares = [
+        n for n, one in flat(base).items() if isinstance(one, float) and one < 1 and ("partial" in n or "pct" in n)
+    ]
+    settings |= dict.fromkeys(shares, SHARE)
+    half = dict.fromkeys(shares, 0.5)
     rotary = base.get("rope_parameters")
     if isinstance(rotary, dict) and rotary.get("rope_type", "default") != "default":  # its scalings are variants of it
         kept = {name: one for name, one in rotary.items() if name in ("rope_theta", "partial_rotary_factor")}
         settings |= {f"rope_parameters.{name}": one for name, one in {**kept, "rope_type": "default"}.items()}
+    for name, value in base.items():  # as `GPTNeoConfig` has them: [[["global", "local"], 12]]
+        if name.endswith("_types") and isinstance(value, list) and value and isinstance(value[0], list):
+            settings[name] = [[value[0][0], max(1, TINY["layers"] // len(value[0][0]))]]
     kinds = {
         name: list(dict.fromkeys(value))
         for name, value in base.items()
@@ -50,8 +61,9 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
     yield settings
     yield settings | dict.fromkeys(kv, TINY["heads"])
     whole = dict.fromkeys((one for one in settings if meaning.get(one) == "head_width"), TINY["width"] // TINY["heads"])
-    yield settings | whole
-    yield settings | whole | dict.fromkeys(kv, TINY["heads"])
+    yield settings | whole | half
+    yield settings | dict.fromkeys(whole, TURNED) | dict.fromkeys(kv, TINY["heads"])
+    yield settings | whole | half | dict.fromkeys(kv, TINY["heads"])
     without = {name: value for name, value in settings.items() if name in meaning or "drop" in name}
     yield without
     yield without | dict.fromkeys(count, 4)

@@ -1,7 +1,7 @@
 """Which setting of a config does what: one is changed at a time, the module is read again, and the two are compared."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "int({})": lambda value: int(value),
 }
 SLIDING = ("sliding_attention", "full_attention")
+PAIRS = (SLIDING, ("dense", "sparse"))  # of types of layers
 
 
 @dataclass(frozen=True)
@@ -61,38 +62,60 @@ def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: in
     return Reading(read(seen), shapes, trace.logits, seen, module)
 
 
-def uses(subject: Subject, base: Reading) -> tuple[dict[str, Use], set[str], dict[str, tuple[Any, ...]]]:
-    """What each field decides; the fields that decide nothing; and those that keep the value they have.
+@dataclass(frozen=True)
+class Order:
+    """What a field does that says which layer is what: the value that was tried beside, and the module with that."""
 
-    A field that decides nothing was given another value, and the module read and computed the same.
+    tried: Any
+    again: Reading
+
+
+@dataclass
+class Fields:
+    """What the fields of a config do, by their names.
+
+    Those that are `harmless` were given another value, and the module read and computed the same; those that are
+    `fixed` keep the values that they have.
     """
-    used: dict[str, Use] = {}
-    harmless: set[str] = set()
-    fixed: dict[str, tuple[Any, ...]] = {}
+
+    used: dict[str, Use] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
+    harmless: set[str] = field(default_factory=set)
+    fixed: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def uses(subject: Subject, base: Reading) -> Fields:
+    """What each field of the config does."""
+    found = Fields()
     for name, value in subject.config.items():
         outer = name.partition(".")[0]
         untrained = name == "pad_token_id" and "padding" in base.program.embed.settings
         if "drop" in name or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
             continue
         results = [result(subject, base, name, other) for other in _others(value)]
-        uses_of = [one for one in results if isinstance(one, Use)]
-        if uses_of:
-            used[name] = uses_of[0]
+        used = next((one for one in results if isinstance(one, Use)), None)
+        order = next((one for one in results if isinstance(one, Order)), None)
+        if used is not None:
+            found.used[name] = used
+        elif order is not None:
+            found.orders[name] = order
         elif "harmless" in results and None not in results and not ("window" in name and value is False):
-            harmless.add(name)
+            found.harmless.add(name)
         else:
-            fixed[name] = (tuple(value) if isinstance(value, list) else value,)
-    return used, harmless, fixed
+            found.fixed[name] = (tuple(value) if isinstance(value, list) else value,)
+    return found
 
 
-def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str | None:
-    """What one other value does: a use, "harmless", "refused", or None for what is not understood."""
+def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Order | str | None:
+    """What one other value does: a use, an order, "harmless", "refused", or None for what is not understood."""
     try:
         again = reading(subject, {name: other})
     except Hole:
         return None
     except Exception:  # it is somebody else's code
         return "refused"
+    if again.shapes.keys() - again.program.takes:
+        return None
     before, after = base.program.settings(), again.program.settings()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     if not changed:
@@ -101,14 +124,30 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | str 
         return "harmless" if same else None
     ways: dict[str, str] = {}
     for path in changed:
-        if path not in before or path not in after:
-            return None
-        way = _way((subject.config[name], before[path]), (other, after[path]))
+        way = None
+        if path in before and path in after:
+            way = _way((subject.config[name], before[path]), (other, after[path]))
         if way is None:
-            return None
+            return Order(other, again) if _reordered(base.program, again.program, changed) else None
         ways[path] = way
     named = all(way == "{}" and path.endswith(".activation") for path, way in ways.items())
     return Use(ways, other, again, ACTIVATIONS.__getitem__) if named else Use(ways, other, again)
+
+
+def _reordered(one: Program, other: Program, changed: set[str]) -> bool:
+    """Whether two programs differ in nothing but which of the things that their layers have comes where."""
+
+    def by_place(program: Program) -> dict[str, set[Any]]:
+        found: dict[str, set[Any]] = {}
+        for path, value in (pair for block in program.blocks for pair in block.flat("")):
+            found.setdefault(path, set()).add(value)
+        return found
+
+    before, after = by_place(one), by_place(other)
+    both = before.keys() & after.keys()
+    return all(path.startswith("blocks.") for path in changed) and (
+        all(before[path] <= after[path] for path in both) or all(after[path] <= before[path] for path in both)
+    )
 
 
 def _way(*pairs: tuple[Any, Any]) -> str | None:
@@ -133,7 +172,9 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _others(value: Any) -> Iterator[Any]:
     """Other values to try a field at."""
-    if isinstance(value, bool):
+    if isinstance(value, list):
+        yield from _other_lists(value)
+    elif isinstance(value, bool):
         yield not value
     elif isinstance(value, str):
         yield from (one for one in ("gelu", "relu") if value in ACTIVATIONS and one != value)
@@ -144,6 +185,20 @@ def _others(value: Any) -> Iterator[Any]:
         yield 0.3 if value == 0 else 3e-3 if value < 1e-3 else 0.5 if value == 1 else float(f"{value * 1.5:.4g}")
     elif value is None:
         yield from (3, 0.5, True)
+
+
+def _other_lists(value: list[Any]) -> Iterator[list[Any]]:
+    """Lists with something else for a layer."""
+    if not value:
+        yield [0]
+    elif all(isinstance(one, str) for one in value):
+        if len(set(value)) > 1:
+            yield value[::-1]
+        for pair in PAIRS:
+            if {*value} < {*pair}:
+                yield [next(one for one in pair if one != value[0]), *value[1:]]
+    elif all(one in (0, 1) for one in value):
+        yield [type(value[0])(1 - value[0]), *value[1:]]
 
 
 def with_windows(subject: Subject, base: Reading) -> tuple[Subject, Reading]:

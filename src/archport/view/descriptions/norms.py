@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from ...layers import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm
+from ...layers import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm, TransformedNorm
 from ..describing import Description, Fact, describe, honest
 from ..subjects import Subject
 
@@ -110,6 +110,17 @@ def _(part: ProjectedNorm, subject: Subject, path: str) -> Description:
     project = f"Makes vectors as wide as those of tokens: {part.project.in_features:,} numbers in, {out:,} out."
     children = {"norm": inner, "project": Description(project)}
     return Description("Norms, then projects to the width of token vectors.", "OPTDecoder", "norm", children=children)
+
+
+@describe.register
+def _(part: TransformedNorm, subject: Subject, path: str) -> Description:
+    first, last = honest(part.norm, subject, f"{path}.norm"), honest(part.last, subject, f"{path}.last")
+    activation = honest(part.activation, subject, f"{path}.activation")
+    children = {"norm": first, "activation": activation, "last": replace(last, facts=(), kind="")}
+    children["dense"] = Description(f"A linear map of {part.dense.in_features:,} numbers to as many, with a bias.")
+    facts = (*first.facts, Fact("residual", "before the head", "mapped, activated and normed once more"))
+    text = "Norms the stream, then maps, activates and norms it once more for the head."
+    return Description(text, "BertPredictionHeadTransform", "norm", facts, children=children)
 
 
 @describe.register

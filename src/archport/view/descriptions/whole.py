@@ -4,7 +4,18 @@ from dataclasses import replace
 
 from torch import nn
 
-from ...layers import Alibi, Decoder, Embed, LogitScale, PositionedEmbed, ProjectedEmbed, Rotary, ScaledEmbed, SoftCap
+from ...layers import (
+    Alibi,
+    Decoder,
+    Embed,
+    LogitScale,
+    PositionedEmbed,
+    ProjectedEmbed,
+    Rotary,
+    ScaledEmbed,
+    SegmentedEmbed,
+    SoftCap,
+)
 from ..describing import NOT_KNOWN, Description, Fact, describe, dropout, honest, rate
 from ..subjects import Subject
 from . import norms
@@ -53,6 +64,7 @@ def _(part: SoftCap, subject: Subject, path: str) -> Description:
 
 
 @describe.register(ProjectedEmbed)
+@describe.register(SegmentedEmbed)
 @describe.register(ScaledEmbed)
 @describe.register(PositionedEmbed)
 @describe.register
@@ -96,5 +108,9 @@ def _(part: Embed, subject: Subject, path: str) -> Description:
         {count}, so the model cannot read further. Trained, neighbouring rows become alike and waves appear, though
         nothing but the data says which positions are neighbours.{before}"""
         children["positions"] = Description(learned, "GPT-2, Radford et al. 2019", sides=("position", "element"))
+        if isinstance(part, SegmentedEmbed):
+            first = "One learned vector for each segment of a text, of which the first is added to every token's."
+            children["segments"] = Description(first, "BertEmbeddings", sides=("segment", "element"))
+            facts += [Fact("embedding", "segments", "that of the first is added")]
         facts += [Fact("positions", "kind", "learned"), Fact("positions", "context", f"{count} tokens, no more")]
     return Description(text, kind="embedding", facts=facts, children=children)
