@@ -10,8 +10,10 @@ PEER_NAMES := curated_transformers litgpt torchtune transformer_lens x_transform
 COMPAT_TESTS := tests/test_parity.py tests/test_files.py tests/test_table.py tests/test_config.py tests/test_verify.py
 # Fuzzed inputs for each kind of file.
 RUNS := 20000
+# Proposals at a time.
+JOBS := 1
 
-.PHONY: demo test families lint compat compat-oldest compat-newest peers fuzz records check-records docs benchmark clean
+.PHONY: demo test families lint compat compat-oldest compat-newest peers fuzz records check-records proposals docs benchmark clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/archport load
@@ -72,6 +74,10 @@ records: $(VENV)/ready
 
 check-records: $(VENV)/ready
 	$(VENV)/bin/archport record check docs/records/*.json --again
+
+# Each causal decoder that transformers has, proposed: hours, and again the same command goes on where it was stopped.
+proposals: $(VENV)/ready
+	$(VENV)/bin/python tools/propose_all.py --jobs $(JOBS)
 
 docs: $(VENV)/ready
 	$(VENV)/bin/python tools/write_docs.py

@@ -14,6 +14,7 @@ from archport import from_state_dict, registry
 from archport.errors import SourceError
 from archport.layers import Window
 from archport.proposing import propose
+from archport.proposing.apart import apart
 from archport.proposing.own_class import of_class
 from archport.proposing.proposal import subject_of
 from archport.proposing.reading import Hole
@@ -206,6 +207,28 @@ def test_a_hole_is_a_line_and_nothing_is_written(tmp_path):
     as_json = json.loads(run_command("propose", "diffllama", "--no-kills", "--json", code=1).stdout)
     assert as_json["proved"] is False
     assert as_json["holes"]
+
+
+def raising(error, told):
+    told("begun")
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("shape '[-1, 4]' is invalid"), r"^RuntimeError: shape '\[-1, 4\]' is invalid$"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "^ran out of 8 GB of memory"),
+        (MemoryError(), "^ran out of 8 GB of memory"),
+        (SystemExit(3), "ended with code 3"),
+    ],
+    ids=["RuntimeError", "of torch for memory", "MemoryError", "SystemExit"],
+)
+def test_whatever_ends_what_is_read_is_a_line(error, said):
+    stages = []
+    with pytest.raises(SourceError, match=said):
+        apart(raising, {"error": error}, seconds=120, gigabytes=8, told=stages.append)
+    assert stages == ["begun"]
 
 
 @pytest.mark.parametrize(

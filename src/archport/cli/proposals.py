@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
-from ..proposing import Proposal
 from ..proposing import propose as proposed
 from ..proposing.apart import apart
 from .app import Json, Offline, Revision, app, err, print_json, say
@@ -66,29 +65,4 @@ def _proposed(
     """A proposal as JSON and as text, and what was written of it."""
     found = proposed(source, **how, told=told)
     written = found.write(out, draft=draft) if out is not None and found.files and (found.ok or draft) else []
-    return _values(found, written), str(found), written
-
-
-def _values(found: Proposal, written: list[Path]) -> dict[str, Any]:
-    """A proposal as JSON."""
-    proof = found.proof
-    return {
-        "name": found.name,
-        "source": found.source,
-        "proved": found.ok,
-        "holes": [*found.holes],
-        "program": {}
-        if found.program is None
-        else {path: _plain(one) for path, one in found.program.settings().items()},
-        "faults": [] if proof is None else proof.faults,
-        "missed": [] if proof is None else [*proof.missed],
-        "never_varied": [] if proof is None else [*proof.never_varied],
-        "kills": None if proof is None or proof.kills is None else [*proof.kills],
-        "seconds": round(found.seconds, 1),
-        "written": [str(path) for path in written],
-        "files": dict(found.files),
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.__name__ if isinstance(value, type) else value
+    return found.values() | {"written": [str(path) for path in written]}, str(found), written

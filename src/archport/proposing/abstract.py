@@ -78,6 +78,11 @@ class Abstract:
     types_here: tuple[str, ...] | None
 
     @property
+    def used(self) -> int:
+        """How many fields of a config decide something."""
+        return len(self.named) + len(self.constants) + len(self.dropouts)
+
+    @property
     def by_type(self) -> bool:
         """Whether the type of a layer says if it has a window."""
         return self.types_here is not None

@@ -61,12 +61,11 @@ def _work(pipe: Connection, gigabytes: float, call: Callable[..., Any], given: d
         send("given", call(**given, told=lambda line: send("told", line)))
     except ArchportError as error:
         send("error", SourceError(str(error)))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
-            raise
-        send("error", SourceError(f"ran out of {gigabytes:g} GB of memory: --gigabytes gives it more"))
     except Exception as error:
-        send("error", SourceError(f"{type(error).__name__}: {in_a_line(error)}"))
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+            send("error", SourceError(f"ran out of {gigabytes:g} GB of memory: --gigabytes gives it more"))
+        else:
+            send("error", SourceError(f"{type(error).__name__}: {in_a_line(error)}"))
 
 
 def _limit(gigabytes: float) -> None:

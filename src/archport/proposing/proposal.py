@@ -56,18 +56,46 @@ class Proposal:
         """Whether it is proved."""
         return self.proof is not None and self.proof.ok and not self.holes
 
+    @property
+    def parts(self) -> list[str]:
+        """The classes of the parts that it is put together of, each once."""
+        settings = {} if self.program is None else self.program.settings()
+        return list(dict.fromkeys(kind.__name__ for kind in settings.values() if isinstance(kind, type)))
+
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.source}"]
         if self.abstract is not None:
             whole = self.abstract
-            parts = dict.fromkeys(kind.__name__ for kind in whole.program.settings().values() if isinstance(kind, type))
-            lines.append(f"parts   {', '.join(parts)}")
+            lines.append(f"parts   {', '.join(self.parts)}")
             fixed = f", {len(whole.fixed)} required" + (f" ({', '.join(whole.fixed)})" if whole.fixed else "")
-            used = len(whole.named) + len(whole.constants) + len(whole.dropouts)
-            lines.append(f"fields  {used} used{fixed}, {len(whole.harmless)} harmless")
+            lines.append(f"fields  {whole.used} used{fixed}, {len(whole.harmless)} harmless")
         lines += [f"hole    {one}" for one in self.holes]
         lines += [] if self.proof is None else self.proof.lines
         return "\n".join([*lines, f"seconds {self.seconds:.0f}"])
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        settings = {} if self.program is None else self.program.settings()
+        whole, proof = self.abstract, self.proof
+        return {
+            "name": self.name,
+            "source": self.source,
+            "proved": self.ok,
+            "holes": [*self.holes],
+            "program": {path: one.__name__ if isinstance(one, type) else one for path, one in settings.items()},
+            "parts": self.parts,
+            "fields": None
+            if whole is None
+            else {"used": whole.used, "required": [*whole.fixed], "harmless": sorted(whole.harmless)},
+            "faults": [] if proof is None else proof.faults,
+            "dead": [] if proof is None else [*proof.dead],
+            "missed": [] if proof is None else [*proof.missed],
+            "never_varied": [] if proof is None else [*proof.never_varied],
+            "kills": None if proof is None or proof.kills is None else [*proof.kills],
+            "seconds": round(self.seconds, 1),
+            "lines": {path: len(text.splitlines()) for path, text in self.files},
+            "files": dict(self.files),
+        }
 
     def write(self, folder: str | Path, *, draft: bool = False) -> list[Path]:
         """Write the two files below a folder; what is not proved only as a `draft`, which its first line says.
