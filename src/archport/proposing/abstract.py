@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..layers import Attention, Embed
-from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
-from ..registry import architecture, architectures
+from ..mappings import COMMON_HARMLESS, FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from .part import Part, Program
 from .schedule import Choice, Layer, Unwritten, merged
 from .subject import Subject, spellings
@@ -31,8 +30,9 @@ STANDARD = {
     "padding": ".padding",
 }
 WIDTHS = ("width", "mlp_width", "head_width")  # of which no other size is likely to be one
+SHARES = ("rotary_pct", "rotary_percentage")  # what else configs call the share of a head that is turned
+TRIED = 0.4
 CONSTANT = (("kv_heads", 1),)  # sizes that a flag of a config decides
-DROPOUTS = ("embed_dropout", "attention_dropout", "residual_dropout")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Abstract:
     alike: Mapping[str, str]
     rotary_object: bool
     fraction: str | None  # what the config calls the share of a head that rotary positions turn, if not all
+    fractions: tuple[str, ...]  # what it may call it, the one that is written first
     fraction_here: float | None
     types_here: tuple[str, ...] | None
 
@@ -140,17 +141,7 @@ def abstract(
     named = _named(subject, sizes)
     types = types_of(subject, base)
     alone = frozenset({"blocks.attn.mask"} if types else ())
-    layers = _layers(base, subject.config, rounded)
-    block, choices = merged(layers, alone)
-    ordered = set()
-    for theirs, order in fields.orders.items():
-        more = _layers(order.again, {**subject.config, theirs: order.tried}, rounded)
-        try:
-            block, choices = merged([*layers, *more], alone)
-        except Unwritten:  # two fields together say it
-            continue
-        layers += more
-        ordered.add(theirs)
+    block, choices, ordered = _in_order(subject, base, fields, rounded, alone)
     rotary = rotary_of(block)
     rotary_object = rotary is not None and any(name.startswith("rope_parameters.") for name in subject.config)
     fraction = _fraction(subject, rotary, sizes) if rotary is not None and rotary_object else None
@@ -158,7 +149,7 @@ def abstract(
     constants, code = _constants(subject, fields, aside)
     choosing = {one.field for one in choices} - aside
     constants |= {_ours(one): _listed(subject, one, fields.orders.get(one)) for one in sorted(choosing)}
-    dropouts = _dropouts(subject)
+    dropouts = fields.rates.named
     taken = {*aside, *(one.theirs for one in constants.values()), *dropouts.values(), "architectures", "model_type"}
     left = {name: subject.config[name] for name in fields.orders.keys() - ordered}
     left = {name: (tuple(value) if isinstance(value, list) else value,) for name, value in left.items()}
@@ -182,9 +173,34 @@ def abstract(
         alike,
         rotary_object,
         fraction,
+        _spelt(base, fraction) if fraction else (),
         subject.config[fraction] if fraction else None,
         types,
     )
+
+
+def _in_order(
+    subject: Subject, base: Reading, fields: Fields, rounded: Callable[[Program], Program], alone: frozenset[str]
+) -> tuple[Part, list[Choice], set[str]]:
+    """One block for all layers, what is chosen in it, and the fields that it is right at other values of."""
+    layers = _layers(base, subject.config, rounded)
+    ordered: set[str] = set()
+    found: tuple[Part, list[Choice]] | Unwritten
+    try:
+        found = merged(layers, alone)
+    except Unwritten as error:
+        found = error
+    for theirs, order in fields.orders.items():
+        more = _layers(order.again, {**subject.config, theirs: order.tried}, rounded)
+        try:
+            found = merged([*layers, *more], alone)
+        except Unwritten:  # another field says it, or two together
+            continue
+        layers += more
+        ordered.add(theirs)
+    if isinstance(found, Unwritten):
+        raise found
+    return *found, ordered
 
 
 def _layers(reading: Reading, config: Mapping[str, Any], rounded: Callable[[Program], Program]) -> list[Layer]:
@@ -242,15 +258,13 @@ def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str |
     raise Unwritten(f"blocks.attn.rotary.width: is {turned} of {width}, and no field of the config says so")
 
 
-def _dropouts(subject: Subject) -> dict[str, str]:
-    """What the config calls our rates of dropout, by the names that the tables have for them."""
-    found: dict[str, str] = {}
-    for arch in map(architecture, architectures()):
-        for ours in DROPOUTS:
-            names = arch.table.field(ours).spellings if ours in arch.table.config else ()
-            if ours not in found and (given := [name for name in names if name in subject.config]):
-                found[ours] = given[0]
-    return found
+def _spelt(base: Reading, fraction: str) -> tuple[str, ...]:
+    """The names by which a config takes the share of a head that is turned, one outside of any object first."""
+    kind: Any = type(base.module.config)
+    for name in (FRACTIONS[0], *SHARES):
+        if flat(kind(**{name: TRIED}).to_dict()).get(fraction) == TRIED:
+            return (name, *FRACTIONS[1:])
+    return (fraction,)
 
 
 def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
@@ -260,7 +274,11 @@ def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
         if (name, value) in CONSTANT:
             continue
         theirs = [one for one, found in subject.config.items() if one in spellings()[name] and found == value]
-        others = [one for one, found in subject.config.items() if found == value and type(found) is int]
+        others = [
+            one
+            for one, found in subject.config.items()
+            if found == value and type(found) is int and one.partition(".")[0] not in COMMON_HARMLESS
+        ]
         if theirs or (name in REQUIRED and others):
             named[name] = (theirs or others)[0]
         elif name in REQUIRED and name != "context":

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..foreign.rows import in_python
-from ..mappings import COMMON_HARMLESS
+from ..mappings import COMMON_HARMLESS, FRACTIONS
 from ..translate.cells import Cell
 from ..translate.pattern import Row
 from .abstract import DERIVED, Abstract
@@ -38,7 +38,16 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
         imports |= {"ROTARY", "ROTARY_HARMLESS", "ROTARY_SUPERSEDES"}
         config.append(("", "**ROTARY"))
         if abstract.fraction:
-            config.append(("rotary_fraction", literal(abstract.fraction)))
+            if abstract.fractions == FRACTIONS:
+                imports.add("ROTARY_FRACTION")
+                config.append(("", "**ROTARY_FRACTION"))
+            elif len(abstract.fractions) > 1:
+                imports.add("FRACTIONS")
+                of_table.add("config_field")
+                written = f"config_field({literal(abstract.fractions[0])}, *FRACTIONS[1:])"
+                config.append(("rotary_fraction", written))
+            else:
+                config.append(("rotary_fraction", literal(abstract.fraction)))
         else:
             imports.add("ROTARY_WHOLE_HEAD")
             requires.append("ROTARY_WHOLE_HEAD")

@@ -186,7 +186,7 @@ class ModelFile:
             return "rotary" if isinstance(value, Part) else "None"
         if isinstance(value, Each):
             one = self.part(value.parts[0], f"{path}.{name}.each")
-            return Group("[", (("", in_a_line(one) + " for _ in range(cfg.experts)"),), "]")
+            return Group("[", (("", one),), "]", repeated="for _ in range(cfg.experts)")
         return self.part(value, f"{path}.{name}") if isinstance(value, Part) else self._setting(path, name, value)
 
     def _setting(self, path: str, name: str, value: Any) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..layers import AcrossHeads, LayerNormByHead, OffsetRMSNorm, RMSNorm
 from .part import Part
 from .seen import Seen
-from .tracing import CLOSE
+from .tracing import CLOSE, FAR
 
 NEAR = 1e-5  # for weights that are solved for
 
@@ -31,14 +31,15 @@ def _candidates(seen: Seen, x: Tensor) -> Iterator[Part]:
     rows = x.flatten(0, -2)
     values = seen.trace.flat(x.numel()).view(-1, *rows.shape)
     centred = rows - rows.mean(-1, keepdim=True)
-    for eps in seen.eps:
+    by_root, by_mean = (values[_nearly(one, seen.eps[0], values)] for one in (rows, centred))
+    for eps in seen.eps if len(by_root) or len(by_mean) else ():
         root = {"width": width, "eps": eps}
-        for weight, bias in _weights_and_biases(rows, eps, values):
+        for weight, bias in _weights_and_biases(rows, eps, by_root):
             for kind, offset in ((RMSNorm, 0.0), (OffsetRMSNorm, 1.0)) if _all(bias, 0) else ():
                 for name, one in _like(seen, weight - offset):
                     yield Part(kind, root, {"weight": one}, frozenset((name,)))
         layer = {"normalized_shape": width, "eps": eps}
-        for weight, bias in _weights_and_biases(centred, eps, values):
+        for weight, bias in _weights_and_biases(centred, eps, by_mean):
             if _all(weight, 1) and _all(bias, 0):
                 yield Part(nn.LayerNorm, layer | {"elementwise_affine": False})
             for name, one in _like(seen, weight):
@@ -58,16 +59,27 @@ def _like(seen: Seen, x: Tensor) -> list[tuple[str, Tensor]]:
     return [(name, one) for name, one in seen.of_shape(len(x)) if (one - x).abs().max() < NEAR]
 
 
+def _nearly(rows: Tensor, eps: float, values: Tensor) -> Tensor:
+    """Which of the values may be made of normed rows (rows, width), whatever is added to the mean square."""
+    return _solved(rows, eps, values)[2] < FAR * values.abs().amax((1, 2))
+
+
 def _weights_and_biases(rows: Tensor, eps: float, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """What each element of normed rows (rows, width) is multiplied by, and what is added, in values made of them."""
+    if len(values):
+        weight, bias, rest = _solved(rows, eps, values)
+        for at in (rest < NEAR * values.abs().amax((1, 2))).nonzero().flatten().tolist():
+            yield weight[at], bias[at]
+
+
+def _solved(rows: Tensor, eps: float, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights and biases (values, width) by least squares, and what is left (values)."""
     unit = rows * (rows.square().mean(-1, keepdim=True) + eps).rsqrt()
     mean = unit.mean(0)
     spread = (unit - mean).square().sum(0).clamp(min=1e-12)
     weight = ((values - values.mean(1, keepdim=True)) * (unit - mean)).sum(1) / spread
     bias = values.mean(1) - weight * mean
-    rest = (values - unit * weight[:, None] - bias[:, None]).abs().amax((1, 2))
-    for at in (rest < NEAR * values.abs().amax((1, 2))).nonzero().flatten().tolist():
-        yield weight[at], bias[at]
+    return weight, bias, (values - unit * weight[:, None] - bias[:, None]).abs().amax((1, 2))
 
 
 def head_norms(seen: Seen, x: Tensor) -> list[tuple[Part, Tensor]]:

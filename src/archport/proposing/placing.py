@@ -29,9 +29,8 @@ class Placed:
 
 def placed(seen: Seen, q: Heads, k: Heads) -> Iterator[tuple[Placed, Placed]]:
     """Queries and keys after their norms and rotary positions, where the module makes these; the most first."""
-    queries, keys = _ways(seen, q.value), _ways(seen, k.value)
-    for query in queries:
-        for key in keys:
+    for query in _ways(seen, q.value):
+        for key in _ways(seen, k.value):
             if query.kind is key.kind and _same(query.rotary, key.rotary):
                 yield query, key
 
@@ -41,6 +40,12 @@ def _same(one: Part | None, other: Part | None) -> bool:
 
 
 def _ways(seen: Seen, x: Tensor) -> list[Placed]:
+    """What the module makes of queries or keys before they meet."""
+    found: list[Placed] = seen.once(_found, x)
+    return found
+
+
+def _found(seen: Seen, x: Tensor) -> list[Placed]:
     plain = Placed(Attention, None, None, x)
     ways = [plain]
     normed = [Placed(Attention, part, None, value) for part, value in head_norms(seen, x)]

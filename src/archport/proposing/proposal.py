@@ -15,7 +15,6 @@ from ..files.strict_json import read_json
 from ..files.write import whole_file
 from ..foreign.finding import rows_like
 from ..foreign.rows import Rows
-from ..foreign.theirs import Theirs
 from ..keywords import strict_keywords
 from ..registry import Architecture, architecture_of
 from .abstract import Abstract, abstract
@@ -27,7 +26,7 @@ from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
 from .schedule import Unwritten
-from .subject import Subject
+from .subject import Subject, theirs_of
 from .transformers_class import config_of, of_kind, of_transformers
 from .varying import Fields, Reading, reading, uses, with_windows
 
@@ -216,13 +215,13 @@ def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) ->
     for read, changes in readings:
         config = arch.config_class(**{**arch.sizes, **changes})
         state = {name: w.detach() for name, w in read.program.make().named_parameters(remove_duplicate=False)}
-        for name, cell in rows_like(Theirs(read.module), arch, config, None, state.__getitem__).items():
+        for name, cell in rows_like(theirs_of(read.module), arch, config, None, state.__getitem__).items():
             both = f"{name.rpartition('.')[0]}.*"
             if name == both:  # of weight and bias, where the others have no bias
                 found = {both if old == f"{both[:-1]}weight" else old: one for old, one in found.items()} | {both: cell}
             elif both not in found:
                 found.setdefault(name, cell)
-    theirs = Theirs(base.module)
+    theirs = theirs_of(base.module)
     tied = [other for other, first in theirs.aliases.items() if first == found.get("embed.tokens.weight")]
     if base.program.tied and tied:
         found.setdefault("head.weight", tied[0])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..foreign.rows import Rows, table_of
-from ..foreign.theirs import Theirs
 from ..foreign.trial import views
 from ..generation.cache import KVCache
 from ..layers import Decoder
@@ -18,7 +17,7 @@ from ..parity.budget import Check
 from ..parity.report import Report
 from ..parity.tiny_models import verify_architecture
 from ..registry import Architecture, fresh, standing_in
-from .subject import Subject, ids_of, run, vocab_of
+from .subject import Subject, ids_of, run, theirs_of, vocab_of
 from .tracing import CLOSE, in_full
 from .unreached import unreached
 
@@ -114,7 +113,7 @@ def filled(arch: Architecture, config: Any, rows: Rows, module: nn.Module) -> De
     model = fresh(arch, config, "cpu").double().eval()
     with torch.no_grad():
         for mine, theirs in _pairs(
-            arch, config, rows, dict(model.named_parameters(remove_duplicate=False)), Theirs(module)
+            arch, config, rows, dict(model.named_parameters(remove_duplicate=False)), theirs_of(module)
         ):
             mine.copy_(theirs)
     return model
@@ -147,7 +146,7 @@ def _checks(module: nn.Module, arch: Architecture, config: Any, rows: Rows, seed
         theirs, ours = run(module, ids), model(ids)
         weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         mine = _gradients(model, (ours[:, -theirs.shape[1] :] * weight).sum())
-        own = Theirs(module)
+        own = theirs_of(module)
         own.parameters |= {own.first(name): one for name, one in _gradients(module, (theirs * weight).sum()).items()}
     pairs = list(_pairs(arch, config, rows, mine, own))
     largest = max(float(theirs.abs().max()) for _, theirs in pairs)
@@ -159,8 +158,9 @@ def _checks(module: nn.Module, arch: Architecture, config: Any, rows: Rows, seed
 def _gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     """The gradient of every parameter, zeros where none reaches it."""
     named = dict(module.named_parameters())
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-    return {name: torch.zeros_like(named[name]) if one is None else one for name, one in zip(named, found, strict=True)}
+    trained = {name: one for name, one in named.items() if one.requires_grad}
+    found = dict(zip(trained, torch.autograd.grad(loss, list(trained.values()), allow_unused=True), strict=True))
+    return {name: torch.zeros_like(one) if found.get(name) is None else found[name] for name, one in named.items()}
 
 
 def _held(name: str, ours: Tensor, theirs: Tensor) -> Check:
@@ -176,4 +176,5 @@ def _dead(module: nn.Module) -> Iterator[str]:
     """Parameters that no gradient reaches."""
     logits = _probe(module)
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    return (name for name, one in _gradients(module, (logits * weight).sum()).items() if not one.any())
+    found = _gradients(module, (logits * weight).sum())
+    return (name for name, one in module.named_parameters() if one.requires_grad and not found[name].any())

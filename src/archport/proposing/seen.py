@@ -1,7 +1,8 @@
 """What is known of a module while it is read: its pass, its parameters, its constants."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Seen:
     parameters: Mapping[str, Tensor]
     constants: Mapping[str, float]
     untrained: Mapping[str, int] = field(default_factory=dict)  # the row of a table that gets no gradient
-    _linears: dict[int, tuple[Tensor, list[Linear]]] = field(default_factory=dict)
+    _once: dict[tuple[Any, int], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def of_shape(self, *shape: int) -> list[tuple[str, Tensor]]:
         """Parameters of one shape."""
@@ -47,9 +48,15 @@ class Seen:
 
     def linears(self, x: Tensor) -> list[Linear]:
         """Every linear map that the module applies to x (batch, seq, in)."""
-        if id(x) not in self._linears:
-            self._linears[id(x)] = x, list(self._found(x))
-        return self._linears[id(x)][1]
+        found: list[Linear] = self.once(lambda seen, value: list(seen._found(value)), x)
+        return found
+
+    def once(self, search: Callable[["Seen", Tensor], Any], x: Tensor) -> Any:
+        """What a search finds for a tensor, looked for the first time only."""
+        at = search.__code__, id(x)
+        if at not in self._once:
+            self._once[at] = x, search(self, x)
+        return self._once[at][1]
 
     def _found(self, x: Tensor) -> Iterator[Linear]:
         rows = x.flatten(0, -2)

@@ -16,6 +16,7 @@ class Group:
     items: tuple[tuple[str, "Group | str"], ...]
     closing: str
     joined: tuple[str, ...] = ()  # what stands before it, each with an `|` behind
+    repeated: str = ""  # of a comprehension: what its one item is made for
 
 
 def call(name: str, arguments: Iterable[tuple[str, Group | str]]) -> Group:
@@ -38,7 +39,9 @@ def laid_out(node: Group | str, indent: int = 0, before: str = "", after: str = 
     line = f"{' ' * indent}{before}{in_a_line(node)}{after}"
     if isinstance(node, str) or len(line) <= LINE or not node.items:
         return line
-    inner = (laid_out(item, indent + 4, key, ",") for key, item in node.items)
+    comma = "" if node.repeated else ","
+    inner = [laid_out(item, indent + 4, key, comma) for key, item in node.items]
+    inner += [f"{' ' * (indent + 4)}{node.repeated}"] if node.repeated else []
     *first, opening = (*node.joined, node.opening)
     heads = [f"{'| ' if at else before}{one}" for at, one in enumerate((*first, opening))]
     return "\n".join((*(f"{' ' * indent}{one}" for one in heads), *inner, f"{' ' * indent}{node.closing}{after}"))
@@ -49,6 +52,7 @@ def in_a_line(node: Group | str) -> str:
     if isinstance(node, str):
         return node
     inside = ", ".join(f"{key}{in_a_line(item)}" for key, item in node.items)
+    inside += f" {node.repeated}" if node.repeated else ""
     one = node.opening.endswith("(") and node.closing == ")" and node.opening == "(" and len(node.items) == 1
     return f"{''.join(f'{name} | ' for name in node.joined)}{node.opening}{inside}{',' if one else ''}{node.closing}"
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..errors import SourceError
 from ..foreign.running import logits_of
 from ..foreign.sizes import OTHERS
+from ..foreign.theirs import Theirs
+from ..parity.references import saved_buffers
 from ..registry import architecture, architectures
 
 # Tiny sizes, of which no two are alike: what has one of them can be nothing else.
@@ -116,6 +118,13 @@ def loud(module: nn.Module, seed: int) -> nn.Module:
 def ids_of(vocab: int, seed: int = 1, batch: int = 2, seq: int = SEQ) -> Tensor:
     """Random ids (batch, seq)."""
     return torch.randint(int(vocab), (batch, seq), generator=torch.Generator().manual_seed(seed))
+
+
+def theirs_of(module: nn.Module) -> Theirs:
+    """The tensors of a module that a file holds: buffers too, where they are weights."""
+    theirs = Theirs(module)
+    theirs.parameters |= {name: theirs.buffers.pop(name) for name in saved_buffers(module) if name in theirs.buffers}
+    return theirs
 
 
 @cache

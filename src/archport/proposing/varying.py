@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
+from .dropping import Rates, rates
 from .part import Program
 from .reading import Hole, read
 from .seen import Seen
@@ -50,6 +51,13 @@ class Use:
 @torch.no_grad()
 def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Reading:
     """A module of the subject, read. Raises: Hole, SourceError."""
+    module, seen = looked_at(subject, changes, seed)
+    return Reading(read(seen), _shapes(seen), seen.trace.logits, seen, module)
+
+
+@torch.no_grad()
+def looked_at(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> tuple[nn.Module, Seen]:
+    """A module of the subject, and what is known of it. Raises: SourceError."""
     module = subject.module(changes, seed)
     trace = Trace(module, run, ids_of(vocab_of(module)))
     state = module.state_dict()
@@ -57,9 +65,11 @@ def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: in
     parameters |= {n: b.detach() for n, b in module.named_buffers() if n in state and b.is_floating_point()}
     tables = {f"{name}.weight": one for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
     untrained = {name: one.padding_idx for name, one in tables.items() if one.padding_idx is not None}
-    seen = Seen(trace, parameters, subject.constants(changes), untrained)
-    shapes = {name: tuple(one.shape) for name, one in parameters.items()}
-    return Reading(read(seen), shapes, trace.logits, seen, module)
+    return module, Seen(trace, parameters, subject.constants(changes), untrained)
+
+
+def _shapes(seen: Seen) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(one.shape) for name, one in seen.parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class Fields:
     `fixed` keep the values that they have.
     """
 
+    rates: Rates
     used: dict[str, Use] = field(default_factory=dict)
     orders: dict[str, Order] = field(default_factory=dict)
     harmless: set[str] = field(default_factory=set)
@@ -86,11 +97,14 @@ class Fields:
 
 def uses(subject: Subject, base: Reading) -> Fields:
     """What each field of the config does."""
-    found = Fields()
+    found = Fields(rates=rates(subject, base.program))
+    dropped = {*found.rates.named.values()} | found.rates.harmless | found.rates.fixed.keys()
+    found.harmless |= found.rates.harmless
+    found.fixed |= found.rates.fixed
     for name, value in subject.config.items():
         outer = name.partition(".")[0]
         untrained = name == "pad_token_id" and "padding" in base.program.embed.settings
-        if "drop" in name or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
+        if name in dropped or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
             continue
         results = [result(subject, base, name, other) for other in _others(value)]
         used = next((one for one in results if isinstance(one, Use)), None)
@@ -109,19 +123,24 @@ def uses(subject: Subject, base: Reading) -> Fields:
 def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Order | str | None:
     """What one other value does: a use, an order, "harmless", "refused", or None for what is not understood."""
     try:
-        again = reading(subject, {name: other})
-    except Hole:
-        return None
+        module, seen = looked_at(subject, {name: other})
     except Exception:  # it is somebody else's code
         return "refused"
+    same = _shapes(seen) == base.shapes and seen.untrained == base.seen.untrained
+    if same and seen.trace.logits.equal(base.logits):
+        return "harmless"
+    try:
+        again = Reading(read(seen), _shapes(seen), seen.trace.logits, seen, module)
+    except Hole:
+        return None
     if again.shapes.keys() - again.program.takes:
         return None
     before, after = base.program.settings(), again.program.settings()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     if not changed:
-        apart = base.logits - again.logits if base.logits.shape == again.logits.shape else base.logits
-        same = base.shapes == again.shapes and bool(apart.abs().max() < CLOSE * base.logits.abs().max())
-        return "harmless" if same else None
+        return (
+            "harmless" if same and (base.logits - again.logits).abs().max() < CLOSE * base.logits.abs().max() else None
+        )
     ways: dict[str, str] = {}
     for path in changed:
         way = None
