@@ -14,7 +14,7 @@ from .block import (
 )
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
-from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding, SegmentedEmbed
+from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding, SummedEmbed
 from .experts import (
     ChosenSoftmaxRouter,
     ClampedGatedMLP,
@@ -82,7 +82,6 @@ __all__ = [
     "ScaledEmbed",
     "ScaledEmbedding",
     "Scaling",
-    "SegmentedEmbed",
     "SequentialBlock",
     "Sharding",
     "SharedExpert",
@@ -92,6 +91,7 @@ __all__ = [
     "SlotAlibi",
     "SoftCap",
     "SoftmaxRouter",
+    "SummedEmbed",
     "TransformedNorm",
     "UncastNormalisedRouter",
     "WideRotary",

@@ -61,24 +61,40 @@ class PositionedEmbed(Embed):
 
     def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
         """Add the learned positions. Raises: ValueError past the last of them."""
+        return self.dropout(self.placed(vectors, positions))
+
+    def placed(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
+        """Token vectors plus those of their positions."""
         learned = self.positions.num_embeddings - self.offset
         if positions.shape[-1] > learned:
             raise ValueError(f"{positions.shape[-1]} tokens, but this model has learned {learned} positions")
-        return self.dropout(self.scaled(vectors) + look_up(self.positions, positions + self.offset, "position"))
+        return self.scaled(vectors) + look_up(self.positions, positions + self.offset, "position")
 
 
-class SegmentedEmbed(PositionedEmbed):
-    """Token ids to vectors, plus that of the first of `segments`, plus learned positions. Source: `BertEmbeddings`."""
+class SummedEmbed(PositionedEmbed):
+    """Token ids to vectors, plus that of the first of `segments`, plus learned positions; `last` norms the sum.
+
+    Source: `BertEmbeddings`.
+    """
 
     sharding: ClassVar = Embed.sharding
 
-    def __init__(self, vocab_size: int, width: int, *, segments: int, **more: Any) -> None:
+    def __init__(
+        self, vocab_size: int, width: int, *, segments: int = 0, last: nn.Module | None = None, **more: Any
+    ) -> None:
         super().__init__(vocab_size, width, **more)
-        self.segments = nn.Embedding(segments, width)
+        self.segments = nn.Embedding(segments, width) if segments else None
+        self.last = last
 
     def scaled(self, vectors: Tensor) -> Tensor:  # (batch, seq, width), same out
         """Token vectors as those of one text, which has no second segment."""
-        return super().scaled(vectors) + self.segments.weight[0]
+        vectors = super().scaled(vectors)
+        return vectors if self.segments is None else vectors + self.segments.weight[0]
+
+    def place(self, vectors: Tensor, positions: Tensor) -> Tensor:  # (batch, seq, width), (seq) or (batch, seq)
+        """Add the learned positions, norm. Raises: ValueError past the last of them."""
+        placed = self.placed(vectors, positions)
+        return self.dropout(placed if self.last is None else self.last(placed))
 
 
 class ProjectedEmbed(PositionedEmbed):

@@ -9,7 +9,7 @@ from ..layers import Attention, Embed
 from ..mappings import COMMON_HARMLESS, FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from .part import Part, Program
 from .schedule import Choice, Layer, Unwritten, merged
-from .subject import Subject, spellings
+from .subject import Subject, spellings, theirs_of
 from .tiny_config import flat
 from .varying import Fields, Order, Reading, types_of
 
@@ -31,7 +31,7 @@ STANDARD = {
 }
 WIDTHS = ("width", "mlp_width", "head_width")  # of which no other size is likely to be one
 SHARES = ("rotary_pct", "rotary_percentage")  # what else configs call the share of a head that is turned
-TRIED = 0.4
+TRIED = 0.3
 CONSTANT = (("kv_heads", 1),)  # sizes that a flag of a config decides
 
 
@@ -72,6 +72,8 @@ class Abstract:
     harmless: frozenset[str]
     fixed: Mapping[str, tuple[Any, ...]]
     alike: Mapping[str, str]
+    asked: Mapping[str, tuple[Any, Any]]  # fields whose default, the first, is not what was understood
+    twice: Mapping[str, str]  # tensors under a second name, and the first
     rotary_object: bool
     fraction: str | None  # what the config calls the share of a head that rotary positions turn, if not all
     fractions: tuple[str, ...]  # what it may call it, the one that is written first
@@ -155,6 +157,11 @@ def abstract(
     left = {name: (tuple(value) if isinstance(value, list) else value,) for name, value in left.items()}
     fixed = {name: values for name, values in (fields.fixed | left).items() if name not in taken}
     alike = {name: ours for name, (value, *_) in fixed.items() for ours in WIDTHS if value == sizes.get(ours)}
+    asked = {
+        name: (subject.defaults[name], value)
+        for name, (value, *_) in fixed.items()
+        if name in subject.defaults.keys() - alike.keys() and _other(subject.defaults[name], value)
+    }
     return Abstract(
         subject.name,
         subject.model_type if subject.model_type and subject.model_type != name else "",
@@ -169,8 +176,10 @@ def abstract(
         code,
         dropouts,
         frozenset((fields.harmless | ordered) - taken),
-        {name: values for name, values in fixed.items() if name not in alike},
+        {name: values for name, values in fixed.items() if name not in alike.keys() | asked.keys()},
         alike,
+        asked,
+        _twice(base),
         rotary_object,
         fraction,
         _spelt(base, fraction) if fraction else (),
@@ -256,6 +265,17 @@ def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str |
         if named and isinstance(value, float) and int(width * value) == turned:
             return name
     raise Unwritten(f"blocks.attn.rotary.width: is {turned} of {width}, and no field of the config says so")
+
+
+def _other(default: Any, value: Any) -> bool:
+    """Whether a file without the field says something else than what was understood."""
+    return isinstance(value, bool | int | float | str) and type(default) is type(value) and default != value
+
+
+def _twice(base: Reading) -> dict[str, str]:
+    """Names of tensors that have another, but for a head that is the table of token vectors."""
+    aliases = theirs_of(base.module).aliases
+    return {name: first for name, first in aliases.items() if first not in base.program.embed.takes}
 
 
 def _spelt(base: Reading, fraction: str) -> tuple[str, ...]:

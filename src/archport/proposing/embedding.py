@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from ..layers import Embed, PositionedEmbed, SegmentedEmbed
+from ..layers import Embed, PositionedEmbed, SummedEmbed
 from .norms import norms
 from .part import Part
 from .seen import Seen
@@ -55,11 +55,11 @@ def _placed(seen: Seen, ways: Sequence[Way]) -> Iterator[Way]:
         for name, table in tables:
             if table.shape[1] == x.shape[-1] and name not in part.takes and seen.trace.has(x + table[0]):
                 segments.insert(0, (name, table, x + table[0]))
-        for segment, rows, value in segments:
+        for segment, rows, summed in segments:
             takes = part.takes | ({segment} if segment else frozenset())
             for name, table in tables:
                 for offset in OFFSETS if table.shape[1] == x.shape[-1] and name not in takes else ():
-                    placed = value + table[offset : offset + x.shape[1]] if len(table) >= x.shape[1] + offset else None
+                    placed = summed + table[offset : offset + x.shape[1]] if len(table) >= x.shape[1] + offset else None
                     if placed is None or not seen.trace.has(placed):
                         continue
                     settings = {**part.settings, "context": len(table) - offset}
@@ -67,5 +67,8 @@ def _placed(seen: Seen, ways: Sequence[Way]) -> Iterator[Way]:
                     weights = {**part.weights, "positions.weight": table}
                     if rows is not None:
                         settings["segments"], weights["segments.weight"] = len(rows), rows
-                    kind = PositionedEmbed if rows is None else SegmentedEmbed
+                    for last, value in norms(seen, placed):
+                        more = {f"last.{leaf}": one for leaf, one in last.weights.items()}
+                        yield Part(SummedEmbed, settings | {"last": last}, weights | more, takes | {name}), value
+                    kind = PositionedEmbed if rows is None else SummedEmbed
                     yield Part(kind, settings, weights, takes | {name}), placed

@@ -27,13 +27,14 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     config += [
         (name, literal(theirs)) for theirs, name in {theirs: name for name, theirs in abstract.dropouts.items()}.items()
     ]
-    config += [(name.replace(".", "_"), literal(name)) for name in abstract.alike]
+    config += [(name.replace(".", "_"), literal(name)) for name in (*abstract.alike, *abstract.asked)]
     config += [("layer_types", '"layer_types"')] if abstract.by_type else []
     config += [("init_std", '"initializer_range"')] if "initializer_range" in abstract.harmless else []
     harmless = sorted(abstract.harmless - {"initializer_range"} - COMMON_HARMLESS - {*abstract.dropouts.values()})
     requires = ["COMMON_REQUIRES"]
     trained = any(one.name == "padding" for one in abstract.constants)
-    ignoring = ['(COMMON_HARMLESS - {"pad_token_id"})' if trained else "COMMON_HARMLESS"]
+    read = sorted(({"pad_token_id"} if trained else set()) | (abstract.asked.keys() & COMMON_HARMLESS))
+    ignoring = [f"(COMMON_HARMLESS - {{{', '.join(map(json.dumps, read))}}})" if read else "COMMON_HARMLESS"]
     if abstract.rotary_object:
         imports |= {"ROTARY", "ROTARY_HARMLESS", "ROTARY_SUPERSEDES"}
         config.append(("", "**ROTARY"))
@@ -77,6 +78,8 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     ]
     table += [("supersedes", "ROTARY_SUPERSEDES")] if abstract.rotary_object else []
     table += [("weights", mapping(weights))]
+    twice = [(name, literal(f"the same tensor as {first}")) for name, first in abstract.twice.items()]
+    table += [("ignored", mapping(twice))] if twice else []
     tied = abstract.program.tied or "tied" in abstract.code
     table += [("tied", '{"head.weight": "embed.tokens.weight"}')] if tied else []
     return "\n".join([*lines, laid_out(call("Table", table), 0, "TABLE = "), ""])

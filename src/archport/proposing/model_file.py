@@ -93,19 +93,35 @@ class ModelFile:
             f"    {name.replace('.', '_')}: int = {self._named('archport.config', 'derived')}(lambda cfg: cfg.{ours})"
             for name, ours in abstract.alike.items()
         ]
+        fields += [
+            f"    {name.replace('.', '_')}: {KINDS[type(default)]} = {self._least(default)}"
+            for name, (default, _) in abstract.asked.items()
+        ]
         return "\n".join([*lines, *([""] if fields else []), *fields, *self._faults()])
 
     def _faults(self) -> Iterator[str]:
         """What the config has to see to."""
-        if self.abstract.alike:
+        if self.abstract.alike or self.abstract.asked:
             self._named("collections.abc", "Iterator")
             yield "\n    def faults(self) -> Iterator[tuple[str, str]]:"
-            yield '        """Sizes that the reference has apart, and that are the same here."""'
+            yield '        """What else a config may say, and is not built."""'
             yield "        yield from super().faults()"
         for theirs, ours in self.abstract.alike.items():
             name = theirs.replace(".", "_")
             yield f"        if self.{name} != self.{ours}:"
             yield f'            yield "{name}", f"found {{self.{name}}}, expected {ours}, {{self.{ours}}}"'
+        for theirs, (_, value) in self.abstract.asked.items():
+            name = theirs.replace(".", "_")
+            test = f"not self.{name}" if value is True else f"self.{name}" if value is False else ""
+            yield f"        if {test or f'self.{name} != {literal(value)}'}:"
+            yield f'            yield "{name}", f"found {{self.{name}}}, expected {value}"'
+
+    def _least(self, default: Any) -> str:
+        """A default, and where a number may be 0 or less, that it may."""
+        if isinstance(default, bool | str):
+            return literal(default)
+        bounded, math = self._named("archport.config", "bounded"), "-1" if isinstance(default, int) else "0"
+        return f"{bounded}({default!r}, least={math})"
 
     def _build(self) -> str:
         abstract, program = self.abstract, self.abstract.program
@@ -219,6 +235,7 @@ class ModelFile:
         values |= {"rotary_base": self.rotary.settings["base"]} if self.rotary and abstract.rotary_object else {}
         values |= {"rotary_fraction": abstract.fraction_here} if abstract.fraction else {}
         values |= {"layer_types": abstract.types_here} if abstract.by_type else {}
+        values |= {name.replace(".", "_"): value for name, (_, value) in abstract.asked.items()}
         lines = [f"MODEL_TYPE = {literal(abstract.model_type)}"] if abstract.model_type else []
         lines += [laid_out(mapping((name, literal(value)) for name, value in values.items()), 0, "SIZES = ")]
         variants: list[tuple[str, Group | str]] = [

@@ -147,6 +147,7 @@ def _checks(module: nn.Module, arch: Architecture, config: Any, rows: Rows, seed
         weight = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         mine = _gradients(model, (ours[:, -theirs.shape[1] :] * weight).sum())
         own = theirs_of(module)
+        own.parameters = {name: torch.zeros_like(one) for name, one in own.parameters.items()}
         own.parameters |= {own.first(name): one for name, one in _gradients(module, (theirs * weight).sum()).items()}
     pairs = list(_pairs(arch, config, rows, mine, own))
     largest = max(float(theirs.abs().max()) for _, theirs in pairs)

@@ -105,9 +105,9 @@ def _of(values: Sequence[Any], varied: bool) -> Iterator[tuple[str, Callable[[An
     if all(type(value) is int for value in values):
         yield from OF_NUMBERS.items() if varied else ()
     elif all(isinstance(value, list | tuple) for value in values):
-        words = {one for value in values for one in value}
+        words = [one for value in values for one in value]
         if words and all(isinstance(one, str) for one in words):
-            for word in sorted(words):
+            for word in sorted(set(words)):
                 yield f'cfg.{{}}[layer] == "{word}"', partial(_is, word)
         elif all(isinstance(one, int) for one in words):
             yield from OF_LISTS.items()

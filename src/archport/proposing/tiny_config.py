@@ -8,7 +8,7 @@ from ..parity.references import building
 from .subject import TINY, spellings
 
 LARGE = 24  # for a whole number that none of our words means
-SHARE = 0.6  # of a head of 10, which makes an even number; half of one of 12 does, too
+SHARE = 0.4  # of a head of 10 or 12, which makes an even number
 TURNED = 8  # of a head, by rotary positions, where that is a number
 
 
@@ -40,7 +40,6 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
         n for n, one in flat(base).items() if isinstance(one, float) and one < 1 and ("partial" in n or "pct" in n)
     ]
     settings |= dict.fromkeys(shares, SHARE)
-    half = dict.fromkeys(shares, 0.5)
     rotary = base.get("rope_parameters")
     if isinstance(rotary, dict) and rotary.get("rope_type", "default") != "default":  # its scalings are variants of it
         kept = {name: one for name, one in rotary.items() if name in ("rope_theta", "partial_rotary_factor")}
@@ -61,9 +60,9 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
     yield settings
     yield settings | dict.fromkeys(kv, TINY["heads"])
     whole = dict.fromkeys((one for one in settings if meaning.get(one) == "head_width"), TINY["width"] // TINY["heads"])
-    yield settings | whole | half
+    yield settings | whole
     yield settings | dict.fromkeys(whole, TURNED) | dict.fromkeys(kv, TINY["heads"])
-    yield settings | whole | half | dict.fromkeys(kv, TINY["heads"])
+    yield settings | whole | dict.fromkeys(kv, TINY["heads"])
     without = {name: value for name, value in settings.items() if name in meaning or "drop" in name}
     yield without
     yield without | dict.fromkeys(count, 4)

@@ -104,6 +104,8 @@ def uses(subject: Subject, base: Reading) -> Fields:
     for name, value in subject.config.items():
         outer = name.partition(".")[0]
         untrained = name == "pad_token_id" and "padding" in base.program.embed.settings
+        if name == "is_decoder" and value:  # it was made so, or it would see what comes after
+            found.fixed[name] = (value,)
         if name in dropped or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
             continue
         results = [result(subject, base, name, other) for other in _others(value)]

@@ -13,8 +13,8 @@ from ...layers import (
     ProjectedEmbed,
     Rotary,
     ScaledEmbed,
-    SegmentedEmbed,
     SoftCap,
+    SummedEmbed,
 )
 from ..describing import NOT_KNOWN, Description, Fact, describe, dropout, honest, rate
 from ..subjects import Subject
@@ -64,7 +64,7 @@ def _(part: SoftCap, subject: Subject, path: str) -> Description:
 
 
 @describe.register(ProjectedEmbed)
-@describe.register(SegmentedEmbed)
+@describe.register(SummedEmbed)
 @describe.register(ScaledEmbed)
 @describe.register(PositionedEmbed)
 @describe.register
@@ -108,7 +108,11 @@ def _(part: Embed, subject: Subject, path: str) -> Description:
         {count}, so the model cannot read further. Trained, neighbouring rows become alike and waves appear, though
         nothing but the data says which positions are neighbours.{before}"""
         children["positions"] = Description(learned, "GPT-2, Radford et al. 2019", sides=("position", "element"))
-        if isinstance(part, SegmentedEmbed):
+        if isinstance(part, SummedEmbed) and part.last is not None:
+            last = honest(part.last, subject, f"{path}.last")
+            children["last"] = replace(last, text=f"Of the sum: {norms.lowered(last.text)}", kind="", facts=())
+            facts += [Fact("embedding", "sum", "normed")]
+        if isinstance(part, SummedEmbed) and part.segments is not None:
             first = "One learned vector for each segment of a text, of which the first is added to every token's."
             children["segments"] = Description(first, "BertEmbeddings", sides=("segment", "element"))
             facts += [Fact("embedding", "segments", "that of the first is added")]
