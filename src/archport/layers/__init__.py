@@ -29,7 +29,16 @@ from .experts import (
 from .finish import LogitScale, SoftCap
 from .mask import Alibi, Chunked, RoundedAlibi, SlotAlibi, Window
 from .mlp import ACTIVATIONS, MLP, GatedMLP, QuickGELU, ReLUSquared
-from .norm import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm, TransformedNorm
+from .norm import (
+    AcrossHeads,
+    LateRMSNorm,
+    LayerNormByHead,
+    OffsetLayerNorm,
+    OffsetRMSNorm,
+    ProjectedNorm,
+    RMSNorm,
+    TransformedNorm,
+)
 from .rotary import Rotary, Rotation, WideRotary
 from .scaling import DynamicNTK, LinearScaling, Llama3, LongRope, Scaling, Yarn
 from .sharding import Cut, Sharding
@@ -64,6 +73,7 @@ __all__ = [
     "NormedLastAttention",
     "NormedStreamBlock",
     "NormedSumBlock",
+    "OffsetLayerNorm",
     "OffsetRMSNorm",
     "ParallelBlock",
     "PositionedEmbed",

@@ -71,6 +71,25 @@ class OffsetRMSNorm(RMSNorm):
         return (normed * (1.0 + _wide(self.weight))).to(dtype)
 
 
+class OffsetLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weights are kept as their distance from one. Source: `NemotronLayerNorm1P`."""
+
+    sharding: ClassVar = WHOLE
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__(width, eps=eps)
+        nn.init.zeros_(self.weight)
+
+    def draw(self, std: float, generator: torch.Generator | None = None) -> None:  # noqa: ARG002
+        """Fresh weights, in place, which change nothing."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:  # (.., width), same out
+        """Norm, each position alone."""
+        return F.layer_norm(x, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
 class AcrossHeads(nn.Module):
     """Norms the heads of queries or keys as one vector, with a norm of that width. Source: `Olmo2Attention`."""
 

@@ -145,7 +145,7 @@ def abstract(
     alone = frozenset({"blocks.attn.mask"} if types else ())
     block, choices, ordered = _in_order(subject, base, fields, rounded, alone)
     rotary = rotary_of(block)
-    rotary_object = rotary is not None and any(name.startswith("rope_parameters.") for name in subject.config)
+    rotary_object = rotary is not None and "rope_parameters.rope_theta" in subject.config
     fraction = _fraction(subject, rotary, sizes) if rotary is not None and rotary_object else None
     aside = {*named.values(), *(OF_ROTARY if rotary_object else ()), *(["layer_types"] if types else [])}
     constants, code = _constants(subject, fields, aside)

@@ -29,6 +29,7 @@ class ModelFile:
         self.imports: dict[str, set[str]] = {}
         self.constants = abstract.constants
         self.rotary = rotary_of(abstract.block)
+        self.by_layer = self.rotary is not None and any(isinstance(o, Choice) for o in self.rotary.settings.values())
         self.chosen: list[tuple[str, Choice, Group | str, Group | str]] = []  # before a block is made
 
     def text(self) -> str:
@@ -132,7 +133,7 @@ class ModelFile:
         if rotary is not None and abstract.rotary_object:
             pairing = rotary.settings["pairing"]
             lines.append(f"    rotary = cfg.rotary({'' if pairing == 'halves' else literal(pairing)})")
-        elif rotary is not None:
+        elif rotary is not None and not self.by_layer:
             lines.append(laid_out(self.part(rotary, "blocks.attn.rotary"), 4, "rotary = "))
         mask = abstract.block.settings["attn"].settings.get("mask")
         if abstract.by_type:
@@ -178,7 +179,8 @@ class ModelFile:
         settings |= self.abstract.dropout(part.kind)
         for name in sorted(settings, key=[*known, *settings].index):
             value, parameter = settings[name], known.get(name)
-            if path == "blocks.attn" and name in shared and not isinstance(value, Choice):
+            apart = isinstance(value, Choice) or (name == "rotary" and self.by_layer)
+            if path == "blocks.attn" and name in shared and not apart:
                 yield name, shared[name]
                 continue
             written = self._written(path, name, value)
@@ -192,18 +194,23 @@ class ModelFile:
     def _written(self, path: str, name: str, value: Any) -> Group | str:
         """A setting, whatever it is."""
         if isinstance(value, Choice):
-            then, otherwise = (self._written(path, name, one) for one in (value.then, value.otherwise))
+            then, otherwise = (self._side(path, name, one) for one in (value.then, value.otherwise))
             whole = f"{in_a_line(then)} if {value.rule.format(_field(value))} else {in_a_line(otherwise)}"
             if len(whole) <= SHORT:
                 return whole
             self.chosen.append((name, value, then, otherwise))
             return name
-        if f"{path}.{name}" == "blocks.attn.rotary":
+        if f"{path}.{name}" == "blocks.attn.rotary" and not self.by_layer:
             return "rotary" if isinstance(value, Part) else "None"
         if isinstance(value, Each):
             one = self.part(value.parts[0], f"{path}.{name}.each")
             return Group("[", (("", one),), "]", repeated="for _ in range(cfg.experts)")
         return self.part(value, f"{path}.{name}") if isinstance(value, Part) else self._setting(path, name, value)
+
+    def _side(self, path: str, name: str, value: Any) -> Group | str:
+        """What stands on one side of a choice: a number as the field that has it."""
+        field = next((one.name for one in self.constants if type(one.here) is type(value) and one.here == value), None)
+        return f"cfg.{field}" if field and not isinstance(value, Part | str) else self._written(path, name, value)
 
     def _setting(self, path: str, name: str, value: Any) -> str:
         """A setting: a field of the config, a size, or the number itself."""

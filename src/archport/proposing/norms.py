@@ -1,10 +1,11 @@
 """Norms: which of ours, with which of a module's parameters, makes the same numbers."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from torch import Tensor, nn
 
-from ..layers import AcrossHeads, LayerNormByHead, OffsetRMSNorm, RMSNorm
+from ..layers import AcrossHeads, LayerNormByHead, OffsetLayerNorm, OffsetRMSNorm, RMSNorm
 from .part import Part
 from .seen import Seen
 from .tracing import CLOSE, FAR
@@ -48,6 +49,8 @@ def _candidates(seen: Seen, x: Tensor) -> Iterator[Part]:
                 for other, added in _like(seen, bias):
                     weights = {"weight": one, "bias": added}
                     yield Part(nn.LayerNorm, layer | {"bias": True}, weights, frozenset((name, other)))
+            for (name, one), (other, added) in product(_like(seen, weight - 1), _like(seen, bias)):
+                yield Part(OffsetLayerNorm, root, {"weight": one, "bias": added}, frozenset((name, other)))
 
 
 def _all(x: Tensor, value: float) -> bool:

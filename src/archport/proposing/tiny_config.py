@@ -28,6 +28,8 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
             continue
         if name in meaning and (value is None or isinstance(value, int)):
             settings[name] = TINY[meaning[name]]
+        elif value is None and "shared_experts" in name:
+            settings[name] = 1
         elif isinstance(value, int) and value > LARGE and not name.endswith("_id"):
             settings[name] = TURNED if "rot" in name or "rope" in name else next(unknown)
         elif isinstance(value, float | int) and "drop" in name:

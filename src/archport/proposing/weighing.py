@@ -40,7 +40,10 @@ class Probabilities:
 
 
 def weighings(seen: Seen, queries: Tensor, keys: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """The probabilities (batch, heads, seq, keys) that the module makes of these, and the settings that do so."""
+    """The probabilities (batch, heads, seq, keys) that the module makes of these, and the settings that do so.
+
+    With sinks they may be those of a softmax without, which are made smaller after it.
+    """
     _, _, seq, width = queries.shape
     scores = queries @ keys.transpose(-1, -2)
     for one in seen.trace.of_size(scores.numel()):
@@ -53,9 +56,13 @@ def weighings(seen: Seen, queries: Tensor, keys: Tensor) -> Iterator[tuple[dict[
         settings, sees = masked
         found = Probabilities(probabilities, (probabilities > LEAST) & sees)
         for scaled, how in _scores(seen, scores, found, width):
-            sinks = _sinks(seen, scaled.masked_fill(~sees, -torch.inf), probabilities)
+            visible = scaled.masked_fill(~sees, -torch.inf)
+            sinks = _sinks(seen, visible, probabilities)
             if sinks is not None:
                 yield settings | how | sinks, probabilities
+            for name, weight in seen.of_shape(scores.shape[1]) if sinks == {} else ():
+                smaller = (visible.logsumexp(-1) - weight[:, None]).sigmoid()[..., None]
+                yield settings | how | _sunk(name, weight), probabilities * smaller
 
 
 def square(value: Tensor, seq: int) -> bool:
@@ -137,5 +144,9 @@ def _sinks(seen: Seen, scores: Tensor, probabilities: Tensor) -> dict[str, Any] 
     solved = ((1 - sums) / sums).log() + scores.logsumexp(-1)  # (batch, heads, seq)
     for name, one in seen.of_shape(heads):
         if (solved - one[:, None]).abs().max() < SOLVED * max(1.0, float(solved.abs().max())):
-            return {"sinks": Part(Sinks, {"heads": heads}, {"weight": one}, frozenset((name,)))}
+            return _sunk(name, one)
     return None
+
+
+def _sunk(name: str, weight: Tensor) -> dict[str, Any]:
+    return {"sinks": Part(Sinks, {"heads": len(weight)}, {"weight": weight}, frozenset((name,)))}

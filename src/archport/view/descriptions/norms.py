@@ -4,7 +4,16 @@ from dataclasses import replace
 
 from torch import nn
 
-from ...layers import AcrossHeads, LateRMSNorm, LayerNormByHead, OffsetRMSNorm, ProjectedNorm, RMSNorm, TransformedNorm
+from ...layers import (
+    AcrossHeads,
+    LateRMSNorm,
+    LayerNormByHead,
+    OffsetLayerNorm,
+    OffsetRMSNorm,
+    ProjectedNorm,
+    RMSNorm,
+    TransformedNorm,
+)
 from ..describing import Description, Fact, describe, honest
 from ..subjects import Subject
 
@@ -53,6 +62,8 @@ def lowered(text: str) -> str:
 
 def _kind(part: nn.Module) -> str:
     match part:
+        case OffsetLayerNorm():
+            return "LayerNorm, times 1 + gain"
         case nn.LayerNorm():
             lacking = "" if part.bias is not None else ", no bias" if part.elementwise_affine else ", no gain or bias"
             return f"LayerNorm{lacking}"
@@ -65,10 +76,12 @@ def _kind(part: nn.Module) -> str:
     return type(part).__name__
 
 
+@describe.register(OffsetLayerNorm)
 @describe.register
 def _(part: nn.LayerNorm, subject: Subject, path: str) -> Description:
     bias = " and adds a learned bias" if getattr(part, "bias", None) is not None else ""
-    learned = f", then multiplies by a learned gain{bias}" if part.elementwise_affine else ""
+    gain = "learned gain" + (", which is kept as its distance from 1," if isinstance(part, OffsetLayerNorm) else "")
+    learned = f", then multiplies by a {gain}{bias}" if part.elementwise_affine else ""
     text = f"""Shifts and scales {WHOSE} {part.normalized_shape[-1]:,} numbers to mean 0 and variance 1, adding
     {part.eps:g} to the variance so that nothing divides by zero{learned}."""
     facts = (Fact("residual", "norm", _kind(part)), Fact("residual", "norm eps", f"{part.eps:g}"))
