@@ -127,6 +127,7 @@ def register_folder(folder: str | Path) -> None:
         raise SourceError(f"{path}: found no models/NAME.py, expected models/ and mappings/ with a file in each")
     if taken := next(filter(is_architecture, names), None):
         raise UnsupportedError({"model_type": f"{taken!r} is registered already"}, str(path))
+    sys.path.insert(0, str(path.resolve()))  # where parts of one's own lie
     rooms = [[_module_of(path / room / f"{name}.py") for room in ("models", "mappings")] for name in names]
     _registered.update({name: architecture_of(name, *modules) for name, modules in zip(names, rooms, strict=True)})
 

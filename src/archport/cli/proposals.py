@@ -24,6 +24,9 @@ def propose(
     name: Annotated[str | None, Option(help="what the architecture is to be called")] = None,
     out: Annotated[Path | None, Option(help="a folder to write models/NAME.py and mappings/NAME.py into")] = None,
     config: Annotated[Path | None, Option(help="a config.json of tiny sizes, where archport finds none")] = None,
+    part: Annotated[
+        list[str] | None, Option(help="a part of your own, tried where none of ours fits, as my_parts.py:Gate")
+    ] = None,
     prove_only: Annotated[bool, Option("--prove-only", help="write nothing")] = False,
     draft: Annotated[bool, Option("--draft", help="write what is not proved, too, which its first line says")] = False,
     no_kills: Annotated[bool, Option("--no-kills", help="plant no bugs, which takes minutes")] = False,
@@ -42,7 +45,13 @@ def propose(
         raise BadParameter("--prove-only writes nothing: leave out --out and --draft")
     if draft and out is None:
         raise BadParameter("--draft: expected --out FOLDER beside it")
-    how: dict[str, Any] = {"name": name, "config": config, "revision": revision, "offline": offline}
+    how: dict[str, Any] = {
+        "name": name,
+        "config": config,
+        "parts": part or (),
+        "revision": revision,
+        "offline": offline,
+    }
     values, text, written = apart(
         _proposed,
         {"source": source, "how": how | {"kills": not no_kills}, "out": out, "draft": draft},

@@ -151,16 +151,25 @@ class FloatLinear(nn.Linear):
 class SigmoidRouter(Router):
     """Sigmoids divided by their sum, times `scale`; a learned `preference` is added for the choice alone.
 
+    They are not divided where they are not `normalised`.
     The experts lie in `groups`; only the `top_groups` whose two best are together preferred most are chosen from.
 
     Source: arXiv 2412.19437, Dots1TopkRouter.
     """
 
     def __init__(
-        self, width: int, experts: int, *, top: int, groups: int = 1, top_groups: int = 1, scale: float = 1.0
+        self,
+        width: int,
+        experts: int,
+        *,
+        top: int,
+        groups: int = 1,
+        top_groups: int = 1,
+        scale: float = 1.0,
+        normalised: bool = True,
     ) -> None:
         super().__init__(width, experts, top=top)
-        self.groups, self.top_groups, self.scale = groups, top_groups, scale
+        self.groups, self.top_groups, self.scale, self.normalised = groups, top_groups, scale, normalised
         self.score = FloatLinear(width, experts, bias=False)
         self.preference = nn.Parameter(torch.zeros(experts), requires_grad=False)
 
@@ -172,8 +181,12 @@ class SigmoidRouter(Router):
         """Weights and experts."""
         sigmoids = self.score(tokens).sigmoid()
         chosen = self.in_best_groups(sigmoids + self.preference).topk(self.top).indices
-        weights = sigmoids.gather(-1, chosen)
-        return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.scale, chosen
+        return self.weigh(sigmoids.gather(-1, chosen)), chosen
+
+    def weigh(self, sigmoids: Tensor) -> Tensor:  # (tokens, top), same out
+        """What the chosen experts count for."""
+        total = sigmoids.sum(-1, keepdim=True) + 1e-20 if self.normalised else 1.0
+        return sigmoids / total * self.scale
 
     def in_best_groups(self, preferred: Tensor) -> Tensor:  # (tokens, experts), same out
         """Minus infinity outside the best groups."""

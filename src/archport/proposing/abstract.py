@@ -1,7 +1,7 @@
 """From the program of one tiny module to an architecture: sizes become fields, constants fields, layers one block."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..layers import Attention, Embed
 from ..mappings import COMMON_HARMLESS, FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from .part import Part, Program
 from .schedule import Choice, Layer, Unwritten, merged
-from .subject import Subject, spellings, theirs_of
+from .subject import Subject, named_sizes, spellings, theirs_of
 from .tiny_config import flat
 from .varying import Fields, Order, Reading, types_of
 
@@ -107,15 +107,16 @@ class Abstract:
         }
 
 
-def sizes_of(program: Program, config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of a program by our names."""
+def sizes_of(program: Program, others: Sequence[Part], config: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of a program, and of other blocks that it may have, by our names."""
     attn = program.blocks[0].settings["attn"].settings
     mlp: dict[str, Any] = {}
-    for block in program.blocks:
+    for block in (*program.blocks, *others):
         mlp |= block.settings["mlp"].settings
     sizes = {"vocab_size": program.embed.settings["vocab_size"], "width": program.embed.settings["width"]}
-    sizes |= {"layers": len(program.blocks), "heads": attn["heads"], "kv_heads": attn.get("kv_heads", attn["heads"])}
-    sizes |= {"head_width": attn.get("head_width", sizes["width"] // attn["heads"])}
+    heads = attn.get("heads") or named_sizes(config).get("heads", 1)
+    sizes |= {"layers": len(program.blocks), "heads": heads, "kv_heads": attn.get("kv_heads", heads)}
+    sizes |= {"head_width": attn.get("head_width", sizes["width"] // heads)}
     if "mlp_width" in mlp:
         sizes["mlp_width"] = mlp["mlp_width"]
     if "router" in mlp:
@@ -139,7 +140,8 @@ def abstract(
     Raises: Unwritten.
     """
     program = rounded(base.program)
-    sizes = sizes_of(program, subject.config)
+    others = [block for order in fields.orders.values() for block in order.again.program.blocks]
+    sizes = sizes_of(program, others, subject.config)
     named = _named(subject, sizes)
     types = types_of(subject, base)
     alone = frozenset({"blocks.attn.mask"} if types else ())
@@ -269,7 +271,8 @@ def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str |
 
 def _other(default: Any, value: Any) -> bool:
     """Whether a file without the field says something else than what was understood."""
-    return isinstance(value, bool | int | float | str) and type(default) is type(value) and default != value
+    plain = isinstance(value, bool | int | float | str)
+    return plain and (default is None or type(default) is type(value)) and default != value
 
 
 def _twice(base: Reading) -> dict[str, str]:

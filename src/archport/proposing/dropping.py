@@ -74,9 +74,9 @@ def _acting(subject: Subject, program: Program, changes: Mapping[str, Any]) -> d
     with _Draws() as draws:
         run(module, ids)
     layers = len(program.blocks)
-    heads = program.blocks[0].settings["attn"].settings["heads"]
+    heads = program.blocks[0].settings["attn"].settings.get("heads", 0)
     scores = draws.counts.pop(ids.numel() * ids.shape[1] * heads, 0)
-    stream = draws.counts.pop(ids.numel() * program.blocks[0].settings["attn"].settings["width"], 0)
+    stream = draws.counts.pop(ids.numel() * program.embed.settings["width"], 0)
     known = scores in (0, layers) and stream in (0, 1, 2 * layers, 2 * layers + 1) and not draws.counts
     of_stream = {"residual_dropout": stream // (2 * layers), "embed_dropout": stream % (2 * layers)}
     return {"attention_dropout": scores, **of_stream} if known else {"": 1}

@@ -65,12 +65,15 @@ def _routers(seen: Seen, score: Linear, tokens: Tensor) -> Iterator[tuple[Part, 
     for kind, top in product(ROUTERS, range(1, count + 1)):
         known = inspect.signature(kind).parameters
         scales = [1.0, *(one for one in seen.constant("scal") if one > 0)] if "scale" in known else [None]
-        for scale, preference in product(scales, [*preferences, None] if "scale" in known else [None]):
+        given = [*preferences, None] if "scale" in known else [None]
+        divided = (True, False) if "normalised" in known else (True,)
+        for scale, preference, normalised in product(scales, given, divided):
             if ("bias" in known) < (score.bias is not None):
                 continue
             settings: dict[str, Any] = {"width": width, "experts": count, "top": top}
             settings |= {"bias": score.bias is not None} if "bias" in known else {}
             settings |= {} if scale is None or scale == 1 else {"scale": scale}
+            settings |= {} if normalised else {"normalised": False}
             weights = {"score.weight": score.weight} | ({} if score.bias is None else {"score.bias": score.bias})
             weights |= {} if preference is None else {"preference": preference[1]}
             takes = score.takes | ({preference[0]} if preference else frozenset())

@@ -60,6 +60,7 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
     nullable += [name for name in DERIVED if name in abstract.named]
     nullable += [name.replace(".", "_") for name in abstract.alike]
+    nullable += [name.replace(".", "_") for name, (default, _) in abstract.asked.items() if default is None]
     fixed = abstract.fixed
     lines = [f'"""{title}"""', "", laid_out(imported("archport.mappings", imports))]
     lines += [laid_out(imported("archport.translate.table", of_table | words)), ""]

@@ -10,6 +10,7 @@ from .abstract import CONSTANT, DERIVED, Abstract, rotary_of
 from .part import Each, Part
 from .schedule import Choice
 from .source_text import Group, call, imported, in_a_line, laid_out, literal, mapping
+from .subject import spellings
 
 SIZES = (
     *("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
@@ -94,10 +95,9 @@ class ModelFile:
             f"    {name.replace('.', '_')}: int = {self._named('archport.config', 'derived')}(lambda cfg: cfg.{ours})"
             for name, ours in abstract.alike.items()
         ]
-        fields += [
-            f"    {name.replace('.', '_')}: {KINDS[type(default)]} = {self._least(default)}"
-            for name, (default, _) in abstract.asked.items()
-        ]
+        for name, (default, value) in abstract.asked.items():
+            kind = f"{KINDS[type(value)]}{' | None' if default is None else ''}"
+            fields.append(f"    {name.replace('.', '_')}: {kind} = {self._least(default)}")
         return "\n".join([*lines, *([""] if fields else []), *fields, *self._faults()])
 
     def _faults(self) -> Iterator[str]:
@@ -119,7 +119,7 @@ class ModelFile:
 
     def _least(self, default: Any) -> str:
         """A default, and where a number may be 0 or less, that it may."""
-        if isinstance(default, bool | str):
+        if default is None or isinstance(default, bool | str):
             return literal(default)
         bounded, math = self._named("archport.config", "bounded"), "-1" if isinstance(default, int) else "0"
         return f"{bounded}({default!r}, least={math})"
@@ -167,7 +167,8 @@ class ModelFile:
             self._named("torch", "nn")
             name = f"nn.{kind.__name__}"
         else:
-            name = self._named("archport.layers", kind.__name__)
+            ours = kind.__module__.startswith("archport.")
+            name = self._named("archport.layers" if ours else kind.__module__, kind.__name__)
         return call(name, self._arguments(part, path))
 
     def _arguments(self, part: Part, path: str) -> Iterator[tuple[str, Group | str]]:
@@ -233,7 +234,10 @@ class ModelFile:
                 return f"cfg.{one}"
         if name == "scale" and math.isclose(value, sizes["width"] ** 0.5):
             return "cfg.width**0.5"
-        return "cfg.vocab_size" if name == "out_features" else literal(value)
+        if name == "out_features":
+            return "cfg.vocab_size"
+        ours = next((ours for ours, names in spellings().items() if name in names and sizes.get(ours) == value), None)
+        return literal(value) if ours is None else f"cfg.{ours}"
 
     def _sizes(self) -> str:
         abstract = self.abstract

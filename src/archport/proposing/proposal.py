@@ -2,13 +2,13 @@
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import SourceError
+from ..errors import ArchportError, MappingError, SourceError, in_a_line
 from ..files.checkpoint import MAX_CONFIG
 from ..files.source import is_folder
 from ..files.strict_json import read_json
@@ -21,12 +21,13 @@ from .abstract import Abstract, abstract
 from .mapping_file import mapping_text
 from .model_file import ModelFile
 from .own_class import of_class
+from .own_part import own_part
 from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
 from .rounding import rounding_as
 from .schedule import Unwritten
-from .subject import Subject, theirs_of
+from .subject import Subject, named_sizes, theirs_of
 from .transformers_class import config_of, of_kind, of_transformers
 from .varying import Fields, Reading, reading, uses, with_windows
 
@@ -119,6 +120,7 @@ def propose(
     *,
     name: str | None = None,
     config: str | Path | None = None,
+    parts: Sequence[str] = (),
     kills: bool = True,
     revision: str | None = None,
     offline: bool = False,
@@ -127,7 +129,8 @@ def propose(
     """Propose the port of a decoder: a model_type of transformers, or a class of one's own, as my_model.py:GPT.
 
     A folder or a Hub id is the decoder of its config.json, with what that says but the sizes; no weights are read. A
-    class of transformers, or one made of it, may be given itself. `config` is a config.json of tiny sizes.
+    class of transformers, or one made of it, may be given itself. `config` is a config.json of tiny sizes. `parts` are
+    parts of one's own, as my_parts.py:Gate, which are tried where none of ours does what the decoder does.
 
     It is run at tiny sizes, and for each step the part of ours is found that makes the same numbers. What comes out is
     proved on other weights and ids, and, with `kills`, by planting every known bug. `told` gets a line a stage.
@@ -136,21 +139,31 @@ def propose(
     """
     begun = time.perf_counter()
     subject = subject_of(source, config=config, revision=revision, offline=offline)
+    own = tuple(own_part(one, named_sizes(subject.config)) for one in parts)
+    subject = replace(subject, parts=own)
     source = source if isinstance(source, str) else subject.source
     name = name or subject.name.lower().replace("-", "_")
+
+    def ended(*holes: str, **more: Any) -> Proposal:
+        return Proposal(name, source, holes=holes, seconds=time.perf_counter() - begun, **more)
+
     told(f"{name}: made {subject.source} at tiny sizes")
     try:
         plain = reading(subject)
         subject, base = with_windows(subject, plain)
         told(f"{name}: read {len(base.program.blocks)} blocks, {len(base.program.takes)} of {len(base.shapes)} tensors")
+        if left := sorted(base.shapes.keys() - base.program.takes):
+            return ended(*(f"{one} {base.shapes[one]}: no part has it" for one in left), program=base.program)
         whole, files, rows, arch = _written(subject, base, name)
-    except (Hole, Unwritten) as hole:
-        return Proposal(name, source, holes=(str(hole),), seconds=time.perf_counter() - begun)
-    left = sorted(base.shapes.keys() - base.program.takes)
-    holes = tuple(f"{one} {base.shapes[one]}: no part has it" for one in left)
+    except (Hole, Unwritten, MappingError) as hole:
+        return ended(in_a_line(hole))
     told(f"{name}: written, {len(whole.constants)} fields beside the sizes")
-    proof = None if holes else proof_of(subject, arch, rows, _variants(whole), kills=kills)
-    return Proposal(name, source, whole.program, whole, files, proof, holes, time.perf_counter() - begun)
+    files += tuple((one.file.name, one.file.read_text()) for one in own if one.file is not None)
+    found = {"program": whole.program, "abstract": whole, "files": files}
+    try:
+        return ended(**found, proof=proof_of(subject, arch, rows, _variants(whole), kills=kills))
+    except ArchportError as error:  # one of the models that it should be cannot be made
+        return ended(**found, proof=Proof((), broken=in_a_line(error, 300)))
 
 
 def subject_of(

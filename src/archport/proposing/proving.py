@@ -38,12 +38,14 @@ class Proof:
     dead: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
     never_varied: tuple[str, ...] = ()
+    broken: str = ""  # why one of the models could not be made
 
     @property
     def ok(self) -> bool:
         """Whether everything holds, and no parameter is dead."""
         return (
             bool(self.reports)
+            and not self.broken
             and all(one.ok for one in self.reports)
             and not self.dead
             and (self.kills is None or self.kills[0] == self.kills[1])
@@ -64,7 +66,8 @@ class Proof:
     @property
     def faults(self) -> list[str]:
         """A line for each thing that does not hold."""
-        lines = [one.verdict for one in self.reports if not one.ok]
+        lines = [self.broken] if self.broken else []
+        lines += [one.verdict for one in self.reports if not one.ok]
         lines += [f"{name}: no gradient reaches it in any probe" for name in self.dead]
         if self.kills is not None and self.kills[0] < self.kills[1]:
             lines.append(f"kill table: {self.kills[0]} of {self.kills[1]} planted bugs are named")

@@ -5,6 +5,7 @@ from torch import Tensor
 from ..errors import ArchportError
 from .embedding import embeddings
 from .ending import ending
+from .own_search import why_not
 from .part import Part, Program
 from .seen import Seen
 from .wiring import Finder, blocks
@@ -48,4 +49,4 @@ def _hole(finder: Finder, number: int, x: Tensor) -> str:
     widths = ", ".join(str(len(one.weight)) for one in seen.linears(value))
     what = "attention" if kind == "attn" else "MLP"
     tried = f"the module maps {tuple(value.shape)} to {widths}; no {what} of ours makes what it goes on with"
-    return f"{where}.{kind}: {tried}"
+    return f"{where}.{kind}: {tried}{why_not(seen)}"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .own_part import OwnPart
 from .tracing import CLOSE, Trace
 
 EPS = (1e-5, 1e-6, 1e-8, 1e-12, 1e-7, torch.finfo(torch.float32).eps)  # of norms, where a config does not say
@@ -30,6 +31,8 @@ class Seen:
     parameters: Mapping[str, Tensor]
     constants: Mapping[str, float]
     untrained: Mapping[str, int] = field(default_factory=dict)  # the row of a table that gets no gradient
+    parts: tuple[OwnPart, ...] = ()  # of one's own
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of the config that were changed
     _once: dict[tuple[Any, int], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def of_shape(self, *shape: int) -> list[tuple[str, Tensor]]:

@@ -15,6 +15,7 @@ from ..foreign.sizes import OTHERS
 from ..foreign.theirs import Theirs
 from ..parity.references import saved_buffers
 from ..registry import architecture, architectures
+from .own_part import OwnPart
 
 # Tiny sizes, of which no two are alike: what has one of them can be nothing else.
 TINY = {"vocab_size": 139, "width": 48, "heads": 4, "kv_heads": 2, "head_width": 10, "mlp_width": 88, "context": 96}
@@ -47,6 +48,7 @@ class Subject:
     model_type: str | None = None
     classes: tuple[str, ...] = ()
     prefix: str = ""
+    parts: tuple[OwnPart, ...] = ()  # of one's own
 
     def module(self, changes: Mapping[str, Any] | None = None, seed: int = 0) -> nn.Module:
         """A module of the tiny settings, some of them changed, with loud weights, in float64.
@@ -118,6 +120,16 @@ def loud(module: nn.Module, seed: int) -> nn.Module:
 def ids_of(vocab: int, seed: int = 1, batch: int = 2, seq: int = SEQ) -> Tensor:
     """Random ids (batch, seq)."""
     return torch.randint(int(vocab), (batch, seq), generator=torch.Generator().manual_seed(seed))
+
+
+def named_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config, and its sizes by our names too, those that follow from others among them."""
+    ours = {name: config[theirs] for name, names in spellings().items() for theirs in names if theirs in config}
+    ours = {name: value for name, value in ours.items() if value is not None}
+    if {"width", "heads"} <= ours.keys():
+        follows = {"kv_heads": ours["heads"], "head_width": ours["width"] // ours["heads"]}
+        ours = follows | {"mlp_width": 4 * ours["width"]} | ours
+    return ours | dict(config)
 
 
 def theirs_of(module: nn.Module) -> Theirs:

@@ -65,7 +65,7 @@ def looked_at(subject: Subject, changes: Mapping[str, Any] | None = None, seed: 
     parameters |= {n: b.detach() for n, b in module.named_buffers() if n in state and b.is_floating_point()}
     tables = {f"{name}.weight": one for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
     untrained = {name: one.padding_idx for name, one in tables.items() if one.padding_idx is not None}
-    return module, Seen(trace, parameters, subject.constants(changes), untrained)
+    return module, Seen(trace, parameters, subject.constants(changes), untrained, subject.parts, changes or {})
 
 
 def _shapes(seen: Seen) -> dict[str, tuple[int, ...]]:

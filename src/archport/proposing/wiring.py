@@ -14,6 +14,7 @@ from .attending import attentions
 from .experts import experts
 from .mlps import mlps
 from .norms import norms
+from .own_search import own_parts
 from .part import Part
 from .seen import Seen
 
@@ -44,6 +45,7 @@ class Finder:
             if kind == what and value.equal(x):
                 return found
         found = [one for search in SEARCHES[what] for one in search(self.seen, x)]
+        found = found or own_parts(self.seen, x)
         self.known.append((what, x, found))
         return found
 

@@ -68,8 +68,7 @@ class ByPreference(SigmoidRouter):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         sigmoids = self.score(tokens).sigmoid() + self.preference
         chosen = self.in_best_groups(sigmoids).topk(self.top).indices
-        weights = sigmoids.gather(-1, chosen)
-        return weights / (weights.sum(-1, keepdim=True) + 1e-20) * self.scale, chosen
+        return self.weigh(sigmoids.gather(-1, chosen)), chosen
 
 
 class NoPreference(SigmoidRouter):

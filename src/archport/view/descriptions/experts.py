@@ -80,14 +80,17 @@ ROUTERS = {  # the weights that each gives, and its source
     NormalisedRouter: (f"{LARGEST}, divided by their sum", "Qwen3MoeTopKRouter"),
     UncastNormalisedRouter: (f"{LARGEST}, divided by their sum and left in float32", "MixtralTopKRouter"),
     ChosenSoftmaxRouter: ("a softmax over the largest {0.top} alone", "GptOssTopKRouter"),
-    SigmoidRouter: ("a sigmoid of each, of which {0.top} are taken, divided by their sum{1}", "arXiv 2412.19437"),
+    SigmoidRouter: ("a sigmoid of each, of which {0.top} are taken{1}", "arXiv 2412.19437"),
 }
 
 
 def _router(part: Router, subject: Subject, path: str) -> Description:
     weights, source = next(ROUTERS[one] for one in type(part).__mro__ if one in ROUTERS)
-    scaled = f", times {part.scale:g}" if isinstance(part, SigmoidRouter) and part.scale != 1 else ""
-    how = weights.format(part, scaled)
+    then = ""
+    if isinstance(part, SigmoidRouter):
+        then = ", divided by their sum" if part.normalised else ", as they are"
+        then += f", times {part.scale:g}" if part.scale != 1 else ""
+    how = weights.format(part, then)
     text = f"Scores the experts for each token by a linear map. The weights are {how}."
     if isinstance(part, SigmoidRouter):
         text += " A learned preference for each expert is added for the choice, and left out of the weights."
