@@ -292,7 +292,8 @@ def _spelt(base: Reading, fraction: str) -> tuple[str, ...]:
 
 def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
     """What the config calls our sizes: a field of that meaning, with that value; derived ones may have none."""
-    named = {}
+    named: dict[str, str] = {}
+    known = {theirs for names in spellings().values() for theirs in names}
     for name, value in sizes.items():
         if (name, value) in CONSTANT:
             continue
@@ -300,7 +301,7 @@ def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
         others = [
             one
             for one, found in subject.config.items()
-            if found == value and type(found) is int and one.partition(".")[0] not in COMMON_HARMLESS
+            if found == value and type(found) is int and one.partition(".")[0] not in COMMON_HARMLESS | known
         ]
         if theirs or (name in REQUIRED and others):
             named[name] = (theirs or others)[0]

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,11 +37,15 @@ class ModelFile:
     def text(self) -> str:
         """The whole file."""
         parts = [self._config(), self._build(), self._sizes()]  # which say what is to be imported
-        lines = {module: laid_out(imported(module, names)) for module, names in sorted(self.imports.items())}
-        own = [line for module, line in lines.items() if module.startswith("archport.")]
-        others = [line for module, line in lines.items() if not module.startswith("archport.")]
-        head = [f'"""{self.title}"""', "from dataclasses import dataclass\nfrom typing import Any"]
-        head += ["\n".join(group) for group in (others, own) if group]
+        self._named("dataclasses", "dataclass")
+        self._named("typing", "Any")
+        groups: list[list[str]] = [[], [], []]  # of the standard library, of others, ours
+        for module, names in sorted(self.imports.items()):
+            top = module.partition(".")[0]
+            groups[0 if top in sys.stdlib_module_names else 1 + (top == "archport")].append(
+                laid_out(imported(module, names))
+            )
+        head = [f'"""{self.title}"""', *("\n".join(group) for group in groups if group)]
         return "\n\n\n".join(["\n\n".join(head), *parts]) + "\n"
 
     def _named(self, module: str, name: str) -> str:
@@ -232,6 +237,10 @@ class ModelFile:
         for one in (name, *(["expert_width"] if name == "mlp_width" else [])):
             if one in sizes and sizes[one] == value:
                 return f"cfg.{one}"
+        of_experts = [one for one in ("expert_width", "mlp_width") if one in sizes] if name == "mlp_width" else []
+        for size in of_experts:
+            if value % sizes[size] == 0:  # as of shared experts, which lie in one
+                return f"{value // sizes[size]} * cfg.{size}"
         if name == "scale" and math.isclose(value, sizes["width"] ** 0.5):
             return "cfg.width**0.5"
         if name == "out_features":

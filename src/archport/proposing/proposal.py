@@ -31,6 +31,9 @@ from .subject import Subject, named_sizes, theirs_of
 from .transformers_class import config_of, of_kind, of_transformers
 from .varying import Fields, Reading, reading, uses, with_windows
 
+# What each of our sizes is set to, one at a time, to see that nothing else was taken for it.
+OTHER_SIZES = {"vocab_size": 151, "context": 120, "width": 56, "layers": 4, "heads": 8, "kv_heads": 4, "head_width": 14}
+OTHER_SIZES |= {"mlp_width": 104, "experts": 6, "experts_per_token": 3, "expert_width": 44}
 DRAFT = "DRAFT, not proved: "
 
 
@@ -161,7 +164,7 @@ def propose(
     files += tuple((one.file.name, one.file.read_text()) for one in own if one.file is not None)
     found = {"program": whole.program, "abstract": whole, "files": files}
     try:
-        return ended(**found, proof=proof_of(subject, arch, rows, _variants(whole), kills=kills))
+        return ended(**found, proof=proof_of(subject, arch, rows, _variants(whole), _resized(whole), kills=kills))
     except ArchportError as error:  # one of the models that it should be cannot be made
         return ended(**found, proof=Proof((), broken=in_a_line(error, 300)))
 
@@ -214,6 +217,23 @@ def _variants(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]
         f"{one.name} {one.tried}": ({one.theirs: one.tried_there}, {one.name: one.tried}) for one in whole.constants
     }
     return {"": ({}, {})} | changed
+
+
+def _resized(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Models of which one size is another, by what the config calls it, in their names and in ours."""
+    found = {}
+    for ours, theirs in whole.named.items():
+        value = OTHER_SIZES[ours]
+        changes: dict[str, Any] = {theirs: value} | {one: value for one, alike in whole.alike.items() if alike == ours}
+        mine: dict[str, Any] = {ours: value}
+        if ours == "layers":  # and what there is for each of them
+            more = {one.theirs: (one.name, one.here * 2) for one in whole.constants if isinstance(one.here, tuple)}
+            more |= {"layer_types": ("layer_types", whole.types_here * 2)} if whole.types_here else {}
+            changes |= {one: list(values) for one, (_, values) in more.items()}
+            mine |= dict(more.values())
+        mine |= {one.replace(".", "_"): value for one, alike in whole.alike.items() if alike == ours}
+        found[theirs] = changes, mine
+    return found
 
 
 def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) -> Rows:

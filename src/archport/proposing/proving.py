@@ -79,10 +79,13 @@ def proof_of(
     arch: Architecture,
     rows: Rows,
     variants: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
+    resized: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
     *,
     kills: bool,
 ) -> Proof:
     """Prove the architecture of a proposal; `variants` are changes of theirs and of ours, by a name.
+
+    So are those that are `resized`, which the reference may refuse.
 
     With `kills`, every bug of the catalogue is planted in it, which takes minutes.
     """
@@ -98,17 +101,28 @@ def proof_of(
         dead = of_this if dead is None else dead & of_this
         lines = set(unreached(module, partial(_probe, module)))
         missed = lines if missed is None else missed & lines
+    unvaried = []
+    for name, (theirs, ours) in resized.items():
+        try:
+            module = subject.module(theirs)
+            run(module, ids_of(vocab_of(module)))
+        except Exception:  # it is somebody else's code, which need not take that size
+            unvaried.append(name)
+            continue
+        checks = tuple(_checks(module, arch, arch.config_class(**{**arch.sizes, **ours}), rows, SEEDS[0]))
+        reports.append(Report(f"{arch.name}, another {name}", subject.source, "float64", checks))
     counted = None
-    varied: tuple[str, ...] = ()
     if subject.model_type:
         with standing_in(arch):
             found = verify_architecture(arch.name)
             reports += found
-            varied = found[0].never_varied
+            unvaried += found[0].never_varied
             if kills:
                 counts = kill.kill_counts(kill.kill_table(arch.name))
                 counted = counts["named"], counts["planted"]
-    return Proof(tuple(reports), counted, tuple(sorted(dead or ())), tuple(sorted(missed or ())), varied)
+    return Proof(
+        tuple(reports), counted, tuple(sorted(dead or ())), tuple(sorted(missed or ())), tuple(dict.fromkeys(unvaried))
+    )
 
 
 def filled(arch: Architecture, config: Any, rows: Rows, module: nn.Module) -> Decoder:

@@ -27,7 +27,7 @@ ALSO = {
     "heads": ("decoder_attention_heads", "encoder_attention_heads", "attention_heads"),
     "mlp_width": ("decoder_ffn_dim", "encoder_ffn_dim"),
     "experts": ("n_routed_experts", "moe_num_experts"),
-    "experts_per_token": ("moe_k", "moe_top_k"),
+    "experts_per_token": ("moe_k", "moe_top_k", "moe_topk"),
 }
 SEQ = 17  # ids in a row, past the window
 MOST = 3_000_000  # parameters of a tiny model
