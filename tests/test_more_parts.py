@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import Llama4TextConfig
+from transformers import BertConfig, Llama4TextConfig
 from transformers.masking_utils import create_chunked_causal_mask
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertPredictionHeadTransform
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 
 import archport
 from archport import registry
@@ -20,10 +22,14 @@ from archport.layers import (
     Experts,
     GatedMLP,
     NormedLastAttention,
+    OffsetLayerNorm,
+    PositionedEmbed,
     RMSNorm,
     SequentialBlock,
     SharedExpert,
     SigmoidRouter,
+    SummedEmbed,
+    TransformedNorm,
     initialise,
 )
 from archport.layers.context import of_pass
@@ -33,7 +39,6 @@ from archport.mappings import olmoe as olmoe_file
 from archport.mappings import qwen3 as qwen3_file
 from archport.models import ExpertsConfig, llama, olmoe
 from archport.parity import verify_architecture
-from archport.translate.table import config_field
 
 LAYER = llama_file.LAYER
 
@@ -85,6 +90,7 @@ def dots1(cfg):
         if layer < cfg.dense_layers:
             return llama.mlp(cfg)
         groups = {"groups": cfg.groups, "top_groups": cfg.top_groups, "scale": cfg.scale}
+        groups |= {"normalised": cfg.normalised}
         expert = partial(GatedMLP, cfg.width, activation=cfg.activation)
         return Experts(
             SigmoidRouter(cfg.width, cfg.experts, top=cfg.experts_per_token, **groups),
@@ -163,7 +169,7 @@ PLUGINS: dict[str, dict[str, Any]] = {
             MIXED
             | {"experts": "n_routed_experts", "shared": "n_shared_experts", "scale": "routed_scaling_factor"}
             | {"groups": "n_group", "top_groups": "topk_group", "dense_layers": "first_k_dense_replace"}
-            | {"normalised": config_field("norm_topk_prob", values={True: True})},
+            | {"normalised": "norm_topk_prob"},
             qwen3_file.TABLE.weights
             | olmoe_file.EXPERT_ROWS
             | gated("blocks.{n}.mlp.shared", f"{LAYER}mlp.shared_experts")
@@ -172,7 +178,10 @@ PLUGINS: dict[str, dict[str, Any]] = {
             ("head_width",),
         ),
         "sizes": SPARSE | {"shared": 2, "groups": 4, "top_groups": 2, "scale": 1.7, "dense_layers": 1},
-        "variants": {"one group": {"groups": 1, "top_groups": 1, "dense_layers": 0}},
+        "variants": {
+            "one group": {"groups": 1, "top_groups": 1, "dense_layers": 0},
+            "normalised": {"normalised": False},
+        },
     },
     "hunyuan_v1_dense": {
         "config_class": llama.Config,
@@ -258,3 +267,62 @@ def test_chunks_are_the_reference_s_with_and_without_padding_and_cache(size):
             ours = Chunked(size)(context)
             ours = (context.visible if ours is None else ours).expand(batch, -1, -1, -1)
             assert torch.equal(ours[:, 0][real[:, rows]], theirs.expand(batch, -1, -1, -1)[:, 0, rows][real[:, rows]])
+
+
+def loud(module: nn.Module) -> nn.Module:
+    """The module with weights drawn anew, in float64."""
+    torch.manual_seed(3)
+    for one in module.parameters():
+        nn.init.normal_(one, std=0.4)
+    return module.double().eval()
+
+
+def with_keys(ours: nn.Module, theirs: nn.Module, **names: str) -> nn.Module:
+    """Our part with the reference's weights, by what it calls each of our children."""
+    state = theirs.state_dict()
+    for name, parameter in ours.named_parameters():
+        child, _, leaf = name.rpartition(".")
+        with torch.no_grad():
+            parameter.data = state[f"{names[child]}.{leaf}" if child else leaf].clone()
+    return ours.double().eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_an_embedding_that_is_normed_as_a_sum_is_bert_s(dtype):
+    config = BertConfig(vocab_size=61, hidden_size=24, max_position_embeddings=32, type_vocab_size=3)
+    theirs = loud(BertEmbeddings(config))
+    ours = SummedEmbed(61, 24, context=32, segments=3, last=nn.LayerNorm(24, eps=config.layer_norm_eps))
+    names = {"tokens": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
+    with_keys(ours, theirs, **names, last="LayerNorm")
+    ids, positions = torch.randint(61, (2, 9)), torch.arange(9)
+    assert ours.to(dtype)(ids, positions).equal(theirs.to(dtype)(ids))
+    with pytest.raises(ValueError, match="33 tokens, but this model has learned 32 positions"):
+        ours(torch.zeros(1, 33, dtype=torch.long), torch.arange(33))
+
+
+def test_an_embedding_without_segments_or_a_last_norm_has_neither():
+    plain, summed = (kind(61, 24, context=32) for kind in (PositionedEmbed, SummedEmbed))
+    summed.load_state_dict(plain.state_dict())
+    ids, positions = torch.randint(61, (2, 9)), torch.arange(9)
+    assert summed(ids, positions).equal(plain(ids, positions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_stands_before_the_head_is_bert_s(dtype):
+    theirs = loud(BertPredictionHeadTransform(BertConfig(hidden_size=24, hidden_act="gelu_new")))
+    ours = TransformedNorm(nn.Identity(), nn.LayerNorm(24, eps=1e-12), 24, activation="gelu_tanh")
+    with_keys(ours, theirs, dense="dense", last="LayerNorm")
+    x = torch.randn(2, 9, 24, dtype=dtype)
+    apart = ours.to(dtype)(x) - theirs.to(dtype)(x)
+    assert apart.abs().max() <= 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_layer_norm_kept_as_its_distance_from_one_is_nemotron_s(dtype):
+    theirs = loud(NemotronLayerNorm1P(24, eps=1e-3))
+    ours = with_keys(OffsetLayerNorm(24, eps=1e-3), theirs).to(dtype)
+    x = torch.randn(2, 9, 24, dtype=dtype)
+    assert ours(x).equal(theirs.to(dtype)(x))
+    with torch.no_grad():
+        ours.draw(0.02)
+    assert ours.to(torch.float64)(x.double()).mean(-1).abs().max() < 1e-12

@@ -66,7 +66,8 @@ def test_a_program_makes_the_numbers_of_the_module_on_other_ids(name):
 )
 def test_parts_that_only_round_differently_are_those_that_a_person_chose(name):
     subject, arch = of_transformers(name), registry.architecture(name)
-    read = rounding_as(subject, reading(subject)).program.make()
+    base = reading(subject)
+    read = rounding_as(subject, base)(base.program).make()
     by_hand = registry.skeleton(arch, arch.config_class(**arch.sizes))
     kinds = [{type(one) for one in model.modules()} - {Window} for model in (read, by_hand)]
     assert kinds[0] == kinds[1]

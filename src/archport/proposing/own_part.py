@@ -34,9 +34,7 @@ class OwnPart:
         asked = inspect.signature(self.kind).parameters.values()
         needed = [one.name for one in asked if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
         if missing := [name for name in needed if name not in known]:
-            raise SourceError(
-                f"{self.name}: asks for {', '.join(missing)}, which is no size and no field of the config"
-            )
+            raise SourceError(f"{self.name}: asks for {', '.join(missing)}, of which the config says nothing")
         return {one.name: known[one.name] for one in asked if one.name in known}
 
     @property

@@ -48,10 +48,13 @@ class Use:
     ours: Callable[[Any], Any] = lambda value: value  # what a value of theirs is called here
 
 
-@torch.no_grad()
 def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Reading:
     """A module of the subject, read. Raises: Hole, SourceError."""
-    module, seen = looked_at(subject, changes, seed)
+    return _read(*looked_at(subject, changes, seed))
+
+
+@torch.no_grad()
+def _read(module: nn.Module, seen: Seen) -> Reading:
     return Reading(read(seen), _shapes(seen), seen.trace.logits, seen, module)
 
 
@@ -132,7 +135,7 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
     if same and seen.trace.logits.equal(base.logits):
         return "harmless"
     try:
-        again = Reading(read(seen), _shapes(seen), seen.trace.logits, seen, module)
+        again = _read(module, seen)
     except Hole:
         return None
     if again.shapes.keys() - again.program.takes:
