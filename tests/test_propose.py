@@ -17,7 +17,6 @@ from archport.proposing import propose
 from archport.proposing.apart import apart
 from archport.proposing.own_class import of_class
 from archport.proposing.proposal import subject_of
-from archport.proposing.reading import Hole
 from archport.proposing.rounding import rounding_as
 from archport.proposing.subject import ids_of, run, vocab_of
 from archport.proposing.tracing import in_full
@@ -66,8 +65,8 @@ def test_a_program_makes_the_numbers_of_the_module_on_other_ids(name):
 )
 def test_parts_that_only_round_differently_are_those_that_a_person_chose(name):
     subject, arch = of_transformers(name), registry.architecture(name)
-    base = reading(subject)
-    read = rounding_as(subject, base)(base.program).make()
+    found = reading(subject)
+    read = rounding_as(subject, found)(found.program).make()
     by_hand = registry.skeleton(arch, arch.config_class(**arch.sizes))
     kinds = [{type(one) for one in model.modules()} - {Window} for model in (read, by_hand)]
     assert kinds[0] == kinds[1]
@@ -156,6 +155,8 @@ def test_lines_that_no_probe_runs_are_listed():
     assert unreached(module, lambda: module(torch.zeros(2, 2))) == ["Branching.forward: return x.flatten(1)"]
     assert unreached(module, lambda: module(torch.zeros(2, 2, 2))) == ["Branching.forward: return x * 2"]
     assert unreached(module, lambda: (module(torch.zeros(2, 2)), module(torch.zeros(2, 2, 2)))) == []
+    patched = type("Patched", (Branching,), {"forward": lambda _, x: x})()
+    assert unreached(patched, lambda: patched(torch.zeros(2, 2))) == []
 
 
 @pytest.mark.parametrize(
@@ -248,46 +249,6 @@ def test_wrong_words_are_one_line(code, words, said):
     assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
-# --- wrong references: none may be read as what it is not ---
-
-
-def doubled(kind, name, change):
-    """A class whose method gives something else."""
-    method = getattr(kind, name)
-    return kind, name, lambda *args, **more: change(method(*args, **more))
-
-
-def of_llama():
-    from transformers.models.llama import modeling_llama
-
-    return modeling_llama
-
-
-WRONG = {
-    "norm twice as loud": lambda m: doubled(m.LlamaRMSNorm, "forward", lambda y: y * 2),
-    "norm with a constant": lambda m: doubled(m.LlamaRMSNorm, "forward", lambda y: y + 1e-3),
-    "attention halved": lambda m: doubled(m.LlamaAttention, "forward", lambda y: (y[0] / 2, *y[1:])),
-    "MLP bent": lambda m: doubled(m.LlamaMLP, "forward", torch.tanh),
-    "MLP a little louder": lambda m: doubled(m.LlamaMLP, "forward", lambda y: y * 1.001),
-    "stream shifted": lambda m: doubled(m.LlamaDecoderLayer, "forward", lambda y: torch.roll(y, 1, -1)),
-    "angles a little off": lambda m: doubled(m.LlamaRotaryEmbedding, "forward", lambda y: (y[0], y[1] * 1.0001)),
-    "logits bent": lambda _: doubled(nn.Linear, "forward", lambda y: y.sin() if y.shape[-1] == 139 else y),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_reference_is_another_program_or_a_hole(wrong, monkeypatch):
-    right = reading(of_transformers("llama")).program
-    kind, name, method = WRONG[wrong](of_llama())
-    monkeypatch.setattr(kind, name, method)
-    try:
-        found = reading(of_transformers("llama"))
-    except (Hole, SourceError):
-        return
-    assert found.program.settings() != right.settings()
-    assert (found.program.make()(found.seen.trace.ids) - found.logits).abs().max() < 1e-5 * found.logits.abs().max()
-
-
 # --- decoders of plain torch code, put together at random ---
 
 
@@ -368,5 +329,6 @@ def test_a_decoder_of_plain_code_put_together_at_random_is_explained(seed, monke
 def of_class_made_by(monkeypatch, make):
     from archport.proposing import own_class
 
+    monkeypatch.setattr(own_class, "imported", lambda _: Plain)
     monkeypatch.setattr(own_class, "made", lambda *_: make())
     return of_class("here:Plain")

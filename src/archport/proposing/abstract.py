@@ -143,6 +143,8 @@ def abstract(
     others = [block for order in fields.orders.values() for block in order.again.program.blocks]
     sizes = sizes_of(program, others, subject.config)
     named = _named(subject, sizes)
+    if "context" in program.embed.settings and "context" not in named:
+        raise Unwritten(f"context: is {sizes['context']}, and no field of the config says so")
     types = types_of(subject, base)
     alone = frozenset({"blocks.attn.mask"} if types else ())
     block, choices, ordered = _in_order(subject, base, fields, rounded, alone)

@@ -8,7 +8,7 @@ from ..layers import Embed, PositionedEmbed, SummedEmbed
 from .norms import norms
 from .part import Part
 from .seen import Seen
-from .tracing import CLOSE
+from .tracing import CLOSE, neat
 
 OFFSETS = (0, 1, 2)
 Way = tuple[Part, Tensor]  # and the stream (batch, seq, width)
@@ -36,8 +36,8 @@ def _scaled(seen: Seen, part: Part, x: Tensor) -> Iterator[Way]:
         if min(abs(scale - 1), abs(scale)) < CLOSE or (other - scale * flat).abs().max() > CLOSE * other.abs().max():
             continue
         known = (*seen.constants.values(), x.shape[-1] ** 0.5)
-        neat = next((one for one in known if abs(one - scale) < CLOSE * abs(scale)), scale)
-        yield Part(Embed, {**part.settings, "scale": neat}, part.weights, part.takes), x * scale
+        near = next((one for one in known if abs(one - scale) < CLOSE * abs(scale)), neat(scale))
+        yield Part(Embed, {**part.settings, "scale": near}, part.weights, part.takes), other.double().view(x.shape)
 
 
 def _normed(seen: Seen, part: Part, x: Tensor) -> Iterator[Way]:

@@ -9,7 +9,7 @@ from ..layers import ACTIVATIONS, LogitScale, SoftCap, TransformedNorm
 from .norms import norms
 from .part import Part
 from .seen import Seen
-from .tracing import CLOSE
+from .tracing import CLOSE, neat
 
 
 def ending(seen: Seen, x: Tensor, embed: Part) -> tuple[Part, Part, Part | None] | None:
@@ -39,7 +39,7 @@ def _finish(seen: Seen, logits: Tensor) -> tuple[Part | None] | None:
         near = [
             v for c in seen.constants.values() for v in ((c, 1 / c) if c else ()) if abs(v - scale) < CLOSE * abs(scale)
         ]
-        return (Part(LogitScale, {"scale": near[0] if near else scale}),)
+        return (Part(LogitScale, {"scale": near[0] if near else neat(scale)}),)
     for cap in seen.constant("cap"):
         if cap and same((logits / cap).tanh() * cap):
             return (Part(SoftCap, {"cap": cap}),)

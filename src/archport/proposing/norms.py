@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from ..layers import AcrossHeads, LayerNormByHead, OffsetLayerNorm, OffsetRMSNorm, RMSNorm
 from .part import Part
 from .seen import Seen
-from .tracing import CLOSE, FAR
+from .tracing import FAR
 
 NEAR = 1e-5  # for weights that are solved for
+EXACT = 1e-9  # of the largest number: of a loud stream, all but the right epsilon are as little off
 
 
 def norms(seen: Seen, x: Tensor) -> list[tuple[Part, Tensor]]:
@@ -19,7 +20,7 @@ def norms(seen: Seen, x: Tensor) -> list[tuple[Part, Tensor]]:
     for part in _candidates(seen, x):
         value = part.make()(x)
         apart = seen.trace.apart(value)
-        if apart < best.get(part.takes, (CLOSE,))[0]:
+        if apart < best.get(part.takes, (EXACT,))[0]:
             best[part.takes] = apart, part, value
     if any(best):  # one with weights is made of one without, which shows, too
         best.pop(frozenset(), None)
@@ -100,6 +101,6 @@ def head_norms(seen: Seen, x: Tensor) -> list[tuple[Part, Tensor]]:
                 settings = {"heads": heads, "head_width": head_width, "eps": eps}
                 part = Part(LayerNormByHead, settings, {"weight": weight}, frozenset((name,)))
                 value = part.make()(x)
-                if seen.trace.has(value):
+                if seen.trace.apart(value) < EXACT:
                     found.append((part, value))
     return found

@@ -73,5 +73,6 @@ def _rotated(seen: Seen, x: Tensor) -> Iterator[tuple[Part, Tensor]]:
             for pairing in ("halves", "neighbours"):
                 settings: dict[str, Any] = {"width": turned, "base": base, "pairing": pairing}
                 value = Rotary(**settings).double()(positions, torch.float64)(x)
-                if seen.trace.apart(value) < SOLVED:
-                    yield Part(Rotary, settings), value
+                apart, theirs = seen.trace.nearest(value)
+                if apart < SOLVED:
+                    yield Part(Rotary, settings), theirs

@@ -50,6 +50,11 @@ def in_steps() -> Iterator[None]:
         yield
 
 
+def neat(value: float) -> float:
+    """A number that was solved for, without its last digits, which are rounding and differ from layer to layer."""
+    return float(f"{value:.10g}")
+
+
 class Trace:
     """The numbers of one pass of a module over ids (batch, seq), in float64, each set of them once in a layout."""
 
@@ -83,17 +88,25 @@ class Trace:
             self._sorted[count] = torch.unique(self.flat(count).sort(-1).values, dim=0)
         return self._sorted[count]
 
-    def apart(self, value: Tensor) -> float:
-        """How far the nearest value of the pass is from one, in whatever layout, beside the largest number."""
+    def nearest(self, value: Tensor) -> tuple[float, Tensor]:
+        """How far the nearest value of the pass is from one, in whatever layout, beside the largest number; and itself.
+
+        It comes in the layout of the one.
+        """
         known = self._ordered(value.numel())
         value = value.detach()
         low, high = value.aminmax()
         largest = max(abs(float(low)), abs(float(high)), 1e-300)
-        near = (known[:, 0] - low).abs().maximum((known[:, -1] - high).abs()) < FAR * largest
-        if not near.any():
-            return torch.inf
-        ordered = value.flatten().double().sort().values
-        return float((known[near] - ordered).abs().amax(-1).min()) / largest
+        known = known[(known[:, 0] - low).abs().maximum((known[:, -1] - high).abs()) < FAR * largest]
+        if not len(known):
+            return torch.inf, value
+        ordered, places = value.flatten().double().sort()
+        apart, at = (known - ordered).abs().amax(-1).min(0)
+        return float(apart) / largest, torch.empty_like(ordered).scatter(0, places, known[at]).view(value.shape)
+
+    def apart(self, value: Tensor) -> float:
+        """How far the nearest value of the pass is from one, in whatever layout, beside the largest number."""
+        return self.nearest(value)[0]
 
     def has(self, value: Tensor) -> bool:
         """Whether the pass made these numbers, in whatever layout."""

@@ -65,16 +65,17 @@ def _missed(code: Any, name: str, ran: set[int]) -> Iterator[str]:
     with suppress(OSError, SyntaxError):
         source = Path(code.co_filename).read_text().split("\n")
         tree = ast.parse("\n".join(source))
-        method = next(
+        found = (
             one
             for one in ast.walk(tree)
             if isinstance(one, ast.FunctionDef)
-            and one.name == name.rpartition(".")[2]
+            and one.name == code.co_name  # which need not be that of the method
             and one.lineno <= code.co_firstlineno + len(one.decorator_list)
             and one.end_lineno
             and one.end_lineno >= max(ran)
         )
-        for one in ast.walk(method):
+        method = next(found, None)  # of a lambda there is none
+        for one in () if method is None else ast.walk(method):
             if not isinstance(one, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return | ast.Expr):
                 continue
             end = one.end_lineno or one.lineno

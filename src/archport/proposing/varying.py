@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
 from .dropping import Rates, rates
+from .elsewhere import Elsewhere, elsewhere, require_same, same_elsewhere
 from .part import Program
 from .reading import Hole, read
 from .seen import Seen
@@ -29,13 +31,14 @@ PAIRS = (SLIDING, ("dense", "sparse"))  # of types of layers
 
 @dataclass(frozen=True)
 class Reading:
-    """A module that was read: its program, the shapes of its parameters, and its logits."""
+    """A module that was read: its program, the shapes of its parameters, its logits, and those of other ids."""
 
     program: Program
     shapes: dict[str, tuple[int, ...]]
     logits: torch.Tensor
     seen: Seen
     module: torch.nn.Module
+    elsewhere: Elsewhere
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,22 @@ class Use:
     ours: Callable[[Any], Any] = lambda value: value  # what a value of theirs is called here
 
 
+@torch.no_grad()
 def reading(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Reading:
     """A module of the subject, read. Raises: Hole, SourceError."""
-    return _read(*looked_at(subject, changes, seed))
+    module, seen = looked_at(subject, changes, seed)
+    return _read(module, seen, _elsewhere(subject, changes, seed))
+
+
+def _elsewhere(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Elsewhere:
+    return elsewhere(partial(subject.module, changes, seed), {**subject.config, **(changes or {})})
 
 
 @torch.no_grad()
-def _read(module: nn.Module, seen: Seen) -> Reading:
-    return Reading(read(seen), _shapes(seen), seen.trace.logits, seen, module)
+def _read(module: nn.Module, seen: Seen, theirs: Elsewhere) -> Reading:
+    program = read(seen)
+    require_same(program, theirs)
+    return Reading(program, _shapes(seen), seen.trace.logits, seen, module, theirs)
 
 
 @torch.no_grad()
@@ -129,13 +140,15 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
     """What one other value does: a use, an order, "harmless", "refused", or None for what is not understood."""
     try:
         module, seen = looked_at(subject, {name: other})
+        theirs = _elsewhere(subject, {name: other})
     except Exception:  # it is somebody else's code
         return "refused"
     same = _shapes(seen) == base.shapes and seen.untrained == base.seen.untrained
+    same &= same_elsewhere(theirs, base.elsewhere)
     if same and seen.trace.logits.equal(base.logits):
         return "harmless"
     try:
-        again = _read(module, seen)
+        again = _read(module, seen, theirs)
     except Hole:
         return None
     if again.shapes.keys() - again.program.takes:

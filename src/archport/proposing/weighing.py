@@ -11,6 +11,7 @@ from torch import Tensor
 from ..layers import Alibi, Sinks, Window
 from .part import Part
 from .seen import Seen
+from .tracing import neat
 
 SOLVED = 1e-5  # relative error of what is solved for
 LEAST = 1e-200  # probabilities below have no logarithm to speak of
@@ -38,6 +39,12 @@ class Probabilities:
         """Whether a softmax of these scores is what they are."""
         return bool((self.centred(scores) - self.logs).abs().max() < SOLVED * self.logs.abs().max())
 
+    def made_of(self, scores: Tensor) -> bool:
+        """Whether a softmax of these scores is what they are, of each row and head, and zero where they are zero."""
+        made = scores.softmax(-1)[..., : self.value.shape[-1]]
+        hidden = (self.value == 0) & (made > LEAST)
+        return not hidden.any() and bool((made - self.value).abs().max() < SOLVED)
+
 
 def weighings(seen: Seen, queries: Tensor, keys: Tensor) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """The probabilities (batch, heads, seq, keys) that the module makes of these, and the settings that do so.
@@ -58,9 +65,10 @@ def weighings(seen: Seen, queries: Tensor, keys: Tensor) -> Iterator[tuple[dict[
         for scaled, how in _scores(seen, scores, found, width):
             visible = scaled.masked_fill(~sees, -torch.inf)
             sinks = _sinks(seen, visible, probabilities)
-            if sinks is not None:
-                yield settings | how | sinks, probabilities
-            for name, weight in seen.of_shape(scores.shape[1]) if sinks == {} else ():
+            if sinks is None or not found.made_of(sinks["sinks"].make()(visible) if sinks else visible):
+                continue
+            yield settings | how | sinks, probabilities
+            for name, weight in seen.of_shape(scores.shape[1]) if not sinks else ():
                 smaller = (visible.logsumexp(-1) - weight[:, None]).sigmoid()[..., None]
                 yield settings | how | _sunk(name, weight), probabilities * smaller
 
@@ -132,7 +140,7 @@ def _scales(seen: Seen, width: int) -> list[float]:
 
 def _neat(value: float, *known: float) -> float:
     """A number that was solved for as what it is near to."""
-    return next((one for one in known if math.isclose(value, one, rel_tol=SOLVED)), value)
+    return next((one for one in known if math.isclose(value, one, rel_tol=SOLVED)), neat(value))
 
 
 def _sinks(seen: Seen, scores: Tensor, probabilities: Tensor) -> dict[str, Any] | None:

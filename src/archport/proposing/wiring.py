@@ -44,8 +44,10 @@ class Finder:
         for kind, value, found in self.known:
             if kind == what and value.equal(x):
                 return found
-        found = [one for search in SEARCHES[what] for one in search(self.seen, x)]
-        found = found or own_parts(self.seen, x)
+        made = [one for search in SEARCHES[what] for one in search(self.seen, x)]
+        made = made or own_parts(self.seen, x)
+        # What comes after is looked for in the numbers of the module, without the rounding of ours.
+        found = [(part, self.seen.trace.nearest(value)[1]) for part, value in made]
         self.known.append((what, x, found))
         return found
 
