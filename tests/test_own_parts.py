@@ -110,6 +110,7 @@ def test_what_is_no_part_is_one_line(part, said):
         propose("my_model.py:GPT", parts=[f"my_parts.py:{part}"])
 
 
+@pytest.mark.families
 def test_a_number_that_is_a_tiny_size_is_no_proof():
     found = propose("llama", kills=False)
     assert found.ok, found.proof.faults
@@ -170,14 +171,14 @@ def ends(how, told):
     ("how", "said"),
     [
         ("aborts", "was ended by signal 6"),
-        ("hangs", "stopped after 20 seconds"),
+        ("hangs", "stopped after 12 seconds"),
         ("eats", "ran out of 2 GB of memory"),
     ],
 )
 def test_a_reference_that_crashes_hangs_or_eats_is_a_line(how, said, capfd):
     stages = []
     with pytest.raises(SourceError, match=said):
-        apart(ends, {"how": how}, seconds=20, gigabytes=2, told=stages.append)
+        apart(ends, {"how": how}, seconds=12, gigabytes=2, told=stages.append)
     assert stages == ["begun"]
     assert capfd.readouterr().out == ""
 

@@ -136,7 +136,7 @@ def test_what_was_run_stays_and_is_written(tmp_path):
 
     assert "found no results of transformers" in tool("--write").stderr
     assert "xyz: transformers" in tool("xyz").stderr
-    assert "1 of 1: bert: hole\n" in tool("bert").stdout
+    assert "1 of 1: diffllama: hole\n" in tool("diffllama").stdout
     assert "1 of 1: llama: stopped\n" in tool("llama", "--seconds", "0.1").stdout
     done = tool("--write")
     assert done.returncode == 0, done.stderr
@@ -145,7 +145,7 @@ def test_what_was_run_stays_and_is_written(tmp_path):
     assert text == page(json.loads((tmp_path / KEPT).read_text()))
     assert f"**0 of {len(model_types())} registered causal decoder types" in text
     assert f"{len(model_types()) - 2} types have no result yet." in text
-    assert "| `bert` | hole | - | blocks.0: no norm, attention or MLP of ours" in text
+    assert "| `diffllama` | hole | - | blocks.0.attn: the module maps" in text
     assert "| `llama` | stopped | - | stopped after 0.1 seconds" in text
 
 

@@ -1,5 +1,7 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import parallel as parallel
 from .errors import ArchportError
 from .exporting import export
@@ -21,6 +23,9 @@ from .translate.table import rearranged, sections
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 from .view.plotting import plot
 
+if TYPE_CHECKING:
+    from .proposing import propose
+
 __all__ = [
     "ArchportError",
     "Decoder",
@@ -40,6 +45,7 @@ __all__ = [
     "observe",
     "plan",
     "plot",
+    "propose",
     "rearranged",
     "register",
     "score",
@@ -50,3 +56,12 @@ __all__ = [
     "verify",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """What few need and takes its time to import: where it is asked for."""
+    if name == "propose":
+        from .proposing import propose
+
+        return propose
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

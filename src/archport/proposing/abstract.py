@@ -83,7 +83,7 @@ class Abstract:
     @property
     def used(self) -> int:
         """How many fields of a config decide something."""
-        return len(self.named) + len(self.constants) + len(self.dropouts)
+        return len(self.named) + len(self.constants) + len({*self.dropouts.values()})
 
     @property
     def by_type(self) -> bool:
