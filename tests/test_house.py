@@ -20,7 +20,10 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 def test_public_names_are_those_of_all():
     public = {name for name in vars(archport) if not name.startswith("_")}
     modules = {name for name in public if inspect.ismodule(getattr(archport, name))}
-    assert public - modules == set(archport.__all__)
+    assert public - modules | {"propose"} == set(archport.__all__)  # which is imported where it is asked for
+    assert archport.propose.__module__ == "archport.proposing.proposal"
+    with pytest.raises(AttributeError, match="module 'archport' has no attribute 'proposed'"):
+        archport.proposed  # noqa: B018
     assert archport.__all__ == sorted(archport.__all__)
 
 

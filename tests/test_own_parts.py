@@ -163,7 +163,7 @@ def ends(how, told):
     if how == "hangs":
         time.sleep(600)
     if how == "eats":
-        return len([torch.ones(1 << 27) for _ in range(64)])
+        return torch.ones(1 << 40)
     return how
 
 

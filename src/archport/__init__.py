@@ -1,6 +1,6 @@
 """Load a Hugging Face GPT checkpoint into a few hundred lines of PyTorch, and prove that it is the same model."""
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from . import parallel as parallel
 from .errors import ArchportError
@@ -23,7 +23,7 @@ from .translate.table import rearranged, sections
 from .view import rendering as _rendering  # noqa: F401  # gives models, plans and reports their looks in a notebook
 from .view.plotting import plot
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from .proposing import propose
 
 __all__ = [
@@ -58,7 +58,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """What few need and takes its time to import: where it is asked for."""
     if name == "propose":
         from .proposing import propose
