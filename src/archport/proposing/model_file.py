@@ -85,7 +85,10 @@ class ModelFile:
             kind = next((word for kind, word in KINDS.items() if type(one.tried) is kind), "float")
             default = ACTIVATIONS.get(one.default, one.default) if one.name == "activation" else one.default
             if isinstance(one.here, tuple):
-                fields.append(f"    {one.name}: tuple[{KINDS[type(one.here[0])] if one.here else 'int'}, ...]")
+                kind = KINDS[type(one.here[0])] if one.here else "int"
+                if kind == "int" and {*one.here, *one.tried} <= {0, 1} and one.here:
+                    kind = f"{self._named('typing', 'Literal')}[0, 1]"
+                fields.append(f"    {one.name}: tuple[{kind}, ...]")
                 continue
             if one.least is not None:
                 bounded = self._named("archport.config", "bounded")
@@ -160,10 +163,15 @@ class ModelFile:
     def _chosen(self, name: str, choice: Choice, then: Group | str, otherwise: Group | str) -> Iterator[str]:
         """Statements that choose by the layer."""
         yield f"        {name}: {self._named('torch', 'nn')}.Module"
-        yield f"        if {choice.rule.format(_field(choice))}:"
+        yield f"        if {choice.rule.format(self._field(choice))}:"
         yield laid_out(then, 12, f"{name} = ")
         yield "        else:"
         yield laid_out(otherwise, 12, f"{name} = ")
+
+    def _field(self, choice: Choice) -> str:
+        """What our config calls the field of a choice."""
+        ours = {theirs: name for name, theirs in self.abstract.named.items()}
+        return ours.get(choice.field, choice.field.replace(".", "_"))
 
     def part(self, part: Part, path: str) -> Group:
         """A part, as the call that makes it."""
@@ -201,7 +209,7 @@ class ModelFile:
         """A setting, whatever it is."""
         if isinstance(value, Choice):
             then, otherwise = (self._side(path, name, one) for one in (value.then, value.otherwise))
-            whole = f"{in_a_line(then)} if {value.rule.format(_field(value))} else {in_a_line(otherwise)}"
+            whole = f"{in_a_line(then)} if {value.rule.format(self._field(value))} else {in_a_line(otherwise)}"
             if len(whole) <= SHORT:
                 return whole
             self.chosen.append((name, value, then, otherwise))
@@ -225,6 +233,8 @@ class ModelFile:
         if (written := self.abstract.code.get(f"{path}.{name}")) is not None:
             return written
         sizes = self.abstract.sizes
+        if name == "width" and path == "blocks.attn.rotary" and value == sizes["head_width"]:
+            return "cfg.head_width"
         if name in ("width", "normalized_shape", "in_features") and "rotary" not in path:
             widths = {sizes["width"]: "cfg.width"}
             if path.startswith("blocks.attn."):
@@ -271,8 +281,3 @@ class ModelFile:
             variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
         lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))
         return "\n".join(lines)
-
-
-def _field(choice: Choice) -> str:
-    """What our config calls the field of a choice."""
-    return choice.field.replace(".", "_")

@@ -165,7 +165,7 @@ def propose(
     found = {"program": whole.program, "abstract": whole, "files": files}
     try:
         return ended(**found, proof=proof_of(subject, arch, rows, _variants(whole), _resized(whole), kills=kills))
-    except ArchportError as error:  # one of the models that it should be cannot be made
+    except (ArchportError, RuntimeError) as error:  # one of the models that it should be cannot be made, or not run
         return ended(**found, proof=Proof((), broken=in_a_line(error, 300)))
 
 
