@@ -13,9 +13,10 @@ from archport.errors import SourceError
 from archport.foreign.rows import Rows
 from archport.proposing import propose
 from archport.proposing.apart import apart
-from archport.proposing.proposal import _executed, _resized, subject_of
+from archport.proposing.proposal import subject_of
 from archport.proposing.proving import proof_of
 from archport.proposing.transformers_class import of_transformers
+from archport.proposing.writing import executed
 
 from .commands import run
 
@@ -116,18 +117,9 @@ def test_a_number_that_is_a_tiny_size_is_no_proof():
     assert found.ok, found.proof.faults
     model, mapping = (text for _, text in found.files)
     assert "GatedMLP(cfg.width, cfg.mlp_width," in model
-    wrong = _executed("llama", model.replace("GatedMLP(cfg.width, cfg.mlp_width,", "GatedMLP(cfg.width, 88,"), mapping)
-
-    rows = Rows({name: wrong.table.weights[name] for name in wrong.table.weights})
+    wrong = executed("llama", model.replace("GatedMLP(cfg.width, cfg.mlp_width,", "GatedMLP(cfg.width, 88,"), mapping)
     with pytest.raises(RuntimeError, match="size"):
-        proof_of(
-            of_transformers("llama"),
-            wrong,
-            rows,
-            {},
-            {"it": _resized(found.abstract)["intermediate_size"]},
-            kills=False,
-        )
+        proof_of(of_transformers("llama"), found.abstract, wrong, Rows(wrong.table.weights), kills=False)
 
 
 def test_a_config_of_tiny_sizes_is_taken_as_it_is(tmp_path):

@@ -1,6 +1,7 @@
 """propose: what a decoder does is read by running it, written in our parts, and proved; what is not known is a hole."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,7 +34,18 @@ MORE = (
     *("arcee", "bloom", "codegen", "cohere", "cwm", "gemma", "gemma3_text", "glm"),
     *("gpt_oss", "gptj", "granite", "mistral", "mixtral", "mpt", "olmo", "olmoe"),
     *("phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2"),
+    *("bert", "bert_generation", "biogpt", "dots1", "exaone4", "gpt_neo", "granite_swa", "nemotron", "openai_gpt"),
 )
+# What a file has to say, of a kind each: and what it must not.
+WRITTEN = {
+    "aria_text": ('"experts_per_token": "moe_topk"', "2 * cfg.mlp_width"),
+    "bert": ("    is_decoder: bool = False\n", 'ignored={"cls.predictions.decoder.bias": "the same tensor as'),
+    "gemma3_text": ("cfg.rope_parameters_sliding_attention_rope_theta", "Rotary(cfg.head_width,"),
+    "glm4_moe": ("if layer < cfg.first_k_dense_replace:", "first_k_dense_replace: int = bounded("),
+    "opt": ("word_embed_proj_dim: int = derived(lambda cfg: cfg.width)", "if self.word_embed_proj_dim != self.width:"),
+    "qwen2_moe": ("shared=SharedExpert(", '"decoder_sparse_step": "decoder_sparse_step"'),
+    "smollm3": ("no_rope_layers: tuple[Literal[0, 1], ...]", "cfg.no_rope_layers[layer]"),
+}
 NANO = "docs/examples/nano.py:GPT"
 
 
@@ -199,6 +211,36 @@ def test_qwen3_is_proposed_again_and_verified(tmp_path):
     assert "hole" not in made.stdout
     done = run_command("--plugin", str(tmp_path), "verify", "qwen3_again", seconds=600)
     assert "qwen3_again: the same model as transformers (eager) in float32" in done.stdout
+
+
+@pytest.mark.families
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_decoder_of_each_kind_is_proved_as_files_that_say_what_it_is(name):
+    found = propose(name, kills=False)
+    assert found.ok, [*found.holes, *(found.proof.faults if found.proof else [])]
+    text = "\n".join(one for _, one in found.files)
+    for said in WRITTEN[name]:
+        assert said in text, text
+
+
+@pytest.mark.families
+def test_the_same_decoder_is_written_as_the_same_text():
+    code = (
+        "from archport.proposing.proposal import subject_of; from archport.proposing.varying import reading\n"
+        "from archport.proposing.writing import written\n"
+        "subject = subject_of('opt'); print(written(subject, reading(subject), 'opt')[1])"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
 
 
 def test_a_hole_is_a_line_and_nothing_is_written(tmp_path):

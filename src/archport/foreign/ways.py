@@ -82,7 +82,8 @@ def _plain(given: Sides, ours: Template) -> Iterator[Way]:
             yield Way({ours.name: cell}, (theirs,), unlikely)
         for order in orders:
             for side in sides(order, sizes, shape):
-                if side == as_ours or (theirs.kind in OUT_IN):
+                untold = any(sum(name not in given.axes for name in group) > 1 for group in side)  # how long each is
+                if side == as_ours or theirs.kind in OUT_IN or untold:
                     continue
                 transposed = side == as_ours[::-1]
                 pattern = "... width -> width ..." if transposed else f"{written(side)} -> {written(as_ours)}"

@@ -1,20 +1,20 @@
 """From the program of one tiny module to an architecture: sizes become fields, constants fields, layers one block."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..layers import Attention, Embed
-from ..mappings import COMMON_HARMLESS, FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
+from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
+from .ordering import block_of
 from .part import Part, Program
-from .schedule import Choice, Layer, Unwritten, merged
-from .subject import Subject, named_sizes, spellings, theirs_of
+from .schedule import Choice, Unwritten
+from .sizing import named_by, sizes_of
+from .subject import Subject, theirs_of
 from .tiny_config import flat
 from .varying import Fields, Order, Reading, types_of
 
-REQUIRED = ("vocab_size", "context", "width", "layers", "heads", "expert_width", "experts", "experts_per_token")
-DERIVED = ("kv_heads", "head_width", "mlp_width")  # which follow from the others where a config does not say them
 # Fields of theirs that `RotaryConfig` reads by itself.
 OF_ROTARY = {
     *FRACTIONS,
@@ -32,7 +32,6 @@ STANDARD = {
 WIDTHS = ("width", "mlp_width", "head_width")  # of which no other size is likely to be one
 SHARES = ("rotary_pct", "rotary_percentage")  # what else configs call the share of a head that is turned
 TRIED = 0.3
-CONSTANT = (("kv_heads", 1),)  # sizes that a flag of a config decides
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,11 @@ class Abstract:
         return len(self.named) + len(self.constants) + len({*self.dropouts.values()})
 
     @property
+    def required(self) -> list[str]:
+        """The fields of which one value was understood, or only that of a size."""
+        return [*self.fixed, *self.asked, *self.alike]
+
+    @property
     def by_type(self) -> bool:
         """Whether the type of a layer says if it has a window."""
         return self.types_here is not None
@@ -107,31 +111,6 @@ class Abstract:
         }
 
 
-def sizes_of(program: Program, others: Sequence[Part], config: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes of a program, and of other blocks that it may have, by our names."""
-    attn = program.blocks[0].settings["attn"].settings
-    mlp: dict[str, Any] = {}
-    for block in (*program.blocks, *others):
-        mlp |= block.settings["mlp"].settings
-    sizes = {"vocab_size": program.embed.settings["vocab_size"], "width": program.embed.settings["width"]}
-    heads = attn.get("heads") or named_sizes(config).get("heads", 1)
-    sizes |= {"layers": len(program.blocks), "heads": heads, "kv_heads": attn.get("kv_heads", heads)}
-    sizes |= {"head_width": attn.get("head_width", sizes["width"] // heads)}
-    if "mlp_width" in mlp:
-        sizes["mlp_width"] = mlp["mlp_width"]
-    if "router" in mlp:
-        width = mlp["experts"].parts[0].settings["mlp_width"]
-        own = any(config.get(name) == width for name in spellings()["expert_width"])
-        sizes["expert_width" if own else "mlp_width"] = width
-        router = mlp["router"].settings
-        sizes |= {"experts": router["experts"], "experts_per_token": router["top"]}
-        shared = mlp["shared"].settings if "shared" in mlp else {}
-        sizes |= {"mlp_width": shared["mlp_width"]} if own and shared.get("mlp_width", width) != width else {}
-    named = spellings()["context"]
-    context = program.embed.settings.get("context") or next((v for n, v in config.items() if n in named and v), 2048)
-    return sizes | {"context": context}
-
-
 def abstract(
     name: str, subject: Subject, base: Reading, fields: Fields, rounded: Callable[[Program], Program]
 ) -> Abstract:
@@ -142,23 +121,22 @@ def abstract(
     program = rounded(base.program)
     others = [block for order in fields.orders.values() for block in order.again.program.blocks]
     sizes = sizes_of(program, others, subject.config)
-    named = _named(subject, sizes)
+    named = named_by(subject, sizes)
     if "context" in program.embed.settings and "context" not in named:
         raise Unwritten(f"context: is {sizes['context']}, and no field of the config says so")
     types = types_of(subject, base)
     alone = frozenset({"blocks.attn.mask"} if types else ())
-    block, choices, ordered = _in_order(subject, base, fields, rounded, alone)
+    block, choices, ordered = block_of(subject, base, fields, rounded, alone)
     rotary = rotary_of(block)
     rotary_object = rotary is not None and "rope_parameters.rope_theta" in subject.config
     fraction = _fraction(subject, rotary, sizes) if rotary is not None and rotary_object else None
     aside = {*named.values(), *(OF_ROTARY if rotary_object else ()), *(["layer_types"] if types else [])}
     constants, code = _constants(subject, fields, aside)
     choosing = {one.field for one in choices} - aside
-    constants |= {_ours(one): _listed(subject, one, fields.orders.get(one)) for one in sorted(choosing)}
+    constants |= {our_name(one): _listed(subject, one, fields.orders.get(one)) for one in sorted(choosing)}
     dropouts = fields.rates.named
     taken = {*aside, *(one.theirs for one in constants.values()), *dropouts.values(), "architectures", "model_type"}
-    left = {name: subject.config[name] for name in fields.orders.keys() - ordered}
-    left = {name: (tuple(value) if isinstance(value, list) else value,) for name, value in left.items()}
+    left = {name: (_fixed(subject.config[name]),) for name in fields.orders if name not in ordered}
     fixed = {name: values for name, values in (fields.fixed | left).items() if name not in taken}
     alike = {name: ours for name, (value, *_) in fixed.items() for ours in WIDTHS if value == sizes.get(ours)}
     asked = {
@@ -167,59 +145,29 @@ def abstract(
         if name in subject.defaults.keys() - alike.keys() and _other(subject.defaults[name], value)
     }
     return Abstract(
-        subject.name,
-        subject.model_type if subject.model_type and subject.model_type != name else "",
-        program,
-        block,
-        tuple(dict.fromkeys(subject.classes)),
-        subject.prefix,
-        subject.defaults,
-        sizes,
-        named,
-        tuple(constants.values()),
-        code,
-        dropouts,
-        frozenset((fields.harmless | ordered) - taken),
-        {name: values for name, values in fixed.items() if name not in alike.keys() | asked.keys()},
-        alike,
-        asked,
-        _twice(base),
-        rotary_object,
-        fraction,
-        _spelt(base, fraction) if fraction else (),
-        subject.config[fraction] if fraction else None,
-        types,
+        name=subject.name,
+        model_type=subject.model_type if subject.model_type and subject.model_type != name else "",
+        program=program,
+        block=block,
+        classes=tuple(dict.fromkeys(subject.classes)),
+        prefix=subject.prefix,
+        defaults=subject.defaults,
+        sizes=sizes,
+        named=named,
+        constants=tuple(constants.values()),
+        code=code,
+        dropouts=dropouts,
+        harmless=frozenset((fields.harmless | ordered) - taken),
+        fixed={name: values for name, values in fixed.items() if name not in alike.keys() | asked.keys()},
+        alike=alike,
+        asked=asked,
+        twice=_twice(base),
+        rotary_object=rotary_object,
+        fraction=fraction,
+        fractions=_spelt(base, fraction) if fraction else (),
+        fraction_here=subject.config[fraction] if fraction else None,
+        types_here=types,
     )
-
-
-def _in_order(
-    subject: Subject, base: Reading, fields: Fields, rounded: Callable[[Program], Program], alone: frozenset[str]
-) -> tuple[Part, list[Choice], set[str]]:
-    """One block for all layers, what is chosen in it, and the fields that it is right at other values of."""
-    layers = _layers(base, subject.config, rounded)
-    ordered: set[str] = set()
-    found: tuple[Part, list[Choice]] | Unwritten
-    try:
-        found = merged(layers, alone)
-    except Unwritten as error:
-        found = error
-    for theirs, order in fields.orders.items():
-        more = _layers(order.again, {**subject.config, theirs: order.tried}, rounded)
-        try:
-            found = merged([*layers, *more], alone)
-        except Unwritten:  # another field says it, or two together
-            continue
-        layers += more
-        ordered.add(theirs)
-    if isinstance(found, Unwritten):
-        raise found
-    return *found, ordered
-
-
-def _layers(reading: Reading, config: Mapping[str, Any], rounded: Callable[[Program], Program]) -> list[Layer]:
-    own: Any = getattr(reading.module, "config", None)
-    said = flat(own.to_dict()) if hasattr(own, "to_dict") else config
-    return [Layer(block, number, said) for number, block in enumerate(rounded(reading.program).blocks)]
 
 
 def rotary_of(block: Part) -> Part | None:
@@ -230,7 +178,8 @@ def rotary_of(block: Part) -> Part | None:
     return found if isinstance(found, Part) else None
 
 
-def _ours(theirs: str) -> str:
+def our_name(theirs: str) -> str:
+    """What our config calls a field of theirs that has no name of ours."""
     return theirs.replace(".", "_")
 
 
@@ -242,7 +191,7 @@ def _constants(subject: Subject, fields: Fields, aside: set[str]) -> tuple[dict[
         if theirs in aside:
             continue
         field = next((one for one, end in STANDARD.items() if all(path.endswith(end) for path in use.ways)), None)
-        field = field if field and field not in constants else _ours(theirs)
+        field = field if field and field not in constants else our_name(theirs)
         here, default = subject.config[theirs], subject.defaults.get(theirs, subject.config[theirs])
         constants[field] = Constant(field, theirs, default, use.ours(here), use.ours(use.tried), use.tried)
         for path, way in use.ways.items():
@@ -255,8 +204,8 @@ def _listed(subject: Subject, theirs: str, order: Order | None) -> Constant:
     here = subject.config[theirs]
     tried = here if order is None else order.tried
     if isinstance(here, list):
-        return Constant(_ours(theirs), theirs, (), tuple(here), tuple(tried), tried)
-    return Constant(_ours(theirs), theirs, subject.defaults.get(theirs, here), here, tried, tried, least=0)
+        return Constant(our_name(theirs), theirs, (), tuple(here), tuple(tried), tried)
+    return Constant(our_name(theirs), theirs, subject.defaults.get(theirs, here), here, tried, tried, least=0)
 
 
 def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str | None:
@@ -269,6 +218,10 @@ def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str |
         if named and isinstance(value, float) and int(width * value) == turned:
             return name
     raise Unwritten(f"blocks.attn.rotary.width: is {turned} of {width}, and no field of the config says so")
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _other(default: Any, value: Any) -> bool:
@@ -290,37 +243,6 @@ def _spelt(base: Reading, fraction: str) -> tuple[str, ...]:
         if flat(kind(**{name: TRIED}).to_dict()).get(fraction) == TRIED:
             return (name, *FRACTIONS[1:])
     return (fraction,)
-
-
-def _named(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
-    """What the config calls our sizes: a field of that meaning, with that value; derived ones may have none."""
-    named: dict[str, str] = {}
-    known = {theirs for names in spellings().values() for theirs in names}
-    for name, value in sizes.items():
-        if (name, value) in CONSTANT:
-            continue
-        theirs = [one for one, found in subject.config.items() if one in spellings()[name] and found == value]
-        others = [
-            one
-            for one, found in subject.config.items()
-            if found == value and type(found) is int and one.partition(".")[0] not in COMMON_HARMLESS | known
-        ]
-        if theirs or (name in REQUIRED and others):
-            named[name] = (theirs or others)[0]
-        elif name in REQUIRED and name != "context":
-            raise Unwritten(f"{name}: is {value}, and no field of the config says so")
-        elif name != "context" and value != _derived(name, sizes):
-            raise Unwritten(f"{name}: is {value}, which follows from no field of the config")
-    return named
-
-
-def _derived(name: str, sizes: Mapping[str, int]) -> int:
-    rules = {
-        "head_width": sizes["width"] // sizes["heads"],
-        "kv_heads": sizes["heads"],
-        "mlp_width": 4 * sizes["width"],
-    }
-    return rules[name]
 
 
 def _general(path: str) -> str:

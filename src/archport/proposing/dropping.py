@@ -45,14 +45,14 @@ def rates(subject: Subject, program: Program) -> Rates:
         if "drop" not in name or isinstance(value, bool | str) or name.startswith("id2label"):
             continue
         try:
-            acts = {ours for ours, count in _acting(subject, program, {name: RATE}).items() if count}
+            acts = [ours for ours, count in _acting(subject, program, {name: RATE}).items() if count]
             moved = not _drawn(subject, {name: NEARLY_ALL}).equal(plain)
         except Exception:  # it is somebody else's code
-            acts, moved = {""}, True
+            acts, moved = [""], True
         if "" in acts or (moved and not acts):
             found.fixed[name] = (value,)
         elif acts:
-            found.named |= dict.fromkeys(acts - found.named.keys(), name)
+            found.named |= {ours: name for ours in acts if ours not in found.named}
             found.fixed |= {} if name in found.named.values() else {name: (value,)}
         else:
             found.harmless.add(name)
@@ -78,5 +78,5 @@ def _acting(subject: Subject, program: Program, changes: Mapping[str, Any]) -> d
     scores = draws.counts.pop(ids.numel() * ids.shape[1] * heads, 0)
     stream = draws.counts.pop(ids.numel() * program.embed.settings["width"], 0)
     known = scores in (0, layers) and stream in (0, 1, 2 * layers, 2 * layers + 1) and not draws.counts
-    of_stream = {"residual_dropout": stream // (2 * layers), "embed_dropout": stream % (2 * layers)}
+    of_stream = {"embed_dropout": stream % (2 * layers), "residual_dropout": stream // (2 * layers)}
     return {"attention_dropout": scores, **of_stream} if known else {"": 1}

@@ -8,7 +8,8 @@ from ..foreign.rows import in_python
 from ..mappings import COMMON_HARMLESS, FRACTIONS
 from ..translate.cells import Cell
 from ..translate.pattern import Row
-from .abstract import DERIVED, Abstract
+from .abstract import Abstract, our_name
+from .sizing import DERIVED
 from .source_text import Group, call, imported, laid_out, listed, literal, mapping
 
 
@@ -27,7 +28,7 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     config += [
         (name, literal(theirs)) for theirs, name in {theirs: name for name, theirs in abstract.dropouts.items()}.items()
     ]
-    config += [(name.replace(".", "_"), literal(name)) for name in (*abstract.alike, *abstract.asked)]
+    config += [(our_name(name), literal(name)) for name in (*abstract.alike, *abstract.asked)]
     config += [("layer_types", '"layer_types"')] if abstract.by_type else []
     config += [("init_std", '"initializer_range"')] if "initializer_range" in abstract.harmless else []
     harmless = sorted(abstract.harmless - {"initializer_range"} - COMMON_HARMLESS - {*abstract.dropouts.values()})
@@ -59,8 +60,8 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     }
     nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
     nullable += [name for name in DERIVED if name in abstract.named]
-    nullable += [name.replace(".", "_") for name in abstract.alike]
-    nullable += [name.replace(".", "_") for name, (default, _) in abstract.asked.items() if default is None]
+    nullable += [our_name(name) for name in abstract.alike]
+    nullable += [our_name(name) for name, (default, _) in abstract.asked.items() if default is None]
     fixed = abstract.fixed
     lines = [f'"""{title}"""', "", laid_out(imported("archport.mappings", imports))]
     lines += [laid_out(imported("archport.translate.table", of_table | words)), ""]

@@ -2,15 +2,14 @@
 
 import inspect
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..mappings import ACTIVATIONS
-from .abstract import CONSTANT, DERIVED, Abstract, rotary_of
+from .abstract import Abstract, our_name, rotary_of
+from .config_class import ConfigClass
 from .part import Each, Part
 from .schedule import Choice
-from .source_text import Group, call, imported, in_a_line, laid_out, literal, mapping
+from .source_text import Group, Imports, call, in_a_line, laid_out, literal, mapping
 from .subject import spellings
 
 SIZES = (
@@ -18,8 +17,6 @@ SIZES = (
     *("expert_width", "experts", "experts_per_token"),
 )
 SHORT = 80  # of a choice that stands where its value does
-KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
-PLAIN = 10000.0  # base of rotary positions
 CONTEXT = 11  # tokens, from which on rotary positions of the tests are scaled
 
 
@@ -28,7 +25,7 @@ class ModelFile:
 
     def __init__(self, abstract: Abstract, title: str) -> None:
         self.abstract, self.title = abstract, title
-        self.imports: dict[str, set[str]] = {}
+        self.imports = Imports()
         self.constants = abstract.constants
         self.rotary = rotary_of(abstract.block)
         self.by_layer = self.rotary is not None and any(isinstance(o, Choice) for o in self.rotary.settings.values())
@@ -36,106 +33,15 @@ class ModelFile:
 
     def text(self) -> str:
         """The whole file."""
-        parts = [self._config(), self._build(), self._sizes()]  # which say what is to be imported
-        self._named("dataclasses", "dataclass")
-        self._named("typing", "Any")
-        groups: list[list[str]] = [[], [], []]  # of the standard library, of others, ours
-        for module, names in sorted(self.imports.items()):
-            top = module.partition(".")[0]
-            groups[0 if top in sys.stdlib_module_names else 1 + (top == "archport")].append(
-                laid_out(imported(module, names))
-            )
-        head = [f'"""{self.title}"""', *("\n".join(group) for group in groups if group)]
+        config = ConfigClass(self.abstract, self.imports).text()
+        parts = [config, self._build(), self._sizes()]  # which say what is to be imported
+        head = [f'"""{self.title}"""', *self.imports.groups()]
         return "\n\n\n".join(["\n\n".join(head), *parts]) + "\n"
-
-    def _named(self, module: str, name: str) -> str:
-        self.imports.setdefault(module, set()).add(name)
-        return name
-
-    def _bases(self) -> list[str]:
-        bases = [self._named("archport.models", "RotaryConfig")] if self.abstract.rotary_object else []
-        bases += [self._named("archport.models", "WindowConfig")] if self.abstract.by_type else []
-        bases += [self._named("archport.models", "ExpertsConfig")] if "experts" in self.abstract.sizes else []
-        return bases or [self._named("archport.config", "DecoderConfig")]
-
-    def _config(self) -> str:
-        abstract = self.abstract
-        lines = ["@dataclass(frozen=True, kw_only=True)", f"class Config({', '.join(self._bases())}):"]
-        lines += [f'    """Sizes of a {abstract.name}."""']
-        fields = [] if "context" in abstract.named else [f"    context: int = {abstract.sizes['context']}"]
-        fields += [
-            f"    {name}: int = {self._named('archport.config', 'fixed')}({value})"
-            for name, value in CONSTANT
-            if abstract.sizes[name] == value and name not in abstract.named
-        ]
-        fields += ["    expert_width: int"] if "expert_width" in abstract.sizes else []
-        fields += [
-            f"    {name}: int = {abstract.defaults[theirs]}"
-            for name, theirs in abstract.named.items()
-            if name in DERIVED and type(abstract.defaults.get(theirs)) is int
-        ]
-        if abstract.program.tied and "tied" not in abstract.code:
-            fields.append(f"    tied: bool = {self._named('archport.config', 'fixed')}(True)")
-        base = next((v for n, v in abstract.defaults.items() if n.rpartition(".")[2] == "rope_theta"), PLAIN)
-        if abstract.rotary_object and base != PLAIN:
-            fields.append(f"    rotary_base: float = {literal(float(base))}")
-        if abstract.fraction:
-            fields.append(f"    rotary_fraction: float = {literal(abstract.defaults[abstract.fraction])}")
-        for one in self.constants:
-            kind = next((word for kind, word in KINDS.items() if type(one.tried) is kind), "float")
-            default = ACTIVATIONS.get(one.default, one.default) if one.name == "activation" else one.default
-            if isinstance(one.here, tuple):
-                kind = KINDS[type(one.here[0])] if one.here else "int"
-                if kind == "int" and {*one.here, *one.tried} <= {0, 1} and one.here:
-                    kind = f"{self._named('typing', 'Literal')}[0, 1]"
-                fields.append(f"    {one.name}: tuple[{kind}, ...]")
-                continue
-            if one.least is not None:
-                bounded = self._named("archport.config", "bounded")
-                fields.append(f"    {one.name}: int = {bounded}({one.default!r}, least={one.least})")
-                continue
-            if one.name == "padding":
-                bounded = self._named("archport.config", "bounded")
-                fields.append(f"    padding: int | None = {bounded}({default!r}, least=-1)")
-                continue
-            fields.append(f"    {one.name}: {kind}{' | None' if default is None else ''} = {literal(default)}")
-        fields += [
-            f"    {name.replace('.', '_')}: int = {self._named('archport.config', 'derived')}(lambda cfg: cfg.{ours})"
-            for name, ours in abstract.alike.items()
-        ]
-        for name, (default, value) in abstract.asked.items():
-            kind = f"{KINDS[type(value)]}{' | None' if default is None else ''}"
-            fields.append(f"    {name.replace('.', '_')}: {kind} = {self._least(default)}")
-        return "\n".join([*lines, *([""] if fields else []), *fields, *self._faults()])
-
-    def _faults(self) -> Iterator[str]:
-        """What the config has to see to."""
-        if self.abstract.alike or self.abstract.asked:
-            self._named("collections.abc", "Iterator")
-            yield "\n    def faults(self) -> Iterator[tuple[str, str]]:"
-            yield '        """What else a config may say, and is not built."""'
-            yield "        yield from super().faults()"
-        for theirs, ours in self.abstract.alike.items():
-            name = theirs.replace(".", "_")
-            yield f"        if self.{name} != self.{ours}:"
-            yield f'            yield "{name}", f"found {{self.{name}}}, expected {ours}, {{self.{ours}}}"'
-        for theirs, (_, value) in self.abstract.asked.items():
-            name = theirs.replace(".", "_")
-            test = f"not self.{name}" if value is True else f"self.{name}" if value is False else ""
-            yield f"        if {test or f'self.{name} != {literal(value)}'}:"
-            yield f'            yield "{name}", f"found {{self.{name}}}, expected {value}"'
-
-    def _least(self, default: Any) -> str:
-        """A default, and where a number may be 0 or less, that it may."""
-        if default is None or isinstance(default, bool | str):
-            return literal(default)
-        bounded, math = self._named("archport.config", "bounded"), "-1" if isinstance(default, int) else "0"
-        return f"{bounded}({default!r}, least={math})"
 
     def _build(self) -> str:
         abstract, program = self.abstract, self.abstract.program
-        self._named("archport.layers", "Block")
-        lines = [f"def build(cfg: Config) -> {self._named('archport.layers', 'Decoder')}:"]
+        self.imports.named("archport.layers", "Block")
+        lines = [f"def build(cfg: Config) -> {self.imports.named('archport.layers', 'Decoder')}:"]
         lines += ['    """The whole architecture, as a list of parts."""']
         rotary = self.rotary
         if rotary is not None and abstract.rotary_object:
@@ -162,7 +68,8 @@ class ModelFile:
 
     def _chosen(self, name: str, choice: Choice, then: Group | str, otherwise: Group | str) -> Iterator[str]:
         """Statements that choose by the layer."""
-        yield f"        {name}: {self._named('torch', 'nn')}.Module"
+        part = isinstance(choice.then, Part) or isinstance(choice.otherwise, Part)
+        yield f"        {name}: {self.imports.named('torch', 'nn') + '.Module' if part else type(choice.then).__name__}"
         yield f"        if {choice.rule.format(self._field(choice))}:"
         yield laid_out(then, 12, f"{name} = ")
         yield "        else:"
@@ -171,17 +78,17 @@ class ModelFile:
     def _field(self, choice: Choice) -> str:
         """What our config calls the field of a choice."""
         ours = {theirs: name for name, theirs in self.abstract.named.items()}
-        return ours.get(choice.field, choice.field.replace(".", "_"))
+        return ours.get(choice.field, our_name(choice.field))
 
     def part(self, part: Part, path: str) -> Group:
         """A part, as the call that makes it."""
         kind: Any = part.kind
         if kind.__module__.startswith("torch."):
-            self._named("torch", "nn")
+            self.imports.named("torch", "nn")
             name = f"nn.{kind.__name__}"
         else:
             ours = kind.__module__.startswith("archport.")
-            name = self._named("archport.layers" if ours else kind.__module__, kind.__name__)
+            name = self.imports.named("archport.layers" if ours else kind.__module__, kind.__name__)
         return call(name, self._arguments(part, path))
 
     def _arguments(self, part: Part, path: str) -> Iterator[tuple[str, Group | str]]:
@@ -265,7 +172,8 @@ class ModelFile:
         values |= {"rotary_base": self.rotary.settings["base"]} if self.rotary and abstract.rotary_object else {}
         values |= {"rotary_fraction": abstract.fraction_here} if abstract.fraction else {}
         values |= {"layer_types": abstract.types_here} if abstract.by_type else {}
-        values |= {name.replace(".", "_"): value for name, (_, value) in abstract.asked.items()}
+        values |= {our_name(name): value for name, (_, value) in abstract.asked.items()}
+        self.imports.named("typing", "Any")
         lines = [f"MODEL_TYPE = {literal(abstract.model_type)}"] if abstract.model_type else []
         lines += [laid_out(mapping((name, literal(value)) for name, value in values.items()), 0, "SIZES = ")]
         variants: list[tuple[str, Group | str]] = [
@@ -276,7 +184,7 @@ class ModelFile:
             for one in self.constants
         ]
         if abstract.rotary_object:
-            self._named("archport.models", "rotary_variants")
+            self.imports.named("archport.models", "rotary_variants")
             width = self.rotary.settings["width"]  # type: ignore[union-attr]  # there is one
             variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
         lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))

@@ -1,11 +1,9 @@
 """A proposal: the program of a decoder, its files, and their proof."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..errors import ArchportError, MappingError, SourceError, in_a_line
@@ -13,27 +11,20 @@ from ..files.checkpoint import MAX_CONFIG
 from ..files.source import is_folder
 from ..files.strict_json import read_json
 from ..files.write import whole_file
-from ..foreign.finding import rows_like
-from ..foreign.rows import Rows
 from ..keywords import strict_keywords
-from ..registry import Architecture, architecture_of
-from .abstract import Abstract, abstract
-from .mapping_file import mapping_text
-from .model_file import ModelFile
+from ..registry import Architecture
+from .abstract import Abstract
 from .own_class import of_class
 from .own_part import own_part
 from .part import Program
 from .proving import Proof, proof_of
 from .reading import Hole
-from .rounding import rounding_as
 from .schedule import Unwritten
-from .subject import Subject, named_sizes, theirs_of
+from .subject import Subject, named_sizes
 from .transformers_class import config_of, of_kind, of_transformers
-from .varying import Fields, Reading, reading, uses, with_windows
+from .varying import reading, with_windows
+from .writing import written
 
-# What each of our sizes is set to, one at a time, to see that nothing else was taken for it.
-OTHER_SIZES = {"vocab_size": 151, "context": 120, "width": 56, "layers": 4, "heads": 8, "kv_heads": 4, "head_width": 14}
-OTHER_SIZES |= {"mlp_width": 104, "experts": 6, "experts_per_token": 3, "expert_width": 44}
 DRAFT = "DRAFT, not proved: "
 
 
@@ -70,7 +61,7 @@ class Proposal:
         if self.abstract is not None:
             whole = self.abstract
             lines.append(f"parts   {', '.join(self.parts)}")
-            fixed = f", {len(whole.fixed)} required" + (f" ({', '.join(whole.fixed)})" if whole.fixed else "")
+            fixed = f", {len(whole.required)} required" + (f" ({', '.join(whole.required)})" if whole.required else "")
             lines.append(f"fields  {whole.used} used{fixed}, {len(whole.harmless)} harmless")
         lines += [f"hole    {one}" for one in self.holes]
         lines += [] if self.proof is None else self.proof.lines
@@ -89,7 +80,7 @@ class Proposal:
             "parts": self.parts,
             "fields": None
             if whole is None
-            else {"used": whole.used, "required": [*whole.fixed], "harmless": sorted(whole.harmless)},
+            else {"used": whole.used, "required": whole.required, "harmless": sorted(whole.harmless)},
             "faults": [] if proof is None else proof.faults,
             "dead": [] if proof is None else [*proof.dead],
             "missed": [] if proof is None else [*proof.missed],
@@ -157,14 +148,14 @@ def propose(
         told(f"{name}: read {len(base.program.blocks)} blocks, {len(base.program.takes)} of {len(base.shapes)} tensors")
         if left := sorted(base.shapes.keys() - base.program.takes):
             return ended(*(f"{one} {base.shapes[one]}: no part has it" for one in left), program=base.program)
-        whole, files, rows, arch = _written(subject, base, name)
+        whole, files, rows, arch = written(subject, base, name)
     except (Hole, Unwritten, MappingError) as hole:
         return ended(in_a_line(hole))
     told(f"{name}: written, {len(whole.constants)} fields beside the sizes")
     files += tuple((one.file.name, one.file.read_text()) for one in own if one.file is not None)
     found = {"program": whole.program, "abstract": whole, "files": files}
     try:
-        return ended(**found, proof=proof_of(subject, arch, rows, _variants(whole), _resized(whole), kills=kills))
+        return ended(**found, proof=proof_of(subject, whole, arch, rows, kills=kills))
     except (ArchportError, RuntimeError) as error:  # one of the models that it should be cannot be made, or not run
         return ended(**found, proof=Proof((), broken=in_a_line(error, 300)))
 
@@ -194,79 +185,4 @@ def architecture_read(source: str) -> Architecture:
     """
     subject = subject_of(source)
     subject, base = with_windows(subject, reading(subject))
-    return _written(subject, base, subject.name.lower().replace("-", "_"))[3]
-
-
-def _written(
-    subject: Subject, base: Reading, name: str
-) -> tuple[Abstract, tuple[tuple[str, str], ...], Rows, Architecture]:
-    """The two files, and the architecture that they are."""
-    fields = uses(subject, base)
-    whole = abstract(name, subject, base, fields, rounding_as(subject, base))
-    title = f"{subject.name}, as it was read by running it. Source: `{subject.source}`."
-    model, mapping = ModelFile(whole, title).text(), mapping_text(whole, {}, title)
-    rows = _rows(base, whole, fields, _executed(name, model, mapping))
-    mapping = mapping_text(whole, rows, title)
-    files = ((f"models/{name}.py", model), (f"mappings/{name}.py", mapping))
-    return whole, files, rows, _executed(name, model, mapping)
-
-
-def _variants(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """What to prove: the tiny model, and one with each field changed, in their names and in ours."""
-    changed = {
-        f"{one.name} {one.tried}": ({one.theirs: one.tried_there}, {one.name: one.tried}) for one in whole.constants
-    }
-    return {"": ({}, {})} | changed
-
-
-def _resized(whole: Abstract) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Models of which one size is another, by what the config calls it, in their names and in ours."""
-    found = {}
-    for ours, theirs in whole.named.items():
-        value = OTHER_SIZES[ours]
-        changes: dict[str, Any] = {theirs: value} | {one: value for one, alike in whole.alike.items() if alike == ours}
-        mine: dict[str, Any] = {ours: value}
-        if ours == "layers":  # and what there is for each of them
-            more = {one.theirs: (one.name, one.here * 2) for one in whole.constants if isinstance(one.here, tuple)}
-            more |= {"layer_types": ("layer_types", whole.types_here * 2)} if whole.types_here else {}
-            changes |= {one: list(values) for one, (_, values) in more.items()}
-            mine |= dict(more.values())
-        mine |= {one.replace(".", "_"): value for one, alike in whole.alike.items() if alike == ours}
-        found[theirs] = changes, mine
-    return found
-
-
-def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) -> Rows:
-    """The rows of every parameter that a module has at any of the settings that were tried."""
-    readings: list[tuple[Reading, dict[str, Any]]] = [(base, {})]
-    tried = fields.used | fields.orders
-    for one in (one for one in whole.constants if one.theirs in tried):
-        again = tried[one.theirs].again
-        if again.shapes.keys() != base.shapes.keys():
-            readings.append((again, {one.name: one.tried}))
-    found: dict[str, Any] = {}
-    for read, changes in readings:
-        config = arch.config_class(**{**arch.sizes, **changes})
-        state = {name: w.detach() for name, w in read.program.make().named_parameters(remove_duplicate=False)}
-        for name, cell in rows_like(theirs_of(read.module), arch, config, None, state.__getitem__).items():
-            both = f"{name.rpartition('.')[0]}.*"
-            if name == both:  # of weight and bias, where the others have no bias
-                found = {both if old == f"{both[:-1]}weight" else old: one for old, one in found.items()} | {both: cell}
-            elif both not in found:
-                found.setdefault(name, cell)
-    theirs = theirs_of(base.module)
-    tied = [other for other, first in theirs.aliases.items() if first == found.get("embed.tokens.weight")]
-    if base.program.tied and tied:
-        found.setdefault("head.weight", tied[0])
-    return Rows(found)
-
-
-def _executed(name: str, model: str, mapping: str) -> Architecture:
-    """The architecture that two texts are."""
-    modules = []
-    for room, text in (("models", model), ("mappings", mapping)):
-        module = ModuleType(f"archport_proposed_{room}_{name}")
-        sys.modules[module.__name__] = module
-        exec(compile(text, f"{room}/{name}.py", "exec"), vars(module))  # it is ours
-        modules.append(module)
-    return architecture_of(name, *modules)
+    return written(subject, base, subject.name.lower().replace("-", "_"))[3]

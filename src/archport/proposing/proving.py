@@ -17,8 +17,10 @@ from ..parity.budget import Check
 from ..parity.report import Report
 from ..parity.tiny_models import verify_architecture
 from ..registry import Architecture, fresh, standing_in
+from .abstract import Abstract
 from .subject import Subject, ids_of, run, theirs_of, vocab_of
 from .tracing import CLOSE, in_full
+from .trials import resized, varied
 from .unreached import unreached
 
 SEEDS = (77, 78)
@@ -74,25 +76,17 @@ class Proof:
         return lines
 
 
-def proof_of(
-    subject: Subject,
-    arch: Architecture,
-    rows: Rows,
-    variants: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
-    resized: Mapping[str, tuple[dict[str, Any], dict[str, Any]]],
-    *,
-    kills: bool,
-) -> Proof:
-    """Prove the architecture of a proposal; `variants` are changes of theirs and of ours, by a name.
+def proof_of(subject: Subject, whole: Abstract, arch: Architecture, rows: Rows, *, kills: bool) -> Proof:
+    """Prove the architecture of a proposal at other weights, values of its fields, and sizes.
 
-    So are those that are `resized`, which the reference may refuse.
+    The reference may refuse a size.
 
     With `kills`, every bug of the catalogue is planted in it, which takes minutes.
     """
     reports = []
     dead: set[str] | None = None
     missed: set[str] | None = None
-    for name, (theirs, ours) in variants.items():
+    for name, (theirs, ours) in varied(whole).items():
         for seed in SEEDS:
             module = subject.module(theirs, seed)
             checks = tuple(_checks(module, arch, arch.config_class(**{**arch.sizes, **ours}), rows, seed))
@@ -102,7 +96,7 @@ def proof_of(
         lines = set(unreached(module, partial(_probe, module)))
         missed = lines if missed is None else missed & lines
     unvaried = []
-    for name, (theirs, ours) in resized.items():
+    for name, (theirs, ours) in resized(whole).items():
         try:
             module = subject.module(theirs)
             run(module, ids_of(vocab_of(module)))

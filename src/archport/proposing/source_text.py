@@ -1,6 +1,7 @@
 """Python source laid out as a formatter would leave it: on a line where it fits, else an item a line."""
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -71,3 +72,24 @@ def imported(module: str, names: Iterable[str]) -> Group | str:
     ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     line = f"from {module} import {', '.join(ordered)}"
     return line if len(line) <= LINE else listed(f"from {module} import (", ordered, ")")
+
+
+class Imports:
+    """What a file imports, gathered while it is written."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def named(self, module: str, name: str) -> str:
+        """A name that the file uses, and has to import."""
+        self._names.setdefault(module, set()).add(name)
+        return name
+
+    def groups(self) -> list[str]:
+        """The imports of the standard library, of others, and ours."""
+        lines: list[list[str]] = [[], [], []]
+        for module, names in sorted(self._names.items()):
+            top = module.partition(".")[0]
+            group = 0 if top in sys.stdlib_module_names else 2 if top == "archport" else 1
+            lines[group].append(laid_out(imported(module, names)))
+        return ["\n".join(group) for group in lines if group]

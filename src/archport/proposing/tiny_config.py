@@ -85,9 +85,9 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The other way round."""
     config: dict[str, Any] = {}
     for name, value in fields.items():
-        outer, _, inner = name.partition(".")
-        if inner:
-            config.setdefault(outer, {})[inner] = value
-        else:
-            config[name] = value
+        *outer, inner = name.split(".")
+        place = config
+        for one in outer:
+            place = place.setdefault(one, {})
+        place[inner] = value
     return config

@@ -15,6 +15,7 @@ from .part import Program
 from .reading import Hole, read
 from .seen import Seen
 from .subject import TINY, Subject, ids_of, run, vocab_of
+from .tiny_config import flat
 from .tracing import CLOSE, Trace
 
 # What a setting of a part may be of a field, and how it is written down.
@@ -143,6 +144,8 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
         theirs = _elsewhere(subject, {name: other})
     except Exception:  # it is somebody else's code
         return "refused"
+    if not _took(module, name, other):
+        return "refused"
     same = _shapes(seen) == base.shapes and seen.untrained == base.seen.untrained
     same &= same_elsewhere(theirs, base.elsewhere)
     if same and seen.trace.logits.equal(base.logits):
@@ -169,6 +172,13 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
         ways[path] = way
     named = all(way == "{}" and path.endswith(".activation") for path, way in ways.items())
     return Use(ways, other, again, ACTIVATIONS.__getitem__) if named else Use(ways, other, again)
+
+
+def _took(module: nn.Module, name: str, value: Any) -> bool:
+    """Whether a module has a field as it was given: one that nothing read is not harmless for that."""
+    config: Any = getattr(module, "config", None)
+    said = flat(config.to_dict()) if hasattr(config, "to_dict") else {}
+    return name not in said or bool(said[name] == value)
 
 
 def _reordered(one: Program, other: Program, changed: set[str]) -> bool:
