@@ -1,6 +1,7 @@
 """Settings of a tiny model of a class of transformers: those of its own config, shrunk by what they mean."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, count
 from typing import Any
 
 from ..mappings import COMMON_HARMLESS, COMMON_REQUIRES
@@ -20,7 +21,7 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
         base = config_class(**kept).to_dict()
     meaning = {name: ours for ours, names in spellings().items() for name in names}
     settings = flat({name: value for name, value in kept.items() if name in base})
-    unknown, factors = iter(range(20, 60, 2)), iter((1.3, 0.7, 1.6, 0.6, 1.9, 0.8))
+    unknown, factors = count(20, 2), chain((1.3, 0.7, 1.6, 0.6, 1.9, 0.8), (2 + number / 10 for number in count(1)))
     for name, value in base.items():
         if isinstance(value, bool):
             if name == "is_decoder":  # or some classes see what comes after
@@ -55,8 +56,8 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
         if name.endswith("_types") and isinstance(value, list) and value and isinstance(value[0], str)
     }
     layers = max([TINY["layers"], *map(len, kinds.values())])
-    count = [name for name in settings if meaning.get(name) == "layers"]
-    settings |= dict.fromkeys(count, layers)
+    counts = [name for name in settings if meaning.get(name) == "layers"]
+    settings |= dict.fromkeys(counts, layers)
     settings |= {name: [*values, *[values[-1]] * layers][:layers] for name, values in kinds.items()}
     kv = [name for name in settings if meaning.get(name) == "kv_heads"]
     yield settings
@@ -67,7 +68,7 @@ def tiny_settings(config_class: Any, given: Mapping[str, Any]) -> Iterator[dict[
     yield settings | whole | dict.fromkeys(kv, TINY["heads"])
     without = {name: value for name, value in settings.items() if name in meaning or "drop" in name}
     yield without
-    yield without | dict.fromkeys(count, 4)
+    yield without | dict.fromkeys(counts, 4)
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
