@@ -13,6 +13,7 @@ from archport.errors import SourceError
 from archport.foreign.rows import Rows
 from archport.proposing import propose
 from archport.proposing.apart import apart
+from archport.proposing.own_part import assignments
 from archport.proposing.proposal import subject_of
 from archport.proposing.proving import proof_of
 from archport.proposing.transformers_class import of_transformers
@@ -80,6 +81,15 @@ def test_a_part_of_one_s_own_is_verified_at_the_hole_and_the_rest_goes_on(folder
     assert "from my_parts import TanhMLP\n" in (folder / "out/models/gpt.py").read_text()
     assert (folder / "out/my_parts.py").read_text() == PARTS
     assert "TanhMLP" in run("--plugin", str(folder / "out"), "tree", "gpt", "--depth", "3").stdout
+
+
+def test_tensors_are_tried_for_a_part_by_shape_and_none_of_them_twice():
+    shapes = {"a": (3,), "b": (3,), "c": (4, 3), "d": (5, 3), "e": (3, 5)}
+    module = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    own = {"gain": torch.zeros(3), "shift": torch.zeros(3), "up": torch.zeros(5, 3)}
+    found = {tuple(name for name, _ in one.values()) for one in assignments(module, own)}
+    assert found == {(gain, shift, up) for gain, shift in ("ab", "ba") for up in "de"}  # "e" transposed
+    assert all(value.shape == own[name].shape for one in assignments(module, own) for name, (_, value) in one.items())
 
 
 @pytest.mark.parametrize(
