@@ -432,7 +432,8 @@ def test_shared_out_state_trains_as_one_process_does_and_is_saved_for_any_number
     ids = processes.batch(one, 0)
     with torch.no_grad():
         expected = one(ids)
-    assert (ranks[0]["logits"] - expected).abs().max() <= 1e-5 * expected.abs().max()
+    # Adam's steps are as long for gradients that are all rounding, which goes by the machine.
+    assert (ranks[0]["logits"] - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert all(rank["tied"] == one.tied for rank in ranks)
     assert all(rank["own"] <= 0.52 * one.num_parameters() for rank in ranks)
     assert "found a part of the model in this process" in ranks[0]["export"]

@@ -1,6 +1,6 @@
 """What of a port can be exchanged at a place: classes, known faults, parts of other layers, the reference's numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import layers
 from ..layers import Decoder
-from .catalogue import faults_for
+from .catalogue import CATALOGUE, faults_for
 from .compare import Comparison
 from .copying import copied
 from .faults import Fault
@@ -49,16 +49,18 @@ def repairs_at(comparison: Comparison, first: Finding, original: Decoder) -> Ite
     sites = [place, *(["finish"] if model.finish is not None else [])] if place == DECODER else held
     # Where the reference adds the stream inside a branch, what is wrong with a block shows there.
     block = [f"blocks.{layer_number(place)}"] if place.count(".") > 1 and layer_number(place) else []
+    known = faults_for(model.architecture)
+    yield _of_faults(known[len(CATALOGUE) :], model, place)  # the architecture's own, whose words are of this model
     yield (repair for site in (*sites, *block) for repair in of_class(model, site))
-    yield _of_catalogue(model, place)
+    yield _of_faults(known[: len(CATALOGUE)], model, place)
     yield (repair for site in sites for repair in _of_other_layers(original, site))
     for form in FORMS:
         yield (repair for site in sites for repair in _of_numbers(comparison, site, form))
 
 
-def _of_catalogue(model: Decoder, place: str) -> Iterator[Repair]:
+def _of_faults(known: Iterable[Fault], model: Decoder, place: str) -> Iterator[Repair]:
     """Faults: what is one in other models may be right in this one."""
-    for fault in faults_for(model.architecture):
+    for fault in known:
         if not fault.line and not fault.equivalent:
             for site in fault.sites(model):
                 if fault.shows(site, place) and layer_number(site) in ("", layer_number(place)):
