@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import SourceError
 from ..layers import Attention, Embed
 from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
+from ..translate.fields import NO_ORIGIN
 from .ordering import block_of
 from .part import Part, Program
+from .scalings import scalings
 from .schedule import Choice, Unwritten
 from .sizing import named_by, sizes_of
 from .subject import Subject, theirs_of
@@ -78,6 +81,8 @@ class Abstract:
     fractions: tuple[str, ...]  # what it may call it, the one that is written first
     fraction_here: float | None
     types_here: tuple[str, ...] | None
+    scalings: tuple[str, ...] | None  # of rotary positions, which the config takes, if not all
+    written: Mapping[str, Any]  # fields that a config has to say
 
     @property
     def used(self) -> int:
@@ -167,7 +172,22 @@ def abstract(
         fractions=_spelt(base, fraction) if fraction else (),
         fraction_here=subject.config[fraction] if fraction else None,
         types_here=types,
+        scalings=scalings(subject, (rotary.settings["width"] + 1) // 2)
+        if rotary is not None and rotary_object
+        else None,
+        written=_needed(subject),
     )
+
+
+def _needed(subject: Subject) -> dict[str, int]:
+    """Special tokens that a config has to have, where one may not be null."""
+    needed = {}
+    for name in NO_ORIGIN.keys() & subject.config.keys():
+        try:
+            subject.make({name: None})
+        except SourceError:
+            needed[name] = 0
+    return needed
 
 
 def rotary_of(block: Part) -> Part | None:

@@ -84,6 +84,8 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     table += [("ignored", mapping(twice))] if twice else []
     tied = abstract.program.tied or "tied" in abstract.code
     table += [("tied", '{"head.weight": "embed.tokens.weight"}')] if tied else []
+    needed = mapping((name, literal(value)) for name, value in sorted(abstract.written.items()))
+    table += [("written", needed)] if abstract.written else []
     return "\n".join([*lines, laid_out(call("Table", table), 0, "TABLE = "), ""])
 
 

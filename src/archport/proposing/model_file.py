@@ -8,6 +8,7 @@ from typing import Any
 from .abstract import Abstract, our_name, rotary_of
 from .config_class import ConfigClass
 from .part import Each, Part
+from .scalings import CONTEXT
 from .schedule import Choice
 from .source_text import Group, Imports, call, in_a_line, laid_out, literal, mapping
 from .subject import spellings
@@ -17,7 +18,6 @@ SIZES = (
     *("expert_width", "experts", "experts_per_token"),
 )
 SHORT = 80  # of a choice that stands where its value does
-CONTEXT = 11  # tokens, from which on rotary positions of the tests are scaled
 
 
 class ModelFile:
@@ -183,9 +183,14 @@ class ModelFile:
             )
             for one in self.constants
         ]
-        if abstract.rotary_object:
+        if abstract.rotary_object and abstract.scalings != ():
             self.imports.named("archport.models", "rotary_variants")
             width = self.rotary.settings["width"]  # type: ignore[union-attr]  # there is one
-            variants.append(("", f"**rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"))
+            scaled = f"rotary_variants(pairs={(width + 1) // 2}, context={CONTEXT})"
+            if abstract.scalings is not None:
+                [only, *others] = abstract.scalings
+                some = f"in {literal(abstract.scalings)}" if others else f"== {literal(only)}"
+                scaled = f'{{name: one for name, one in {scaled}.items() if one["rotary_scaling"] {some}}}'
+            variants.append(("", f"**{scaled}"))
         lines.append(laid_out(mapping(variants), 0, "VARIANTS: dict[str, dict[str, Any]] = "))
         return "\n".join(lines)

@@ -46,13 +46,14 @@ def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) ->
         state = {name: w.detach() for name, w in read.program.make().named_parameters(remove_duplicate=False)}
         for name, cell in rows_like(theirs_of(read.module), arch, config, None, state.__getitem__).items():
             both = f"{name.rpartition('.')[0]}.*"
-            if name == both:  # of weight and bias, where the others have no bias
-                found = {both if old == f"{both[:-1]}weight" else old: one for old, one in found.items()} | {both: cell}
+            if name == both:  # of weight and bias, where the others have one of them
+                alone = (f"{both[:-1]}weight", f"{both[:-1]}bias")
+                found = {both if old in alone else old: one for old, one in found.items()} | {both: cell}
             elif both not in found:
                 found.setdefault(name, cell)
     theirs = theirs_of(base.module)
     tied = [other for other, first in theirs.aliases.items() if first == found.get("embed.tokens.weight")]
-    if base.program.tied and tied:
+    if base.program.tied and tied and "head.*" not in found:
         found.setdefault("head.weight", tied[0])
     return Rows(found)
 

@@ -188,7 +188,8 @@ def write_config(
     table: Table, cfg: DecoderConfig, architecture: str, origin: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """A complete config.json for a model: the origin's own wherever it still says the same, ours where it does not."""
-    hf: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in (origin or NO_ORIGIN).items()}
+    known = origin or {**NO_ORIGIN, **table.written}
+    hf: dict[str, Any] = {key: dict(v) if isinstance(v, dict) else v for key, v in known.items()}
     hf |= {"model_type": architecture, "architectures": [table.classes[0]]}
     require_writable(table, cfg, f"config of {architecture}")
     flat = _flatten(table, hf, "config")

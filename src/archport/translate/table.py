@@ -37,13 +37,13 @@ class Table:
     that they may differ, `supersedes` an object that, where given, makes transformers ignore another; `nullable` ours
     that HF too may null; `tied` the parameters that share another's weight where the config says so, `ignored` the
     reason for each key that is not used. `modules` pairs what has no weights with the reference's module that does the
-    same.
+    same. `written` are fields of theirs that are written so where no origin says them, and read as they may be.
 
     The rest is for formats of other libraries. `fixed` are our fields that their configs do not say, and the values
     that the format has: the first is the one it computes, any other is written with a note. `lost` are those that are
-    not kept and change no logits, and what they are read as. `written` are fields of theirs that are written so, and
-    read as they may be. `zeros` are parameters of ours that the format always has, as zeros where a model has none;
-    `repeats` are those that repeat another. Where their `bias_field` is false, the file has no biases.
+    not kept and change no logits, and what they are read as. `zeros` are parameters of ours that the format always has,
+    as zeros where a model has none; `repeats` are those that repeat another. Where their `bias_field` is false, the
+    file has no biases.
     """
 
     classes: tuple[str, ...]
