@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, Llama4TextConfig
+from transformers import BertConfig, Llama4TextConfig, RobertaConfig
 from transformers.masking_utils import create_chunked_causal_mask
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertPredictionHeadTransform
 from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
 import archport
 from archport import registry
@@ -19,6 +20,7 @@ from archport.config import bounded, fixed
 from archport.layers import (
     MLP,
     Chunked,
+    CountedEmbed,
     Experts,
     GatedMLP,
     NormedLastAttention,
@@ -298,6 +300,29 @@ def test_an_embedding_that_is_normed_as_a_sum_is_bert_s(dtype):
     assert ours.to(dtype)(ids, positions).equal(theirs.to(dtype)(ids))
     with pytest.raises(ValueError, match="33 tokens, but this model has learned 32 positions"):
         ours(torch.zeros(1, 33, dtype=torch.long), torch.arange(33))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_an_embedding_that_counts_the_tokens_that_are_not_padding_is_roberta_s(dtype, padding):
+    sizes = {"vocab_size": 7, "hidden_size": 24, "max_position_embeddings": 32, "type_vocab_size": 2}
+    theirs = loud(RobertaEmbeddings(RobertaConfig(**sizes, pad_token_id=padding)))
+    last = nn.LayerNorm(24, eps=1e-12)
+    ours = CountedEmbed(7, 24, context=31 - padding, padding=padding, segments=2, last=last)
+    names = {"tokens": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
+    with_keys(ours, theirs, **names, last="LayerNorm").to(dtype)
+    ids = torch.randint(7, (4, 19))
+    assert (ids == padding).any()
+    assert ours(ids, torch.arange(19)).equal(theirs.to(dtype)(ids))
+    assert ours(ids, 5 + torch.arange(19)).equal(theirs(ids, None, None, None, 5))  # with a cache
+    for filler in (padding, 3):
+        mask = torch.arange(19) >= torch.tensor([[0], [7], [14], [18]])
+        found = ours(ids.where(mask, filler), (mask.cumsum(-1) - 1).clamp(min=0))
+        for row, kept, one in zip(ids, mask, found, strict=True):
+            assert one[kept].equal(theirs(row[kept][None])[0])
+    ours.double()(ids, torch.arange(19)).sum().backward()
+    assert not ours.tokens.weight.grad[padding].any()
+    assert not ours.positions.weight.grad[padding].any()
 
 
 def test_an_embedding_without_segments_or_a_last_norm_has_neither():

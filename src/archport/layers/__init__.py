@@ -14,7 +14,7 @@ from .block import (
 )
 from .context import AttentionContext, Cache, LayerCache
 from .decoder import Decoder, initialise
-from .embed import Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding, SummedEmbed
+from .embed import CountedEmbed, Embed, PositionedEmbed, ProjectedEmbed, ScaledEmbed, ScaledEmbedding, SummedEmbed
 from .experts import (
     ChosenSoftmaxRouter,
     ClampedGatedMLP,
@@ -56,6 +56,7 @@ __all__ = [
     "ChosenSoftmaxRouter",
     "Chunked",
     "ClampedGatedMLP",
+    "CountedEmbed",
     "Cut",
     "Decoder",
     "DynamicNTK",

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .sharding import WHOLE, Cut, Sharding
 
@@ -95,6 +96,29 @@ class SummedEmbed(PositionedEmbed):
         """Add the learned positions, norm. Raises: ValueError past the last of them."""
         placed = self.placed(vectors, positions)
         return self.dropout(placed if self.last is None else self.last(placed))
+
+
+class CountedEmbed(SummedEmbed):
+    """Token ids to vectors, whose positions count the tokens that are not `padding`, which has a row of its own.
+
+    Rows of positions lie from `padding` + 1 on, where a text has no padding. Source: `RobertaEmbeddings`.
+    """
+
+    sharding: ClassVar = Embed.sharding
+
+    def __init__(self, vocab_size: int, width: int, *, context: int, padding: int, **more: Any) -> None:
+        super().__init__(vocab_size, width, context=context, offset=padding + 1, padding=padding, **more)
+        self.padding = padding
+        self.positions = nn.Embedding(context + self.offset, width, padding_idx=padding)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:  # (batch, seq), (seq) or (batch, seq)
+        """Look the tokens up and place them. Raises: ValueError for an id outside the vocabulary."""
+        skipped = ids.eq(self.padding)
+        if positions.ndim > 1:  # of rows whose texts begin at the last 0
+            before = positions.eq(0) & F.pad(positions[..., 1:], (0, 1), value=1).eq(0)
+            skipped = skipped & ~before
+        counted = positions - skipped.cumsum(-1)
+        return self.place(look_up(self.tokens, ids, "token"), counted.where(ids.ne(self.padding), -1))
 
 
 class ProjectedEmbed(PositionedEmbed):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..generation.text import encoded, tokenizer
-from ..layers import Decoder, DynamicNTK, Rotary
+from ..layers import CountedEmbed, Decoder, DynamicNTK, Rotary
 
 LONGEST = 2048  # tokens; scores of a longer text, in float64, fill the memory
 TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and this text is for me to read'\n"
@@ -15,7 +15,8 @@ TEXT = "def __init__(self, name):\n    return 'Hello, I am a language model, and
 def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The sets of ids to compare on; the first is also used module by module.
 
-    Where frequencies are changed past the context, the first goes past it, if that is short.
+    Where frequencies are changed past the context, the first goes past it, if that is short. Where positions count the
+    tokens that are no padding, the long ones have none: a pass with a cache does not know of what came before it.
     """
     vocab, context = port.config.vocab_size, port.config.context
     past = any(isinstance(part, Rotary) and isinstance(part.scaling, DynamicNTK) for part in port.modules())
@@ -28,6 +29,9 @@ def ids_for(port: Decoder, folder: Path | None, device: torch.device | str = "cp
         whole: torch.randint(vocab, (1, min(context, LONGEST)), generator=generator),
         "many rows": torch.randint(vocab, (9, min(5, context)), generator=generator),
     }
+    if isinstance(port.embed, CountedEmbed):
+        for name in ("random ids", whole):
+            ids[name] = torch.where(ids[name] == port.embed.padding, (ids[name] + 1) % vocab, ids[name])
     if folder is not None and (folder / "tokenizer.json").is_file():
         follow_links = port.origin is not None and port.origin.follow_links
         text = encoded(tokenizer(folder, follow_links=follow_links), TEXT)

@@ -76,6 +76,7 @@ class Abstract:
     alike: Mapping[str, str]
     asked: Mapping[str, tuple[Any, Any]]  # fields whose default, the first, is not what was understood
     twice: Mapping[str, str]  # tensors under a second name, and the first
+    unread: frozenset[str]  # parameters that nothing reads
     rotary_object: bool
     fraction: str | None  # what the config calls the share of a head that rotary positions turn, if not all
     fractions: tuple[str, ...]  # what it may call it, the one that is written first
@@ -126,8 +127,8 @@ def abstract(
     program = rounded(base.program)
     others = [block for order in fields.orders.values() for block in order.again.program.blocks]
     sizes = sizes_of(program, others, subject.config)
-    named = named_by(subject, sizes)
-    if "context" in program.embed.settings and "context" not in named:
+    named = named_by(subject, sizes, fields.harmless)
+    if "context" in program.embed.settings and not named.keys() & {"context", "position_rows"}:
         raise Unwritten(f"context: is {sizes['context']}, and no field of the config says so")
     types = types_of(subject, base)
     alone = frozenset({"blocks.attn.mask"} if types else ())
@@ -167,6 +168,7 @@ def abstract(
         alike=alike,
         asked=asked,
         twice=_twice(base),
+        unread=base.unread.union(*(one.unread for one in fields.readings)),
         rotary_object=rotary_object,
         fraction=fraction,
         fractions=_spelt(base, fraction) if fraction else (),

@@ -35,7 +35,11 @@ class ConfigClass:
     def _sizes(self) -> Iterator[str]:
         """Sizes that are not as in every Config."""
         abstract = self.abstract
-        if "context" not in abstract.named:
+        if "position_rows" in abstract.sizes:
+            derived = self.imports.named("archport.config", "derived")
+            yield "position_rows: int  # of padding, too, and before it"
+            yield f"context: int = {derived}(lambda cfg: cfg.position_rows - cfg.padding - 1)"
+        elif "context" not in abstract.named:
             yield f"context: int = {abstract.sizes['context']}"
         for name, value in CONSTANT:
             if abstract.sizes[name] == value and name not in abstract.named:
@@ -62,7 +66,8 @@ class ConfigClass:
             elif one.least is not None:
                 yield f"{one.name}: int = {self._bounded(default, one.least)}"
             elif one.name == "padding":
-                yield f"padding: int | None = {self._bounded(default, -1)}"
+                counted = "position_rows" in self.abstract.sizes
+                yield f"padding: int{'' if counted else ' | None'} = {self._bounded(default, 0 if counted else -1)}"
             else:
                 kind = next((word for kind, word in KINDS.items() if type(one.tried) is kind), "float")
                 yield f"{one.name}: {kind}{' | None' if default is None else ''} = {literal(default)}"

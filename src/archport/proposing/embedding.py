@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from ..layers import Embed, PositionedEmbed, SummedEmbed
+from ..layers import CountedEmbed, Embed, PositionedEmbed, SummedEmbed
 from .norms import norms
 from .part import Part
 from .seen import Seen
@@ -31,13 +32,13 @@ def _scaled(seen: Seen, part: Part, x: Tensor) -> Iterator[Way]:
     """The same times a number."""
     flat = x.flatten()
     for value in seen.trace.of_size(x.numel()):
-        other = value.flatten()
+        other = value.flatten().double()
         scale = float((other @ flat) / (flat @ flat))
         if min(abs(scale - 1), abs(scale)) < CLOSE or (other - scale * flat).abs().max() > CLOSE * other.abs().max():
             continue
         known = (*seen.constants.values(), x.shape[-1] ** 0.5)
         near = next((one for one in known if abs(one - scale) < CLOSE * abs(scale)), neat(scale))
-        yield Part(Embed, {**part.settings, "scale": near}, part.weights, part.takes), other.double().view(x.shape)
+        yield Part(Embed, {**part.settings, "scale": near}, part.weights, part.takes), other.view(x.shape)
 
 
 def _normed(seen: Seen, part: Part, x: Tensor) -> Iterator[Way]:
@@ -58,17 +59,30 @@ def _placed(seen: Seen, ways: Sequence[Way]) -> Iterator[Way]:
         for segment, rows, summed in segments:
             takes = part.takes | ({segment} if segment else frozenset())
             for name, table in tables:
-                for offset in OFFSETS if table.shape[1] == x.shape[-1] and name not in takes else ():
-                    placed = summed + table[offset : offset + x.shape[1]] if len(table) >= x.shape[1] + offset else None
-                    if placed is None or not seen.trace.has(placed):
+                if table.shape[1] != x.shape[-1] or name in takes:
+                    continue
+                for kind, chosen, more in _positions(seen, part, len(table)):
+                    placed = summed + table[chosen]
+                    if not seen.trace.has(placed):
                         continue
-                    settings = {**part.settings, "context": len(table) - offset}
-                    settings |= {"offset": offset} if offset else {}
+                    settings = {**part.settings, **more}
                     weights = {**part.weights, "positions.weight": table}
                     if rows is not None:
                         settings["segments"], weights["segments.weight"] = len(rows), rows
                     for last, value in norms(seen, placed):
-                        more = {f"last.{leaf}": one for leaf, one in last.weights.items()}
-                        yield Part(SummedEmbed, settings | {"last": last}, weights | more, takes | {name}), value
-                    kind = PositionedEmbed if rows is None else SummedEmbed
-                    yield Part(kind, settings, weights, takes | {name}), placed
+                        of_last = {f"last.{leaf}": one for leaf, one in last.weights.items()}
+                        yield Part(kind, settings | {"last": last}, weights | of_last, takes | {name}), value
+                    plain = PositionedEmbed if rows is None and kind is SummedEmbed else kind
+                    yield Part(plain, settings, weights, takes | {name}), placed
+
+
+def _positions(seen: Seen, part: Part, rows: int) -> Iterator[tuple[type, Tensor, dict[str, int]]]:
+    """Ways to choose rows of a table of positions: the part that does, the rows (.., seq), its settings."""
+    ids, padding = seen.trace.ids, part.settings.get("padding")
+    for offset in OFFSETS:
+        if rows >= ids.shape[1] + offset:
+            settings = {"context": rows - offset} | ({"offset": offset} if offset else {})
+            yield SummedEmbed, torch.arange(offset, offset + ids.shape[1]), settings
+    if padding is not None and rows > ids.shape[1] + padding:
+        text = ids.ne(padding)
+        yield CountedEmbed, text.cumsum(-1) * text + padding, {"context": rows - padding - 1}

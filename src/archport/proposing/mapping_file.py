@@ -11,6 +11,7 @@ from ..translate.pattern import Row
 from .abstract import Abstract, our_name
 from .sizing import DERIVED
 from .source_text import Group, call, imported, laid_out, listed, literal, mapping
+from .unread import in_any_layer
 
 
 def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> str:
@@ -58,7 +59,10 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     words = {
         word for cell in rows.values() for word in ("rearranged", "sections", "only") if f"{word}(" in in_python(cell)
     }
-    nullable = [one.name for one in abstract.constants if one.default is None or one.name == "padding"]
+    counted = "position_rows" in abstract.sizes  # from the padding on, which there has to be
+    nullable = [
+        one.name for one in abstract.constants if one.default is None or (one.name == "padding" and not counted)
+    ]
     nullable += [name for name in DERIVED if name in abstract.named]
     nullable += [our_name(name) for name in abstract.alike]
     nullable += [our_name(name) for name, (default, _) in abstract.asked.items() if default is None]
@@ -80,8 +84,9 @@ def mapping_text(abstract: Abstract, rows: Mapping[str, Cell], title: str) -> st
     ]
     table += [("supersedes", "ROTARY_SUPERSEDES")] if abstract.rotary_object else []
     table += [("weights", mapping(weights))]
-    twice = [(name, literal(f"the same tensor as {first}")) for name, first in abstract.twice.items()]
-    table += [("ignored", mapping(twice))] if twice else []
+    ignored = [(name, literal(f"the same tensor as {first}")) for name, first in abstract.twice.items()]
+    ignored += [(name, literal("no pass reads it")) for name in in_any_layer(abstract.unread)]
+    table += [("ignored", mapping(ignored))] if ignored else []
     tied = abstract.program.tied or "tied" in abstract.code
     table += [("tied", '{"head.weight": "embed.tokens.weight"}')] if tied else []
     needed = mapping((name, literal(value)) for name, value in sorted(abstract.written.items()))

@@ -14,7 +14,7 @@ from .source_text import Group, Imports, call, in_a_line, laid_out, literal, map
 from .subject import spellings
 
 SIZES = (
-    *("vocab_size", "context", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
+    *("vocab_size", "context", "position_rows", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width"),
     *("expert_width", "experts", "experts_per_token"),
 )
 SHORT = 80  # of a choice that stands where its value does

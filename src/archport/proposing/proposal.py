@@ -146,8 +146,8 @@ def propose(
         plain = reading(subject)
         subject, base = with_windows(subject, plain)
         told(f"{name}: read {len(base.program.blocks)} blocks, {len(base.program.takes)} of {len(base.shapes)} tensors")
-        if left := sorted(base.shapes.keys() - base.program.takes):
-            return ended(*(f"{one} {base.shapes[one]}: no part has it" for one in left), program=base.program)
+        if base.left:
+            return ended(*(f"{one} {base.shapes[one]}: no part has it" for one in base.left), program=base.program)
         whole, files, rows, arch = written(subject, base, name)
     except (Hole, Unwritten, MappingError) as hole:
         return ended(in_a_line(hole))

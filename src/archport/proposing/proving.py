@@ -91,7 +91,7 @@ def proof_of(subject: Subject, whole: Abstract, arch: Architecture, rows: Rows, 
             module = subject.module(theirs, seed)
             checks = tuple(_checks(module, arch, arch.config_class(**{**arch.sizes, **ours}), rows, seed))
             reports.append(Report(f"{arch.name}, {name}" if name else arch.name, subject.source, "float64", checks))
-        of_this = set(_dead(module))
+        of_this = set(_dead(module)) - whole.unread
         dead = of_this if dead is None else dead & of_this
         lines = set(unreached(module, partial(_probe, module)))
         missed = lines if missed is None else missed & lines
@@ -148,10 +148,13 @@ def _checks(module: nn.Module, arch: Architecture, config: Any, rows: Rows, seed
             theirs = run(module, ids)
             ours = model(ids)[:, -theirs.shape[1] :]
         yield _held(name, ours, theirs)
+    module.requires_grad_(True)  # what it keeps from training is trained here, too
     ids = ids_of(config.vocab_size, seed + 1, 2, 19)
+    padding = getattr(config, "padding", None)  # of which a cache may not say how many there were
+    text = ids if padding is None else torch.where(ids == padding, (ids + 1) % config.vocab_size, ids)
     with torch.no_grad():
-        whole, cache = model(ids), KVCache(model, batch=2)
-        parts = torch.cat([model(ids[:, at : at + 1], cache=cache) for at in range(ids.shape[1])], 1)
+        whole, cache = model(text), KVCache(model, batch=2)
+        parts = torch.cat([model(text[:, at : at + 1], cache=cache) for at in range(text.shape[1])], 1)
     yield _held("logits with a cache", parts, whole)
     with in_full():  # type: ignore[no-untyped-call]
         theirs, ours = run(module, ids), model(ids)

@@ -1,14 +1,25 @@
 """What of a program are sizes, and what a config calls them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from ..layers import CountedEmbed
 from ..mappings import COMMON_HARMLESS
 from .part import Part, Program
 from .schedule import Unwritten
 from .subject import Subject, named_sizes, spellings
 
-REQUIRED = ("vocab_size", "context", "width", "layers", "heads", "expert_width", "experts", "experts_per_token")
+REQUIRED = (
+    "vocab_size",
+    "context",
+    "position_rows",
+    "width",
+    "layers",
+    "heads",
+    "expert_width",
+    "experts",
+    "experts_per_token",
+)
 DERIVED = ("kv_heads", "head_width", "mlp_width")  # which follow from the others where a config does not say them
 CONSTANT = (("kv_heads", 1),)  # sizes that a flag of a config decides
 
@@ -35,11 +46,15 @@ def sizes_of(program: Program, others: Sequence[Part], config: Mapping[str, Any]
         sizes |= {"mlp_width": shared["mlp_width"]} if own and shared.get("mlp_width", width) != width else {}
     named = spellings()["context"]
     context = program.embed.settings.get("context") or next((v for n, v in config.items() if n in named and v), 2048)
+    if program.embed.kind is CountedEmbed:
+        sizes["position_rows"] = context + program.embed.settings["padding"] + 1
     return sizes | {"context": context}
 
 
-def named_by(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
+def named_by(subject: Subject, sizes: Mapping[str, int], harmless: Container[str]) -> dict[str, str]:
     """What the config calls our sizes: a field of that meaning, with that value; derived ones may have none.
+
+    Of several, it is the first that is not `harmless`, as a size of an encoder is to a decoder.
 
     Raises: Unwritten where no field says a size that does not follow from others.
     """
@@ -48,14 +63,15 @@ def named_by(subject: Subject, sizes: Mapping[str, int]) -> dict[str, str]:
     for name, value in sizes.items():
         if (name, value) in CONSTANT:
             continue
-        theirs = [one for one, found in subject.config.items() if one in spellings()[name] and found == value]
+        words = spellings()["context" if name == "position_rows" else name]
+        theirs = [one for one, found in subject.config.items() if one in words and found == value]
         others = [
             one
             for one, found in subject.config.items()
             if found == value and type(found) is int and one.partition(".")[0] not in COMMON_HARMLESS | known
         ]
         if theirs or (name in REQUIRED and others):
-            named[name] = (theirs or others)[0]
+            named[name] = min(theirs or others, key=lambda one: one in harmless)
         elif name in REQUIRED and name != "context":
             raise Unwritten(f"{name}: is {value}, and no field of the config says so")
         elif name != "context" and value != _derived(name, sizes):

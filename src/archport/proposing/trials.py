@@ -5,8 +5,9 @@ from typing import Any
 from .abstract import Abstract, our_name
 
 # What each of our sizes is set to, one at a time, to see that nothing else was taken for it.
-OTHER_SIZES = {"vocab_size": 151, "context": 120, "width": 56, "layers": 4, "heads": 8, "kv_heads": 4, "head_width": 14}
-OTHER_SIZES |= {"mlp_width": 104, "experts": 6, "experts_per_token": 3, "expert_width": 44}
+OTHER_SIZES = {"vocab_size": 151, "context": 120, "position_rows": 120, "width": 56, "layers": 4}
+OTHER_SIZES |= {"heads": 8, "kv_heads": 4, "head_width": 14, "mlp_width": 104}
+OTHER_SIZES |= {"experts": 6, "experts_per_token": 3, "expert_width": 44}
 Trials = dict[str, tuple[dict[str, Any], dict[str, Any]]]  # by a name: changes in their names, and in ours
 
 

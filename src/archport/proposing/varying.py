@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..layers import CountedEmbed
 from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
 from .dropping import Rates, rates
 from .elsewhere import Elsewhere, elsewhere, require_same, same_elsewhere
@@ -17,6 +18,7 @@ from .seen import Seen
 from .subject import TINY, Subject, ids_of, run, vocab_of
 from .tiny_config import flat
 from .tracing import CLOSE, Trace
+from .unread import unread
 
 # What a setting of a part may be of a field, and how it is written down.
 WAYS: dict[str, Callable[[Any], Any]] = {
@@ -26,6 +28,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "not {}": lambda value: not value,
     "int({})": lambda value: int(value),
 }
+PADDED = 5  # where texts have an id of padding, if there is one
 SLIDING = ("sliding_attention", "full_attention")
 PAIRS = (SLIDING, ("dense", "sparse"))  # of types of layers
 
@@ -40,6 +43,12 @@ class Reading:
     seen: Seen
     module: torch.nn.Module
     elsewhere: Elsewhere
+    unread: frozenset[str] = frozenset()  # parameters that no pass reads
+
+    @property
+    def left(self) -> list[str]:
+        """The parameters that are read, and that no part has."""
+        return sorted(self.shapes.keys() - self.program.takes - self.unread)
 
 
 @dataclass(frozen=True)
@@ -67,19 +76,24 @@ def _elsewhere(subject: Subject, changes: Mapping[str, Any] | None = None, seed:
 def _read(module: nn.Module, seen: Seen, theirs: Elsewhere) -> Reading:
     program = read(seen)
     require_same(program, theirs)
-    return Reading(program, _shapes(seen), seen.trace.logits, seen, module, theirs)
+    left = unread(module, [partial(run, module, ids) for ids in (seen.trace.ids, *(ids for ids, _ in theirs))])
+    return Reading(program, _shapes(seen), seen.trace.logits, seen, module, theirs, left - program.takes)
 
 
 @torch.no_grad()
 def looked_at(subject: Subject, changes: Mapping[str, Any] | None = None, seed: int = 0) -> tuple[nn.Module, Seen]:
     """A module of the subject, and what is known of it. Raises: SourceError."""
     module = subject.module(changes, seed)
-    trace = Trace(module, run, ids_of(vocab_of(module)))
+    ids, padding = ids_of(vocab_of(module)), (changes or {}).get("pad_token_id", subject.config.get("pad_token_id"))
+    if type(padding) is int and 0 <= padding < vocab_of(module):  # which some count no position for
+        ids[:, PADDED] = padding
+    trace = Trace(module, run, ids)
     state = module.state_dict()
     parameters = {name: one.detach() for name, one in module.named_parameters()}
     parameters |= {n: b.detach() for n, b in module.named_buffers() if n in state and b.is_floating_point()}
-    tables = {f"{name}.weight": one for name, one in module.named_modules() if isinstance(one, nn.Embedding)}
-    untrained = {name: one.padding_idx for name, one in tables.items() if one.padding_idx is not None}
+    first = {id(one): name for name, one in module.named_parameters()}  # of two names
+    tables = [one for one in module.modules() if isinstance(one, nn.Embedding)]
+    untrained = {first[id(one.weight)]: one.padding_idx for one in tables if one.padding_idx is not None}
     return module, Seen(trace, parameters, subject.constants(changes), untrained, subject.parts, changes or {})
 
 
@@ -108,6 +122,11 @@ class Fields:
     orders: dict[str, Order] = field(default_factory=dict)
     harmless: set[str] = field(default_factory=set)
     fixed: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Modules at each of the values that were tried, and that do something else."""
+        return [one.again for one in self.used.values()] + [one.again for one in self.orders.values()]
 
 
 def uses(subject: Subject, base: Reading) -> Fields:
@@ -154,10 +173,12 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
         again = _read(module, seen, theirs)
     except Hole:
         return None
-    if again.shapes.keys() - again.program.takes:
+    if again.left or again.unread & base.program.takes:
         return None
     before, after = base.program.settings(), again.program.settings()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    if changed == {"embed.padding", "embed.context"} and after["embed"] is CountedEmbed:
+        changed -= {"embed.context"}  # which follows from it
     if not changed:
         return (
             "harmless" if same and (base.logits - again.logits).abs().max() < CLOSE * base.logits.abs().max() else None

@@ -44,7 +44,9 @@ def _rows(base: Reading, whole: Abstract, fields: Fields, arch: Architecture) ->
     for read, changes in readings:
         config = arch.config_class(**{**arch.sizes, **changes})
         state = {name: w.detach() for name, w in read.program.make().named_parameters(remove_duplicate=False)}
-        for name, cell in rows_like(theirs_of(read.module), arch, config, None, state.__getitem__).items():
+        theirs = theirs_of(read.module)
+        theirs.parameters = {name: one for name, one in theirs.parameters.items() if name not in read.unread}
+        for name, cell in rows_like(theirs, arch, config, None, state.__getitem__).items():
             both = f"{name.rpartition('.')[0]}.*"
             if name == both:  # of weight and bias, where the others have one of them
                 alone = (f"{both[:-1]}weight", f"{both[:-1]}bias")

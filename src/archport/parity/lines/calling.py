@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layers import Decoder
+from ...layers import CountedEmbed, Decoder
 from ...observing import hooked
 from ..budget import Check, allowed, hold, largest
 from ..compare import Comparison
@@ -24,8 +24,8 @@ def int32_ids(comparison: Comparison, port: Decoder) -> Check:
 
 
 def positions_given(comparison: Comparison, port: Decoder) -> Iterator[Check]:
-    """Logits with positions that do not count from 0, where the reference can be given any."""
-    if not takes_positions(comparison.reference):
+    """Logits with positions that do not count from 0, where the reference can be given any, and not rows of a table."""
+    if not takes_positions(comparison.reference) or isinstance(comparison.clean.embed, CountedEmbed):
         return
     ids = comparison.short
     ours, exact = positioned_logits(port, ids), positioned_logits(comparison.exact, ids)

@@ -27,7 +27,7 @@ FREE = ("dtype", "torch_dtype", "architectures", "model_type", "transformers_ver
 
 
 def exported(comparison: Comparison, port: Decoder) -> Check:
-    """The tensors that the port would write: the reference's own bytes, each of them."""
+    """The tensors that the port would write: the reference's own bytes, each but those that the table ignores."""
     table = architecture(port.architecture).table
     model = comparison.reference
     state = {canonical(table, key): tensor for key, tensor in model.state_dict().items()}
@@ -36,7 +36,9 @@ def exported(comparison: Comparison, port: Decoder) -> Check:
     written = {state[key].data_ptr() for key in tensors if key in state}  # a tied one has two keys
     held = {**dict(model.named_parameters()), **saved_buffers(model)}
     missing = [canonical(table, key) for key, tensor in held.items() if tensor.data_ptr() not in written]
-    return _counted(EXPORTED, f"{len(tensors)} tensors", differ, missing)
+    ignored = [key for key in missing if table.reason(key) is not None]
+    what = f"{len(tensors)} tensors" + (f" without {len(ignored)} that are ignored" if ignored else "")
+    return _counted(EXPORTED, what, differ, [key for key in missing if key not in ignored])
 
 
 def config(comparison: Comparison, port: Decoder) -> Check:

@@ -6,6 +6,7 @@ from torch import nn
 
 from ...layers import (
     Alibi,
+    CountedEmbed,
     Decoder,
     Embed,
     LogitScale,
@@ -64,6 +65,7 @@ def _(part: SoftCap, subject: Subject, path: str) -> Description:
 
 
 @describe.register(ProjectedEmbed)
+@describe.register(CountedEmbed)
 @describe.register(SummedEmbed)
 @describe.register(ScaledEmbed)
 @describe.register(PositionedEmbed)
@@ -116,5 +118,6 @@ def _(part: Embed, subject: Subject, path: str) -> Description:
             first = "One learned vector for each segment of a text, of which the first is added to every token's."
             children["segments"] = Description(first, "BertEmbeddings", sides=("segment", "element"))
             facts += [Fact("embedding", "segments", "that of the first is added")]
-        facts += [Fact("positions", "kind", "learned"), Fact("positions", "context", f"{count} tokens, no more")]
+        kind = "learned, of the tokens that are not padding" if isinstance(part, CountedEmbed) else "learned"
+        facts += [Fact("positions", "kind", kind), Fact("positions", "context", f"{count} tokens, no more")]
     return Description(text, kind="embedding", facts=facts, children=children)
