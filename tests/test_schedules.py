@@ -82,7 +82,7 @@ def test_what_no_field_says_is_not_written():
     ("name", "named", "fixed"),
     [
         ("gpt2", {"embed": "embd_pdrop", "attention": "attn_pdrop", "residual": "resid_pdrop"}, set()),
-        ("opt", {"embed": "dropout", "attention": "attention_dropout", "residual": "dropout"}, {"layerdrop"}),
+        ("opt", {"attention": "attention_dropout", "residual": "dropout"}, {"layerdrop"}),
         ("llama", {"attention": "attention_dropout"}, set()),
     ],
 )

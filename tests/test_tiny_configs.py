@@ -53,16 +53,24 @@ def test_no_two_multipliers_or_numbers_are_alike_however_many_there_are():
         assert 1.0 not in values
 
 
-@pytest.mark.parametrize(("takes", "what"), [(True, "harmless"), (False, "refused")])
-def test_a_field_that_a_config_does_not_take_is_not_harmless(takes, what):
+@pytest.mark.parametrize(
+    ("name", "takes", "what"),
+    [
+        ("spare", True, "harmless"),
+        ("spare", False, "harmless"),  # as a window that another field turns off
+        ("inner.spare", True, "harmless"),
+        ("inner.spare", False, "refused"),  # it may not have arrived
+    ],
+)
+def test_a_field_within_another_that_a_config_does_not_take_is_not_harmless(name, takes, what):
     subject = of_class(NANO)
     plain = subject.make
 
     def make(changes):
-        module = plain({name: value for name, value in changes.items() if name != "spare"})
-        said = {"spare": changes.get("spare", 2) if takes else 2}
+        module = plain({one: value for one, value in changes.items() if one != name})
+        said = nested({name: changes.get(name, 2) if takes else 2})
         module.config = SimpleNamespace(to_dict=lambda: said)
         return module
 
-    subject = replace(subject, config=subject.config | {"spare": 2}, make=make)
-    assert result(subject, reading(subject), "spare", 3) == what
+    subject = replace(subject, config=subject.config | {name: 2}, make=make)
+    assert result(subject, reading(subject), name, 3) == what

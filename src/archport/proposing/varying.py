@@ -196,10 +196,13 @@ def result(subject: Subject, base: Reading, name: str, other: Any) -> Use | Orde
 
 
 def _took(module: nn.Module, name: str, value: Any) -> bool:
-    """Whether a module has a field as it was given: one that nothing read is not harmless for that."""
+    """Whether a module has a field within another as it was given: what did not arrive is not harmless for that.
+
+    One that is in no other arrives, though a config may do without it, as without a window that another one turns off.
+    """
     config: Any = getattr(module, "config", None)
     said = flat(config.to_dict()) if hasattr(config, "to_dict") else {}
-    return name not in said or bool(said[name] == value)
+    return "." not in name or name not in said or bool(said[name] == value)
 
 
 def _reordered(one: Program, other: Program, changed: set[str]) -> bool:
