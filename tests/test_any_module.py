@@ -619,3 +619,15 @@ def test_options_of_a_module_that_do_not_go_together_are_wrong_usage():
         assert command("verify", *words).exit_code == 2
     report = json.loads(command("verify", "gpt2", "--module", nano, "--json").stdout)
     assert report["ok"]
+
+
+def test_a_tied_head_may_come_before_the_token_vectors():
+    hf = NANO.reference()
+    module = NANO.made(hf)
+    archport.fill(module, hf, NANO.rows)
+    head = module._modules.pop("lm_head")
+    module._modules = {"lm_head": head, **module._modules}
+    assert next(iter(module.state_dict())) == "lm_head.weight"
+    rows = archport.find_rows(module, hf)
+    assert rows["embed.tokens.weight"] == "lm_head.weight"
+    assert rows.keys() == archport.find_rows(NANO.made(hf), hf).keys()

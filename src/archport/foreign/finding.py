@@ -158,7 +158,10 @@ def _turn(arch: Architecture, cfg: DecoderConfig) -> str | None:
 
 def _theirs(theirs: Theirs, cfg: DecoderConfig) -> list[Template]:
     shapes = {name: tuple(one.shape) for name, one in theirs.parameters.items()}
-    return templates(shapes, cfg.layers, cfg.axes.get("e"), _kinds(theirs.module))
+    kinds = _kinds(theirs.module)
+    # A head that is the token vectors may come before them.
+    tied = {first: kinds[name] for name, first in theirs.aliases.items() if kinds.get(name) == nn.Embedding.__name__}
+    return templates(shapes, cfg.layers, cfg.axes.get("e"), kinds | tied)
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:
