@@ -50,21 +50,28 @@ def refusal(act, *args) -> str:
 def steps(job: dict) -> dict:
     """Bare steps of an optimiser on a model of which each rank holds a part, and its state saved by all of them."""
     rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    found = {}
-    for folder, by in job["folders"]:
-        model = archport.load(folder, copy=True)
+
+    def trained(folder: str, by: str, dtype: torch.dtype) -> tuple[archport.Decoder, list[float], torch.Tensor]:
+        model = archport.load(folder, copy=True, dtype=dtype)
         for parameter in model.parameters():
             parameter.data += rank  # the first's weights count
         model = parallel.shard(model)
         losses = train(model, 20, rows=slice(rank, None, count), by=by)
         with torch.no_grad():
-            logits = model(batch(model, 0))
+            return model, losses, model(batch(model, 0))
+
+    found = {}
+    for folder, by in job["folders"]:
+        _, exact_losses, exact_logits = trained(folder, by, torch.float64)
+        model, losses, logits = trained(folder, by, torch.float32)
         state, moments = get_state_dict(model, OPTIMISERS.pop(model))
         dcp.save({"model": state, "optimiser": moments}, checkpoint_id=f"{job['saved']}/{Path(folder).name}")
         own = sum(parameter.to_local().numel() for parameter in model.parameters())
         found[folder] = {
             "losses": losses,
             "logits": logits,
+            "exact_losses": exact_losses,
+            "exact_logits": exact_logits,
             "own": own,
             "tied": model.head.weight is model.embed.tokens.weight,
             "export": refusal(archport.export, model, job["saved"]),
