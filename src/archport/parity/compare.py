@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AsideWarning, MappingError, SourceError
-from ..layers import Attention, Decoder, Router
+from ..layers import Attention, CountedEmbed, Decoder, Router
 from ..load_plan import LoadPlan
 from ..port import from_state_dict
 from ..registry import architecture
@@ -136,6 +136,12 @@ class Comparison:
     def follows_length(self) -> bool:
         """Whether passes of other lengths make other numbers, so that each is compared with the reference's same."""
         return follows_length(self.clean)
+
+    @property
+    def first_position(self) -> int:
+        """What the reference calls the first position of a text: a row, where its table has others before."""
+        embed = self.clean.embed
+        return embed.offset if isinstance(embed, CountedEmbed) else 0
 
     @cached_property
     def chooses(self) -> bool:

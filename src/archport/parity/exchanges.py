@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import layers
 from ..layers import Decoder
-from .catalogue import CATALOGUE, faults_for
+from .catalogue import CATALOGUE, own_faults
 from .compare import Comparison
 from .copying import copied
 from .faults import Fault
@@ -49,10 +49,9 @@ def repairs_at(comparison: Comparison, first: Finding, original: Decoder) -> Ite
     sites = [place, *(["finish"] if model.finish is not None else [])] if place == DECODER else held
     # Where the reference adds the stream inside a branch, what is wrong with a block shows there.
     block = [f"blocks.{layer_number(place)}"] if place.count(".") > 1 and layer_number(place) else []
-    known = faults_for(model.architecture)
-    yield _of_faults(known[len(CATALOGUE) :], model, place)  # the architecture's own, whose words are of this model
+    yield _of_faults(own_faults(model.architecture), model, place)  # whose words are of this architecture
     yield (repair for site in (*sites, *block) for repair in of_class(model, site))
-    yield _of_faults(known[: len(CATALOGUE)], model, place)
+    yield _of_faults(CATALOGUE, model, place)
     yield (repair for site in sites for repair in _of_other_layers(original, site))
     for form in FORMS:
         yield (repair for site in sites for repair in _of_numbers(comparison, site, form))

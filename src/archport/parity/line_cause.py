@@ -76,7 +76,7 @@ SHOWS: dict[str, Shows] = {
     padding.PADDED: lambda model, on: padded_logits(model, on.short),
     padding.RIGHT_PADDED: lambda model, on: padded_logits(model, on.short, "right"),
     calling.INT32: lambda model, on: logits(model, on.short.int()),
-    calling.POSITIONS: lambda model, on: positioned_logits(model, on.short),
+    calling.POSITIONS: lambda model, on: positioned_logits(model, on.short, on.first_position),
     calling.NEXT: lambda model, on: next_logits(model, on.short),
     calling.AUTOCAST: lambda model, on: autocast_logits(copy.deepcopy(model).float(), on.short),
     calling.AGAIN: _changes,

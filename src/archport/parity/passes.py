@@ -135,14 +135,17 @@ def takes_positions(reference: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def positioned_logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """Logits where positions are given: in the first row they count backwards, in the others as ever."""
+def positioned_logits(model: nn.Module, ids: Tensor, first: int = 0) -> Tensor:
+    """Logits where positions are given: in the first row they count backwards, in the others as ever.
+
+    The reference calls the first position `first`.
+    """
     positions = torch.arange(ids.shape[-1], device=ids.device).repeat(len(ids), 1)
     positions[0] = positions[0].flip(0)
     if isinstance(model, Decoder):
         return run(model, ids, positions=positions)
     # Without a mask, positions that fall are taken for texts that are packed into one row.
-    return run(model, ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False)
+    return run(model, ids, position_ids=positions + first, attention_mask=torch.ones_like(ids), use_cache=False)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Which setting of a config does what: one is changed at a time, the module is read again, and the two are compared."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -76,8 +76,11 @@ def _elsewhere(subject: Subject, changes: Mapping[str, Any] | None = None, seed:
 def _read(module: nn.Module, seen: Seen, theirs: Elsewhere) -> Reading:
     program = read(seen)
     require_same(program, theirs)
-    left = unread(module, [partial(run, module, ids) for ids in (seen.trace.ids, *(ids for ids, _ in theirs))])
-    return Reading(program, _shapes(seen), seen.trace.logits, seen, module, theirs, left - program.takes)
+    found = Reading(program, _shapes(seen), seen.trace.logits, seen, module, theirs)
+    if not found.left:
+        return found
+    passes = [partial(run, module, ids) for ids in (seen.trace.ids, *(ids for ids, _ in theirs))]
+    return replace(found, unread=unread(module, passes).intersection(found.left))
 
 
 @torch.no_grad()

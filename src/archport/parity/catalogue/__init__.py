@@ -18,7 +18,7 @@ from .streams import OF_STREAMS
 from .weights import OF_WEIGHTS
 from .wiring import HEAD_TIED, HEAD_UNTIED, OF_WIRING
 
-__all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for"]
+__all__ = ["CATALOGUE", "HEAD_TIED", "HEAD_UNTIED", "faults_for", "own_faults"]
 
 CATALOGUE: tuple[Fault, ...] = (
     *OF_PARTS,
@@ -34,6 +34,11 @@ CATALOGUE: tuple[Fault, ...] = (
 
 def faults_for(name: str) -> tuple[Fault, ...]:
     """The catalogue and the faults that an architecture adds to it. Raises: ConfigError."""
+    return (*CATALOGUE, *own_faults(name))
+
+
+def own_faults(name: str) -> tuple[Fault, ...]:
+    """The faults that an architecture adds to the catalogue. Raises: ConfigError."""
     given = architecture(name).faults
     where = f"faults of {name}"
     try:
@@ -47,4 +52,4 @@ def faults_for(name: str) -> tuple[Fault, ...]:
         if fault.name in names:
             raise ConfigError({"faults": f"found two named {fault.name!r}, expected one"}, where)
         names.append(fault.name)
-    return (*CATALOGUE, *own)
+    return tuple(own)

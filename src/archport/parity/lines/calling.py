@@ -1,12 +1,13 @@
 """Lines about other ways to call a model: ids of another type, positions that are given, autocast, and once more."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...layers import CountedEmbed, Decoder
+from ...layers import Decoder
 from ...observing import hooked
 from ..budget import Check, allowed, hold, largest
 from ..compare import Comparison
@@ -24,12 +25,12 @@ def int32_ids(comparison: Comparison, port: Decoder) -> Check:
 
 
 def positions_given(comparison: Comparison, port: Decoder) -> Iterator[Check]:
-    """Logits with positions that do not count from 0, where the reference can be given any, and not rows of a table."""
-    if not takes_positions(comparison.reference) or isinstance(comparison.clean.embed, CountedEmbed):
+    """Logits with positions that do not count from 0, where the reference can be given any."""
+    if not takes_positions(comparison.reference):
         return
-    ids = comparison.short
-    ours, exact = positioned_logits(port, ids), positioned_logits(comparison.exact, ids)
-    yield comparison.held(lambda model: hold(POSITIONS, ours, positioned_logits(model, ids), exact, comparison.dtype))
+    made = partial(positioned_logits, ids=comparison.short, first=comparison.first_position)
+    ours, exact = made(port), made(comparison.exact)
+    yield comparison.held(lambda model: hold(POSITIONS, ours, made(model), exact, comparison.dtype))
 
 
 def next_tokens(comparison: Comparison, port: Decoder) -> Check:
