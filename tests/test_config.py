@@ -440,3 +440,12 @@ def test_fields_lie_in_objects_of_any_depth(heads, outside, origin):
 def test_what_is_wrong_inside_an_object_is_named_by_its_path(change, words):
     with pytest.raises(ArchportError, match=re.escape(words)):
         read_config(nested_table(), architecture("gpt2").config_class, SIZES["gpt2"] | change, "config")
+
+
+def test_what_a_config_has_to_say_is_written_where_no_origin_says_it():
+    table = dataclasses.replace(architecture("gpt2").table, written={"bos_token_id": 0})
+    config = gpt2.Config(**SMALL)
+    plain, said = write_config(table, config, "gpt2", None), hf("gpt2", bos_token_id=7)
+    assert (plain["bos_token_id"], plain["eos_token_id"]) == (0, None)
+    origin = read_config(table, gpt2.Config, said, "here")[0]
+    assert write_config(table, origin, "gpt2", said)["bos_token_id"] == 7

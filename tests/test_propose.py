@@ -46,7 +46,7 @@ WRITTEN = {
     "gemma3_text": ("cfg.rope_parameters_sliding_attention_rope_theta", "Rotary(cfg.head_width,"),
     "glm4_moe": ("if layer < cfg.first_k_dense_replace:", "first_k_dense_replace: int = bounded("),
     "opt": ("word_embed_proj_dim: int = derived(lambda cfg: cfg.width)", "if self.word_embed_proj_dim != self.width:"),
-    "phi3": ('if one["rotary_scaling"] == "longrope"', "rotary_variants(pairs=6, context=11)"),
+    "phi3": ('if one["rotary_scaling"] == "longrope"', 'if self.rotary_scaling not in ("default", "longrope"):'),
     "qwen2_moe": ("shared=SharedExpert(", '"decoder_sparse_step": "decoder_sparse_step"'),
     "roberta": ("CountedEmbed(", "context: int = derived(lambda cfg: cfg.position_rows - cfg.padding - 1)"),
     "smollm3": ("no_rope_layers: tuple[Literal[0, 1], ...]", "cfg.no_rope_layers[layer]"),

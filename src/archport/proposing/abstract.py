@@ -9,14 +9,14 @@ from ..errors import SourceError
 from ..layers import Attention, Embed
 from ..mappings import FRACTIONS, ROTARY_OBJECTS, ROTARY_SETTINGS
 from ..translate.fields import NO_ORIGIN
+from .layer_types import types_of
 from .ordering import block_of
 from .part import Part, Program
-from .scalings import scalings
+from .rotary_fields import fraction_named, fraction_spelt, scalings
 from .schedule import Choice, Unwritten
 from .sizing import named_by, sizes_of
 from .subject import Subject, theirs_of
-from .tiny_config import flat
-from .varying import Fields, Order, Reading, types_of
+from .varying import Fields, Order, Reading
 
 # Fields of theirs that `RotaryConfig` reads by itself.
 OF_ROTARY = {
@@ -33,8 +33,6 @@ STANDARD = {
     "padding": ".padding",
 }
 WIDTHS = ("width", "mlp_width", "head_width")  # of which no other size is likely to be one
-SHARES = ("rotary_pct", "rotary_percentage")  # what else configs call the share of a head that is turned
-TRIED = 0.3
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def abstract(
     block, choices, ordered = block_of(subject, base, fields, rounded, alone)
     rotary = rotary_of(block)
     rotary_object = rotary is not None and "rope_parameters.rope_theta" in subject.config
-    fraction = _fraction(subject, rotary, sizes) if rotary is not None and rotary_object else None
+    fraction = fraction_named(subject, rotary, sizes) if rotary is not None and rotary_object else None
     aside = {*named.values(), *(OF_ROTARY if rotary_object else ()), *(["layer_types"] if types else [])}
     constants, code = _constants(subject, fields, aside)
     choosing = {one.field for one in choices} - aside
@@ -171,7 +169,7 @@ def abstract(
         unread=base.unread.union(*(one.unread for one in fields.readings)),
         rotary_object=rotary_object,
         fraction=fraction,
-        fractions=_spelt(base, fraction) if fraction else (),
+        fractions=fraction_spelt(base, fraction) if fraction else (),
         fraction_here=subject.config[fraction] if fraction else None,
         types_here=types,
         scalings=scalings(subject, (rotary.settings["width"] + 1) // 2)
@@ -230,18 +228,6 @@ def _listed(subject: Subject, theirs: str, order: Order | None) -> Constant:
     return Constant(our_name(theirs), theirs, subject.defaults.get(theirs, here), here, tried, tried, least=0)
 
 
-def _fraction(subject: Subject, rotary: Part, sizes: Mapping[str, int]) -> str | None:
-    """What the config calls the share of a head that is turned. Raises: Unwritten."""
-    turned, width = rotary.settings["width"], sizes["head_width"]
-    if turned == width:
-        return None
-    for name, value in subject.config.items():
-        named = any(word in name for word in ("partial", "pct", "fraction"))
-        if named and isinstance(value, float) and int(width * value) == turned:
-            return name
-    raise Unwritten(f"blocks.attn.rotary.width: is {turned} of {width}, and no field of the config says so")
-
-
 def _fixed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -256,15 +242,6 @@ def _twice(base: Reading) -> dict[str, str]:
     """Names of tensors that have another, but for a head that is the table of token vectors."""
     aliases = theirs_of(base.module).aliases
     return {name: first for name, first in aliases.items() if first not in base.program.embed.takes}
-
-
-def _spelt(base: Reading, fraction: str) -> tuple[str, ...]:
-    """The names by which a config takes the share of a head that is turned, one outside of any object first."""
-    kind: Any = type(base.module.config)
-    for name in (FRACTIONS[0], *SHARES):
-        if flat(kind(**{name: TRIED}).to_dict()).get(fraction) == TRIED:
-            return (name, *FRACTIONS[1:])
-    return (fraction,)
 
 
 def _general(path: str) -> str:

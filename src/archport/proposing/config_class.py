@@ -96,7 +96,7 @@ class ConfigClass:
         """What the config has to see to."""
         tests = {theirs: (f"self.{ours}", f"{ours}, {{self.{ours}}}") for theirs, ours in self.abstract.alike.items()}
         tests |= {theirs: (literal(value), str(value)) for theirs, (_, value) in self.abstract.asked.items()}
-        if tests:
+        if tests or self.abstract.scalings is not None:
             iterator = self.imports.named("collections.abc", "Iterator")
             yield f"\n    def faults(self) -> {iterator}[tuple[str, str]]:"
             yield '        """What else a config may say, and is not built."""'
@@ -106,3 +106,8 @@ class ConfigClass:
             test = {"True": f"not self.{name}", "False": f"self.{name}"}.get(value, f"self.{name} != {value}")
             yield f"        if {test}:"
             yield f'            yield "{name}", f"found {{self.{name}}}, expected {said}"'
+        if self.abstract.scalings is not None:
+            taken = ("default", *self.abstract.scalings)
+            yield f"        if self.rotary_scaling not in {literal(taken)}:"
+            expected = f"expected {' or '.join(taken)}"
+            yield f'            yield "rotary_scaling", f"found {{self.rotary_scaling}}, {expected}"'

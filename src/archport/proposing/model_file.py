@@ -8,7 +8,7 @@ from typing import Any
 from .abstract import Abstract, our_name, rotary_of
 from .config_class import ConfigClass
 from .part import Each, Part
-from .scalings import CONTEXT
+from .rotary_fields import CONTEXT
 from .schedule import Choice
 from .source_text import Group, Imports, call, in_a_line, laid_out, literal, mapping
 from .subject import spellings

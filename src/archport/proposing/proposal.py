@@ -14,6 +14,7 @@ from ..files.write import whole_file
 from ..keywords import strict_keywords
 from ..registry import Architecture
 from .abstract import Abstract
+from .layer_types import with_windows
 from .own_class import of_class
 from .own_part import own_part
 from .part import Program
@@ -22,7 +23,7 @@ from .reading import Hole
 from .schedule import Unwritten
 from .subject import Subject, named_sizes
 from .transformers_class import config_of, of_kind, of_transformers
-from .varying import reading, with_windows
+from .varying import reading
 from .writing import written
 
 DRAFT = "DRAFT, not proved: "

@@ -1,6 +1,6 @@
 """Which setting of a config does what: one is changed at a time, the module is read again, and the two are compared."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,10 +12,11 @@ from ..layers import CountedEmbed
 from ..mappings import ACTIVATIONS, COMMON_HARMLESS, COMMON_REQUIRES
 from .dropping import Rates, rates
 from .elsewhere import Elsewhere, elsewhere, require_same, same_elsewhere
+from .other_values import other_values
 from .part import Program
 from .reading import Hole, read
 from .seen import Seen
-from .subject import TINY, Subject, ids_of, run, vocab_of
+from .subject import Subject, ids_of, run, vocab_of
 from .tiny_config import flat
 from .tracing import CLOSE, Trace
 from .unread import unread
@@ -29,8 +30,6 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "int({})": lambda value: int(value),
 }
 PADDED = 5  # where texts have an id of padding, if there is one
-SLIDING = ("sliding_attention", "full_attention")
-PAIRS = (SLIDING, ("dense", "sparse"))  # of types of layers
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def uses(subject: Subject, base: Reading) -> Fields:
             found.fixed[name] = (value,)
         if name in dropped or (outer in COMMON_HARMLESS | COMMON_REQUIRES.keys() and not untrained):
             continue
-        results = [result(subject, base, name, other) for other in _others(value)]
+        results = [result(subject, base, name, other) for other in other_values(value)]
         used = next((one for one in results if isinstance(one, Use)), None)
         order = next((one for one in results if isinstance(one, Order)), None)
         if used is not None:
@@ -242,55 +241,3 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other) <= CLOSE * max(abs(one), abs(other), 1e-300)
     return type(one) is type(other) and one == other
-
-
-def _others(value: Any) -> Iterator[Any]:
-    """Other values to try a field at."""
-    if isinstance(value, list):
-        yield from _other_lists(value)
-    elif isinstance(value, bool):
-        yield not value
-    elif isinstance(value, str):
-        yield from (one for one in ("gelu", "relu") if value in ACTIVATIONS and one != value)
-    elif isinstance(value, int):
-        yield value + 2
-        yield value + 1
-    elif isinstance(value, float):
-        yield 0.3 if value == 0 else 3e-3 if value < 1e-3 else 0.5 if value == 1 else float(f"{value * 1.5:.4g}")
-    elif value is None:
-        yield from (3, 0.5, True)
-
-
-def _other_lists(value: list[Any]) -> Iterator[list[Any]]:
-    """Lists with something else for a layer."""
-    if not value:
-        yield [0]
-    elif all(isinstance(one, str) for one in value):
-        if len(set(value)) > 1:
-            yield value[::-1]
-        for pair in PAIRS:
-            if {*value} < {*pair}:
-                yield [next(one for one in pair if one != value[0]), *value[1:]]
-    elif all(one in (0, 1) for one in value):
-        yield [type(value[0])(1 - value[0]), *value[1:]]
-
-
-def with_windows(subject: Subject, base: Reading) -> tuple[Subject, Reading]:
-    """The subject at settings that give one layer a window and another none, by their types, where it has such."""
-    types = subject.config.get("layer_types")
-    if not isinstance(types, list) or "sliding_window" not in subject.config or any(base.program.windows):
-        return subject, base
-    changes: dict[str, Any] = {"layer_types": [*SLIDING], "sliding_window": TINY["window"]}
-    try:
-        again = reading(subject, changes)
-    except Exception:  # it is somebody else's code, and need not take them
-        return subject, base
-    return (subject.at(changes), again) if again.program.windows == [True, False] else (subject, base)
-
-
-def types_of(subject: Subject, base: Reading) -> tuple[str, ...] | None:
-    """The types of its layers, where these say which of them have a window, if any."""
-    types, windows = subject.config.get("layer_types"), base.program.windows
-    if not isinstance(types, list) or not {*types} <= {*SLIDING}:
-        return None
-    return tuple(types) if [one == SLIDING[0] for one in types] == windows else None
