@@ -325,3 +325,20 @@ def test_compiled_steps_are_run_only_where_they_are_asked_for(gpt2, port, monkey
     assert archport.verify(port, reference=gpt2.reference).ok
     [problem] = archport.verify(port, reference=gpt2.reference, compiled=True).problems
     assert problem.startswith("a step with a static cache raises TypeError")
+
+
+def test_an_export_lacks_what_the_table_ignores_and_says_so(monkeypatch):
+    on = comparison("gpt2")
+    port = on.port_of(on.reference)
+    for name in ("spare", "other"):  # what a reference holds, and a port does not
+        on.reference.transformer.register_parameter(name, nn.Parameter(torch.ones(3)))
+    [check] = line("export", on, port)
+    assert (check.ok, check.part) == (False, "transformer.spare is missing")
+    table = architecture("gpt2").table
+    monkeypatch.setitem(vars(table), "ignored", {**table.ignored, "transformer.spare": "no pass reads it"})
+    [check] = line("export", on, port)
+    assert (check.ok, check.part) == (False, "transformer.other is missing")
+    monkeypatch.setitem(vars(table), "ignored", {**table.ignored, "transformer.other": "no pass reads it"})
+    [check] = line("export", on, port)
+    assert check.ok
+    assert check.note.endswith("tensors without 2 that are ignored, all the same")

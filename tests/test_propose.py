@@ -39,7 +39,7 @@ MORE = (
 # What a file has to say, of a kind each: and what it must not.
 WRITTEN = {
     "aria_text": ('"experts_per_token": "moe_topk"', "2 * cfg.mlp_width"),
-    "bart": ('"model.decoder.layers.{n}.encoder_attn.k_proj.*": "no pass reads it"', "blocks.{n}.attn.qkv.*"),
+    "bart": ('"model.decoder.layers.{n}.encoder_attn.k_proj.*": "no pass reads it"', '"layers": "decoder_layers"'),
     "bert": ("    is_decoder: bool = False\n", 'ignored={"cls.predictions.decoder.bias": "the same tensor as'),
     "cwm": ('written={"bos_token_id": 0}', "windows = cfg.windows()"),
     "electra": ('"head.*": "generator_lm_head.*"', '"head.weight": "embed.tokens.weight"'),

@@ -115,7 +115,7 @@ class CountedEmbed(SummedEmbed):
         """Look the tokens up and place them. Raises: ValueError for an id outside the vocabulary."""
         skipped = ids.eq(self.padding)
         if positions.ndim > 1:  # of rows whose texts begin at the last 0
-            before = positions.eq(0) & F.pad(positions[..., 1:], (0, 1), value=1).eq(0)
+            before = positions.eq(0) & F.pad(positions[..., 1:], (0, 1)).eq(0)
             skipped = skipped & ~before
         counted = positions - skipped.cumsum(-1)
         return self.place(look_up(self.tokens, ids, "token"), counted.where(ids.ne(self.padding), -1))
